@@ -1,0 +1,42 @@
+"""Named failures and the exit codes they become (DESIGN: 0 done, 2 input, 3 component, 130 interrupted)."""
+
+import logging
+import sys
+from collections.abc import Callable
+
+EXIT_BAD_INPUT = 2
+EXIT_COMPONENT_FAILED = 3
+EXIT_INTERRUPTED = 130
+
+
+class Ur2Error(Exception):
+    """A failure whose message alone tells the user what, where and what to do."""
+
+    exit_code = EXIT_COMPONENT_FAILED
+
+
+class InputError(Ur2Error):
+    """Bad configuration or input; raised before any work is lost."""
+
+    exit_code = EXIT_BAD_INPUT
+
+
+class ComponentError(Ur2Error):
+    """A component failed past its retries."""
+
+
+class RetrievalError(ComponentError):
+    """The retriever failed or did not answer in time."""
+
+
+def run_entry(main: Callable[[], None]) -> None:
+    """Runs a command's `main` and turns named failures into one message and an exit code."""
+    try:
+        main()
+    except Ur2Error as error:
+        logging.getLogger("ur2").debug("failed", exc_info=True)
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        sys.exit(EXIT_INTERRUPTED)

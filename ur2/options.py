@@ -1,0 +1,107 @@
+"""The base of every stage's typed options, and the `key=value` command line made from them."""
+
+import difflib
+import json
+import sys
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ur2.errors import InputError
+
+OptionsT = TypeVar("OptionsT", bound="Options")
+
+
+class Options(BaseModel):
+    """Frozen, strict options; a docstring under a field is its help text."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    @classmethod
+    def load(cls, tree: Mapping[str, Any], *, where: str) -> Self:
+        """Types a plain tree.
+
+        Raises:
+            InputError: naming every wrong or unknown key of `where`, with the nearest known key.
+        """
+        try:
+            return cls.model_validate_json(json.dumps(tree), strict=True)
+        except ValidationError as error:
+            problems = [_explain(cls, problem) for problem in error.errors()]
+        raise InputError(f"{where}: " + "; ".join(problems))
+
+
+def parse_command_line(
+    cls: type[OptionsT], *, prog: str, about: str, argv: Sequence[str] | None = None
+) -> OptionsT:
+    """Reads `key=value` arguments (YAML values, dotted keys) into `cls`; `--help` lists them.
+
+    Raises:
+        InputError: an argument is not `key=value`, or does not fit `cls`.
+        SystemExit: 0, after printing the help that was asked for.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if {"-h", "--help"} & set(arguments):
+        sys.stdout.write(_help(cls, prog, about))
+        raise SystemExit(0)
+    tree: dict[str, Any] = {}
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if not equals:
+            raise InputError(f"{prog}: '{argument}' is not key=value; --help lists the keys")
+        *parents, leaf = key.split(".")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = yaml.safe_load(value) if value else ""
+    return cls.load(tree, where=prog)
+
+
+def nearest(key: str, known: Sequence[str]) -> str:
+    """` (did you mean 'x'?)` for the closest known key, or the list of known ones."""
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(sorted(known))}"
+
+
+def option_keys(cls: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields (dotted key, pydantic field) for every leaf option of `cls`."""
+    for name, info in cls.model_fields.items():
+        nested = _options_class(info.annotation)
+        if nested is None:
+            yield prefix + name, info
+        else:
+            yield from option_keys(nested, f"{prefix}{name}.")
+
+
+def _explain(cls: type[BaseModel], problem: Any) -> str:
+    location = [str(part) for part in problem["loc"]]
+    key = ".".join(location)
+    if problem["type"] == "extra_forbidden":
+        owner: type[BaseModel] | None = cls
+        for part in location[:-1]:
+            owner = _options_class(owner.model_fields[part].annotation) if owner and part in owner.model_fields else None
+        known = list(owner.model_fields) if owner else []
+        return f"unknown key '{key}' ({nearest(location[-1], known)})"
+    if problem["type"] == "missing":
+        return f"'{key}' is required"
+    return f"'{key}': {problem['msg'][0].lower()}{problem['msg'][1:]}, got {problem['input']!r}"
+
+
+def _options_class(annotation: Any) -> type[BaseModel] | None:
+    """The Options class inside `X` or `X | None`, if there is one."""
+    for candidate in (annotation, *typing.get_args(annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+    return None
+
+
+def _help(cls: type[BaseModel], prog: str, about: str) -> str:
+    lines = [f"usage: {prog} [key=value ...]", "", about, "", "keys (default in brackets):"]
+    for key, info in option_keys(cls):
+        default = "required" if info.is_required() else repr(info.get_default(call_default_factory=True))
+        lines.append(f"  {key} [{default}]")
+        lines.extend(f"      {line.strip()}" for line in (info.description or "").splitlines())
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,249 @@
+"""The records that travel between stages. Frozen; nothing here imports a stage or a heavy library.
+
+Shapes: a trajectory is a flat list of T tokens, cut into segments by author.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from itertools import chain
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Task = Literal["choice", "qa", "math"]
+
+
+class Level(StrEnum):
+    """How hard a question is for the policy."""
+
+    EASY = "easy"
+    MEDIUM = "medium"
+    HARD = "hard"
+    VERY_HARD = "very_hard"
+
+
+class Author(StrEnum):
+    """Who wrote a segment. Only POLICY tokens carry loss."""
+
+    PROMPT = "prompt"
+    POLICY = "policy"
+    ENVIRONMENT = "environment"
+    INJECTED = "injected"
+
+
+class Status(StrEnum):
+    """How a trajectory ended."""
+
+    ANSWERED = "answered"
+    """The policy gave a final answer."""
+    NO_ANSWER = "no_answer"
+    """The policy ended its turn with neither a search nor an answer."""
+    TRUNCATED = "truncated"
+    """The token budget ran out."""
+    OUT_OF_TURNS = "out_of_turns"
+    """The policy was still searching when its turns ran out."""
+    TOOL_FAILED = "tool_failed"
+    """Retrieval failed past its retries."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """One task instance with everything needed to grade it."""
+
+    id: str
+    task: Task
+    text: str
+    answers: tuple[str, ...]
+    """Accepted golds, at least one. For `choice` the letters of the right options."""
+    level: Level
+    options: tuple[str, ...] = ()
+    """Option texts in letter order (A, B, ...), for `choice`."""
+    subject: str = ""
+    source: str = ""
+    """The file it came from."""
+    meta: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def bucket(self) -> str:
+        """The curriculum's unit: task x level, e.g. `qa/hard`."""
+        return f"{self.task}/{self.level}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assignment:
+    """What the curriculum asks the rollouts to do: one group of samples of one question."""
+
+    id: str
+    """Unique within a run: `<step>-<position in step>`."""
+    question: Question
+    retrieval: bool
+    """Whether the whole group may search."""
+    reason: str
+    """Why the retrieval policy decided so, e.g. `static qa/hard p=1.00`."""
+    step: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Passage:
+    """One retrieved piece of text."""
+
+    id: str
+    text: str
+    title: str = ""
+    score: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetrievalFailed:
+    """A query that got no passages because the retriever failed, past its retries."""
+
+    reason: str
+
+
+SearchOutcome = Literal["found", "failed", "refused", "unsearchable"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchEvent:
+    """One search that a trajectory made."""
+
+    query: str
+    outcome: SearchOutcome
+    """`refused`: over the limit, or retrieval is off; `failed`: the retriever failed."""
+    passage_ids: tuple[str, ...] = ()
+    latency_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """A run of tokens by one author; sampled ids are kept as they were sampled."""
+
+    author: Author
+    token_ids: tuple[int, ...]
+    text: str
+    """The decoded tokens, for parsing and scoring only; never encoded again."""
+    logprobs: tuple[float, ...] = ()
+    """The sampler's log-probabilities, one per token; POLICY segments only."""
+    weight_version: int = -1
+    """The published weights that sampled it; -1 where no model did."""
+    step: int = 0
+    """The turn of the episode, from 0."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trajectory:
+    """An append-only list of segments; its loss mask is `author is POLICY`."""
+
+    id: str
+    segments: tuple[Segment, ...]
+    searches: tuple[SearchEvent, ...]
+    status: Status
+
+    @property
+    def token_ids(self) -> list[int]:
+        """All tokens in order, (T,)."""
+        return list(chain.from_iterable(s.token_ids for s in self.segments))
+
+    @property
+    def policy_mask(self) -> list[bool]:
+        """True where the policy wrote the token, (T,)."""
+        return [s.author is Author.POLICY for s in self.segments for _ in s.token_ids]
+
+    @property
+    def sampler_logprobs(self) -> list[float]:
+        """The sampler's logprobs, 0 where the policy did not write, (T,)."""
+        return [x for s in self.segments for x in (s.logprobs or (0.0,) * len(s.token_ids))]
+
+    @property
+    def policy_texts(self) -> list[str]:
+        """What the policy wrote, one text per turn."""
+        return [s.text for s in self.segments if s.author is Author.POLICY]
+
+    @property
+    def num_searches(self) -> int:
+        """Searches that reached the retriever."""
+        return sum(s.outcome != "refused" for s in self.searches)
+
+    @property
+    def num_policy_tokens(self) -> int:
+        """Tokens that carry loss."""
+        return sum(len(s.token_ids) for s in self.segments if s.author is Author.POLICY)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """All samples of one assignment; they share question and retrieval mode."""
+
+    assignment: Assignment
+    trajectories: tuple[Trajectory, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """A reward that explains itself: total is the sum of its parts (after any clip)."""
+
+    total: float
+    parts: Mapping[str, float]
+    correct: float
+    """Graded correctness in [0, 1], whatever the reward weighs; feeds accuracy."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredGroup:
+    """A group with one score per trajectory."""
+
+    group: Group
+    scores: tuple[Score, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Sample:
+    """One training sequence of T tokens."""
+
+    id: str
+    token_ids: NDArray[np.int64]
+    """(T,)"""
+    mask: NDArray[np.bool_]
+    """(T,) True where the token is trained on; never at position 0."""
+    advantages: NDArray[np.float32]
+    """(T,)"""
+    sampler_logprobs: NDArray[np.float32]
+    """(T,) 0 where mask is False."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Batch:
+    """What one policy update consumes."""
+
+    samples: tuple[Sample, ...]
+
+    @property
+    def num_policy_tokens(self) -> int:
+        """Tokens trained on, the token-mean denominator."""
+        return int(sum(s.mask.sum() for s in self.samples))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """One turn of a demonstration, independent of any protocol's markers."""
+
+    thought: str
+    search: str | None = None
+    """The query, where the turn searches."""
+    documents: tuple[Passage, ...] = ()
+    """What that search returned."""
+    answer: str | None = None
+    """The final answer, where the turn ends the demonstration."""
+    learn: bool = True
+    """False: the turn's text is context only and carries no loss (e.g. a wrong answer)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demonstration:
+    """A worked example for the cold start."""
+
+    question: Question
+    retrieval: bool
+    turns: tuple[Turn, ...]
