@@ -1,4 +1,4 @@
-"""Named failures and the exit codes they become (DESIGN: 0 done, 2 input, 3 component, 130 interrupted)."""
+"""Named failures and the exit codes they become: 2 bad input, 3 a component failed, 130 interrupted."""
 
 import logging
 import sys
@@ -27,6 +27,12 @@ class ComponentError(Ur2Error):
 
 class RetrievalError(ComponentError):
     """The retriever failed or did not answer in time."""
+
+
+class RunInterruptedError(Ur2Error):
+    """The user asked a run to stop."""
+
+    exit_code = EXIT_INTERRUPTED
 
 
 def run_entry(main: Callable[[], None]) -> None:

@@ -61,15 +61,17 @@ def parse_command_line(
 
 
 def nearest(key: str, known: Sequence[str]) -> str:
-    """` (did you mean 'x'?)` for the closest known key, or the list of known ones."""
+    """`did you mean 'x'?` for the closest known key, or the known ones where they are few."""
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
-    return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(sorted(known))}"
+    if close:
+        return f"did you mean '{close[0]}'?"
+    return f"known: {', '.join(sorted(known))}" if len(known) <= 20 else "see --help"
 
 
 def option_keys(cls: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yields (dotted key, pydantic field) for every leaf option of `cls`."""
     for name, info in cls.model_fields.items():
-        nested = _options_class(info.annotation)
+        nested = options_class(info.annotation)
         if nested is None:
             yield prefix + name, info
         else:
@@ -82,7 +84,11 @@ def _explain(cls: type[BaseModel], problem: Any) -> str:
     if problem["type"] == "extra_forbidden":
         owner: type[BaseModel] | None = cls
         for part in location[:-1]:
-            owner = _options_class(owner.model_fields[part].annotation) if owner and part in owner.model_fields else None
+            owner = (
+                options_class(owner.model_fields[part].annotation)
+                if owner and part in owner.model_fields
+                else None
+            )
         known = list(owner.model_fields) if owner else []
         return f"unknown key '{key}' ({nearest(location[-1], known)})"
     if problem["type"] == "missing":
@@ -90,8 +96,10 @@ def _explain(cls: type[BaseModel], problem: Any) -> str:
     return f"'{key}': {problem['msg'][0].lower()}{problem['msg'][1:]}, got {problem['input']!r}"
 
 
-def _options_class(annotation: Any) -> type[BaseModel] | None:
-    """The Options class inside `X` or `X | None`, if there is one."""
+def options_class(annotation: Any) -> type[BaseModel] | None:
+    """The options class that `X` or `X | None` is, if it is one; a container of them is not."""
+    if typing.get_origin(annotation) in (tuple, list, dict):
+        return None
     for candidate in (annotation, *typing.get_args(annotation)):
         if isinstance(candidate, type) and issubclass(candidate, BaseModel):
             return candidate
@@ -101,7 +109,9 @@ def _options_class(annotation: Any) -> type[BaseModel] | None:
 def _help(cls: type[BaseModel], prog: str, about: str) -> str:
     lines = [f"usage: {prog} [key=value ...]", "", about, "", "keys (default in brackets):"]
     for key, info in option_keys(cls):
-        default = "required" if info.is_required() else repr(info.get_default(call_default_factory=True))
+        default = (
+            "required" if info.is_required() else repr(info.get_default(call_default_factory=True))
+        )
         lines.append(f"  {key} [{default}]")
         lines.extend(f"      {line.strip()}" for line in (info.description or "").splitlines())
     return "\n".join(lines) + "\n"

@@ -1,0 +1,113 @@
+"""Hydra composes, this types: `+experiment=NAME key=value` to `RunOptions`, or one clear error."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from ur2.config.schema import RunOptions
+from ur2.errors import InputError
+from ur2.options import nearest, option_keys, options_class
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+MISSING = "???"
+
+
+def run_composed(main: Callable[[RunOptions], None]) -> None:
+    """Composes the command line's config and calls `main` with it (once per job of a sweep).
+
+    Raises:
+        InputError: the config does not compose, or does not fit `RunOptions`.
+    """
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra's own handler would exit 1 with a traceback hint
+    ConfigStore.instance().store(name="schema", node=_defaults(RunOptions))
+
+    def job(tree: DictConfig) -> None:
+        main(from_tree(tree))
+
+    compose = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")(job)
+    try:
+        compose()
+    except HydraException as error:
+        raise InputError(_explain(error)) from error
+
+
+def compose(overrides: list[str]) -> RunOptions:
+    """The options of a command line, without running anything."""
+    ConfigStore.instance().store(name="schema", node=_defaults(RunOptions))
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        try:
+            return from_tree(hydra.compose("train", overrides=overrides))
+        except HydraException as error:
+            raise InputError(_explain(error)) from error
+
+
+def from_tree(tree: DictConfig) -> RunOptions:
+    """Types a composed tree.
+
+    Raises:
+        InputError: naming each unknown, missing or mistyped key.
+    """
+    try:
+        plain = OmegaConf.to_container(tree, resolve=True, throw_on_missing=False)
+    except OmegaConfBaseException as error:
+        raise InputError(f"config: {str(error).splitlines()[0]}") from error
+    return RunOptions.load(_without_missing(plain), where="config")
+
+
+def _defaults(cls: type[BaseModel]) -> dict[str, Any]:
+    """The schema as Hydra sees it: every key that can be overridden, with its default."""
+    return {name: _default(info) for name, info in cls.model_fields.items()}
+
+
+def _default(info: FieldInfo) -> Any:
+    if not info.is_required():
+        value = info.get_default(call_default_factory=True)
+        return value.model_dump(mode="json") if isinstance(value, BaseModel) else _plain(value)
+    nested = options_class(info.annotation)
+    return MISSING if nested is None else _defaults(nested)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return [v.model_dump(mode="json") if isinstance(v, BaseModel) else v for v in value]
+    if isinstance(value, dict):
+        return {
+            k: v.model_dump(mode="json") if isinstance(v, BaseModel) else v
+            for k, v in value.items()
+        }
+    return value
+
+
+def _without_missing(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {k: _without_missing(v) for k, v in node.items() if v != MISSING}
+    return [_without_missing(v) for v in node] if isinstance(node, list) else node
+
+
+def _explain(error: HydraException) -> str:
+    """Hydra's message on one line, with the nearest known key where a key was wrong."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    message = " ".join(lines)
+    if (
+        message.startswith("Could not override '")
+        and "No match in the defaults list" not in message
+    ):
+        key = message.split("'")[1]
+        known = [name for name, _ in option_keys(RunOptions)]
+        return f"unknown key '{key}' ({nearest(key, known)})"
+    return f"config: {message}"
+
+
+def command_line() -> list[str]:
+    """This process's overrides, to hand to a command of the same experiment."""
+    return [argument for argument in sys.argv[1:] if "=" in argument and argument[0] != "-"]

@@ -1,0 +1,92 @@
+"""Accuracy and searches on held-out questions."""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from ur2.rewards.rubric import Rubric
+from ur2.rollout.options import SamplingOptions
+from ur2.rollout.pool import RolloutPool
+from ur2.trainer.metrics import accuracy_by_bucket, searches_by_bucket
+from ur2.types import Assignment, Question, ScoredGroup
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """What a policy does on held-out questions, one sample each."""
+
+    accuracy: float
+    """Mean over questions."""
+    accuracy_by_bucket: dict[str, float]
+    searches_by_bucket: dict[str, float]
+    """Mean searches per question."""
+    num_questions: int
+
+    @classmethod
+    def of(cls, groups: Sequence[ScoredGroup]) -> "Evaluation":
+        """Aggregates scored groups."""
+        scores = [score for group in groups for score in group.scores]
+        return cls(
+            accuracy=fmean(score.correct for score in scores),
+            accuracy_by_bucket=accuracy_by_bucket(groups),
+            searches_by_bucket=searches_by_bucket(groups),
+            num_questions=len(groups),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for summary.json and checkpoints."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    def metrics(self) -> dict[str, float]:
+        """The same numbers as metrics."""
+        return {
+            "eval/accuracy": self.accuracy,
+            **{f"eval/accuracy/{k}": v for k, v in self.accuracy_by_bucket.items()},
+            **{f"eval/search/per_question/{k}": v for k, v in self.searches_by_bucket.items()},
+        }
+
+
+async def evaluate(
+    rollouts: RolloutPool,
+    rubric: Rubric,
+    questions: Sequence[Question],
+    sampling: SamplingOptions,
+    *,
+    step: int,
+    on_group: Callable[[], None] = lambda: None,
+) -> list[ScoredGroup]:
+    """Answers every question once, with retrieval on, and scores the answers.
+
+    Args:
+        rollouts: where the episodes run.
+        rubric: scores them.
+        questions: held-out ones.
+        sampling: temperature and the like.
+        step: the training step, which names the episodes.
+        on_group: called after each question, for progress.
+    """
+    assignments = [
+        Assignment(
+            id=f"eval-{step:06d}-{position:06d}",
+            question=question,
+            retrieval=True,
+            reason="evaluation",
+            step=step,
+        )
+        for position, question in enumerate(questions)
+    ]
+    groups = await rollouts.collect(assignments, 1, sampling, on_group=lambda _: on_group())
+    return [await rubric.score(group, step) for group in groups]
+
+
+def held_out(questions: Sequence[Question], per_bucket: int | None) -> list[Question]:
+    """The first `per_bucket` questions of each bucket, in file order."""
+    seen: dict[str, int] = defaultdict(int)
+    chosen = []
+    for question in questions:
+        seen[question.bucket] += 1
+        if per_bucket is None or seen[question.bucket] <= per_bucket:
+            chosen.append(question)
+    return chosen

@@ -1,0 +1,179 @@
+"""The loop.
+
+questions ─▶ curriculum ─▶ rollouts ⇄ retrieval ─▶ rubric ─▶ advantages ─▶ policy ─▶ weights ─┐
+                ▲                                                                             │
+                └────────── what was solved, per bucket ◀────────── new weights ◀─────────────┘
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from ur2.algorithms.options import AlgorithmOptions
+from ur2.curriculum.curriculum import Curriculum
+from ur2.errors import ComponentError, RunInterruptedError
+from ur2.policy.group import PolicyGroup
+from ur2.rewards.rubric import Rubric
+from ur2.rollout.options import RolloutOptions
+from ur2.rollout.pool import RolloutPool
+from ur2.trainer.batching import to_batch
+from ur2.trainer.checkpoint import Checkpoints, LoopState
+from ur2.trainer.clock import Clock
+from ur2.trainer.evaluation import Evaluation, evaluate
+from ur2.trainer.metrics import (
+    has_zero_variance,
+    num_sampled_tokens,
+    retrieval_metrics,
+    step_metrics,
+)
+from ur2.trainer.options import TrainerOptions
+from ur2.trainer.reporting import Reporter
+from ur2.types import Batch, Question, ScoredGroup
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+@dataclass(kw_only=True)
+class Trainer:
+    """Runs steps until done, interrupted or failed; leaves a checkpoint in every case."""
+
+    options: TrainerOptions
+    rollout: RolloutOptions
+    algorithm: AlgorithmOptions
+    max_failure_rate: float
+    """Share of a step's searches that may fail before the run stops."""
+    curriculum: Curriculum
+    rollouts: RolloutPool
+    rubric: Rubric
+    policy: PolicyGroup
+    held_out: Sequence[Question]
+    service_metrics: Callable[[], Awaitable[dict[str, float]]]
+    """The retrieval service's own metrics."""
+    checkpoints: Checkpoints
+    reporter: Reporter
+    clock: Clock
+    state: LoopState
+
+    def __post_init__(self) -> None:
+        self.stop = asyncio.Event()
+        self._updating = False
+
+    async def run(self) -> Evaluation | None:
+        """Trains to the last step; returns the held-out measurement after it.
+
+        Raises:
+            RunInterruptedError: `stop` was set.
+            ComponentError: a component failed past its retries.
+        """
+        try:
+            if self.held_out and self.state.before is None:
+                before = await self._unless_stopped(self._evaluate("before"))
+                self.state.before = before.to_json()
+            while self.state.step < self.options.steps:
+                await self._step(self.state.step + 1)
+            await self._save()
+            return await self._unless_stopped(self._evaluate("after")) if self.held_out else None
+        except (RunInterruptedError, ComponentError):
+            if not self._updating:  # a half-made update is in no checkpoint
+                await self._save()
+            raise
+
+    async def _step(self, step: int) -> None:
+        phase, started = self.clock.phase, time.perf_counter()
+        with phase("draw"):
+            assignments = self.curriculum.draw(step)
+        with phase("rollout"):
+            groups = await self._unless_stopped(
+                self.rollouts.collect(
+                    assignments, self.rollout.samples_per_question, self.rollout.sampling
+                )
+            )
+        with phase("reward"):
+            scored = [await self.rubric.score(group, step) for group in groups]
+            self.curriculum.observe(scored)
+            self._check_failures(scored)
+        with phase("advantage"):
+            batch = to_batch(self._informative(scored), self.algorithm)
+        self._updating = True
+        with phase("update"):
+            report = await self.policy.update(batch) if batch.samples else {}
+        with phase("sync"):
+            await self.publish(step)
+        self.state.step, self.state.curriculum = step, self.curriculum.state_dict()
+        self._updating = False
+        with phase("evaluate"):
+            if self._due(self.options.eval_every) and step < self.options.steps:
+                report |= (await self._evaluate(f"step {step}")).metrics()
+        with phase("checkpoint"):
+            if self._due(self.options.checkpoint_every):
+                await self._save()
+        with phase("report"):
+            report |= step_metrics(scored, version=step - 1) | retrieval_metrics(scored)
+            report |= self.curriculum.metrics() | await self.service_metrics()
+            self.reporter.trajectories(step, scored)
+        self.reporter.step(step, report | self._timing(started, num_sampled_tokens(scored), batch))
+
+    async def publish(self, version: int) -> None:
+        """Hands the policy's weights to the engines, as `version`."""
+        folder = await self.policy.publish(version)
+        await self.rollouts.update_weights(folder, version)
+        self.policy.discard(folder)
+
+    def _check_failures(self, scored: Sequence[ScoredGroup]) -> None:
+        rate = retrieval_metrics(scored).get("retrieval/failure_rate", 0.0)
+        if rate > self.max_failure_rate:
+            raise ComponentError(
+                f"{rate:.0%} of this step's searches failed (retrieval.max_failure_rate is "
+                f"{self.max_failure_rate:.0%}): see that the retrieval service answers"
+            )
+
+    def _informative(self, scored: Sequence[ScoredGroup]) -> list[ScoredGroup]:
+        """The groups that carry signal."""
+        if not self.options.filter_zero_variance:
+            return list(scored)
+        return [group for group in scored if not has_zero_variance(group)]
+
+    async def _evaluate(self, label: str) -> Evaluation:
+        with self.reporter.progress(f"held-out, {label}", len(self.held_out)) as advance:
+            groups = await evaluate(
+                self.rollouts,
+                self.rubric,
+                self.held_out,
+                self.rollout.eval_sampling,
+                step=self.state.step,
+                on_group=advance,
+            )
+        return Evaluation.of(groups)
+
+    async def _save(self) -> None:
+        await self.checkpoints.save(self.state)
+
+    def _due(self, every: int) -> bool:
+        return every > 0 and self.state.step % every == 0
+
+    def _timing(self, started: float, sampled: int, batch: Batch) -> dict[str, float]:
+        """Phases, throughput; also adds the phases to the run's account."""
+        seconds = self.clock.take()
+        self.state.add_seconds(seconds)
+        return {
+            **{f"time/{name}_s": value for name, value in seconds.items()},
+            "time/step_s": time.perf_counter() - started,
+            "throughput/sampled_tokens_per_s": sampled / seconds["rollout"],
+            "throughput/trained_tokens_per_s": batch.num_policy_tokens / seconds["update"],
+        }
+
+    async def _unless_stopped(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of `work`, given up as soon as `stop` is set."""
+        task, stopped = asyncio.ensure_future(work), asyncio.ensure_future(self.stop.wait())
+        try:
+            await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                raise RunInterruptedError
+            return task.result()
+        finally:
+            task.cancel()
+            stopped.cancel()

@@ -1,0 +1,104 @@
+"""Numbers of one step, from the records of that step. Keys are those of DESIGN, section 6."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from statistics import fmean
+
+import numpy as np
+
+from ur2.types import Author, Score, ScoredGroup, Status, Trajectory
+
+
+def accuracy_by_bucket(groups: Sequence[ScoredGroup]) -> dict[str, float]:
+    """Mean graded correctness per bucket; every trajectory stays in the denominator."""
+    return _by_bucket(groups, lambda trajectory, score: score.correct)
+
+
+def searches_by_bucket(groups: Sequence[ScoredGroup]) -> dict[str, float]:
+    """Mean searches per trajectory, per bucket."""
+    return _by_bucket(groups, lambda trajectory, score: float(trajectory.num_searches))
+
+
+def step_metrics(groups: Sequence[ScoredGroup], *, version: int) -> dict[str, float]:
+    """Rewards, accuracy, searches and endings of one step's groups.
+
+    Args:
+        groups: what was sampled.
+        version: the weights that are about to be updated; staleness counts from it.
+    """
+    trajectories = [t for g in groups for t in g.group.trajectories]
+    scores = [s for g in groups for s in g.scores]
+    return {
+        "reward/mean": fmean(s.total for s in scores),
+        **{f"reward/part/{name}": value for name, value in _part_means(scores).items()},
+        "accuracy/mean": fmean(s.correct for s in scores),
+        **{f"accuracy/{k}": v for k, v in accuracy_by_bucket(groups).items()},
+        "search/mean": fmean(t.num_searches for t in trajectories),
+        **{f"search/per_question/{k}": v for k, v in searches_by_bucket(groups).items()},
+        "group/zero_variance_fraction": fmean(has_zero_variance(g) for g in groups),
+        **{
+            f"rollout/{status.value}_fraction": fmean(t.status is status for t in trajectories)
+            for status in Status
+        },
+        "rollout/policy_tokens_mean": fmean(t.num_policy_tokens for t in trajectories),
+        "rollout/turns_mean": fmean(len(t.policy_texts) for t in trajectories),
+        "rollout/staleness_mean": _staleness(trajectories, version),
+    }
+
+
+def num_sampled_tokens(groups: Iterable[ScoredGroup]) -> int:
+    """Tokens that the policy sampled."""
+    return sum(t.num_policy_tokens for g in groups for t in g.group.trajectories)
+
+
+def has_zero_variance(scored: ScoredGroup) -> bool:
+    """Whether all samples of the group got the same reward."""
+    return len({score.total for score in scored.scores}) <= 1
+
+
+def _by_bucket(
+    groups: Sequence[ScoredGroup], value: Callable[[Trajectory, Score], float]
+) -> dict[str, float]:
+    values: dict[str, list[float]] = defaultdict(list)
+    for scored in groups:
+        bucket = scored.group.assignment.question.bucket
+        for trajectory, score in zip(scored.group.trajectories, scored.scores, strict=True):
+            values[bucket].append(value(trajectory, score))
+    return {bucket: fmean(values[bucket]) for bucket in sorted(values)}
+
+
+def _part_means(scores: Sequence[Score]) -> dict[str, float]:
+    names = sorted({name for score in scores for name in score.parts})
+    return {name: fmean(score.parts.get(name, 0.0) for score in scores) for name in names}
+
+
+def _staleness(trajectories: Iterable[Trajectory], version: int) -> float:
+    """Mean age of the sampled tokens, in weight versions."""
+    ages = [
+        (version - segment.weight_version, len(segment.token_ids))
+        for trajectory in trajectories
+        for segment in trajectory.segments
+        if segment.author is Author.POLICY
+    ]
+    tokens = sum(count for _, count in ages)
+    return sum(age * count for age, count in ages) / tokens if tokens else 0.0
+
+
+def retrieval_metrics(groups: Sequence[ScoredGroup]) -> dict[str, float]:
+    """Latency (seconds) and failures of one step's searches; nothing where there were none."""
+    searches = [
+        search
+        for scored in groups
+        for trajectory in scored.group.trajectories
+        for search in trajectory.searches
+        if search.outcome != "refused"
+    ]
+    if not searches:
+        return {"retrieval/requests": 0.0}
+    p50, p99 = np.quantile([search.latency_s for search in searches], [0.5, 0.99])
+    return {
+        "retrieval/requests": float(len(searches)),
+        "retrieval/latency_p50_s": float(p50),
+        "retrieval/latency_p99_s": float(p99),
+        "retrieval/failure_rate": fmean(search.outcome == "failed" for search in searches),
+    }

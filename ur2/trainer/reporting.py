@@ -1,0 +1,90 @@
+"""What the user sees while a run goes on, and what stays on disk."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import psutil
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from ur2.trainer.run_directory import RunDirectory
+from ur2.trainer.trackers import Tracker
+from ur2.types import ScoredGroup
+
+logger = logging.getLogger(__name__)
+
+
+class Reporter:
+    """Sends each step to metrics.jsonl, the trackers and the screen."""
+
+    def __init__(
+        self,
+        run: RunDirectory,
+        trackers: Sequence[Tracker],
+        *,
+        num_steps: int,
+        dump_trajectories: bool,
+        console: Console,
+    ) -> None:
+        self.run = run
+        self.trackers = trackers
+        self.num_steps = num_steps
+        self.dump_trajectories = dump_trajectories
+        self.console = console
+        self._started: tuple[float, int] | None = None
+
+    def step(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Records one finished step and says how far the run is."""
+        metrics = {
+            "step": step,
+            **metrics,
+            "memory/driver_rss_bytes": float(psutil.Process().memory_info().rss),
+        }
+        self.run.append_metrics(metrics)
+        for tracker in self.trackers:
+            tracker.log(metrics, step)
+        line = (
+            f"step {step:>4}/{self.num_steps}  reward {metrics['reward/mean']:+.3f}  "
+            f"accuracy {metrics['accuracy/mean']:.3f}  searches {metrics['search/mean']:.2f}  "
+            f"{metrics['time/step_s']:.1f} s/step  {self._eta(step, metrics['time/step_s'])} left"
+        )
+        self.console.print(line, highlight=False)
+        logger.info(line)
+
+    def trajectories(self, step: int, groups: Sequence[ScoredGroup]) -> None:
+        """Writes the step's trajectories, if the options ask for them."""
+        if self.dump_trajectories:
+            self.run.write_trajectories(step, groups)
+
+    @contextmanager
+    def progress(self, label: str, total: int) -> Iterator[Callable[[], None]]:
+        """A bar with the time left; a plain line where the output is no terminal."""
+        started = time.perf_counter()
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=self.console, transient=True) as bar:
+            task = bar.add_task(label, total=total)
+            yield lambda: bar.advance(task)
+        self.console.print(f"{label}: {total} in {time.perf_counter() - started:.1f} s")
+
+    def _eta(self, step: int, step_seconds: float) -> str:
+        """Time left at the mean pace since this process began."""
+        if self._started is None:
+            self._started = (time.perf_counter() - step_seconds, step - 1)
+        began, first = self._started
+        seconds = (time.perf_counter() - began) / (step - first) * (self.num_steps - step)
+        return f"{int(seconds // 3600)}:{int(seconds % 3600 // 60):02d}:{int(seconds % 60):02d}"

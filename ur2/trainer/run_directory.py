@@ -1,0 +1,181 @@
+"""The run directory: the one place on disk that a run writes to (layout in DESIGN, section 6)."""
+
+import json
+import logging
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+import zstandard
+
+from ur2.errors import InputError
+from ur2.types import ScoredGroup
+
+CHECKPOINT = "step_{:06d}"
+VOLATILE_KEYS = ("run_dir", "resume", "dry_run")
+
+
+class RunDirectory:
+    """Owns the files of one run; every write is whole or absent."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.metrics_path = self.path / "metrics.jsonl"
+        self.summary_path = self.path / "summary.json"
+        self.config_path = self.path / "config.yaml"
+        self.events_path = self.path / "events.log"
+        self.checkpoints = self.path / "checkpoints"
+        self.plots = self.path / "plots"
+
+    @classmethod
+    def choose(
+        cls, explicit: str | None, resume: str, experiment: str, config: Mapping[str, Any], now: str
+    ) -> "RunDirectory":
+        """The directory to use: the explicit one, the newest unfinished run of this config, or new.
+
+        Raises:
+            InputError: `resume=none` and the explicit directory already holds a run.
+        """
+        if explicit is not None:
+            chosen = cls(explicit)
+            if resume == "none" and chosen.config_path.exists():
+                raise InputError(
+                    f"run_dir {explicit} already holds a run: pass resume=auto to continue it, "
+                    "or another run_dir"
+                )
+            return chosen
+        base = Path("runs") / experiment
+        if resume == "auto":
+            for candidate in sorted(
+                (cls(p) for p in base.glob("*/")), key=lambda c: c.path.name, reverse=True
+            ):
+                if candidate.is_unfinished() and candidate.has_config(config):
+                    return candidate
+        return cls(base / now)
+
+    def is_unfinished(self) -> bool:
+        """Whether a run began here and can be continued."""
+        return not self.summary_path.exists() and self.newest_checkpoint() is not None
+
+    def has_config(self, config: Mapping[str, Any]) -> bool:
+        """Whether the run here has the same config, but for where and how it is started."""
+        if not self.config_path.exists():
+            return False
+        stored = yaml.safe_load(self.config_path.read_text())
+        return _stable(stored) == _stable(json.loads(json.dumps(config)))
+
+    def open(self, config: Mapping[str, Any]) -> None:
+        """Makes the directory, writes config.yaml and sends the log to events.log."""
+        for folder in (self.path, self.checkpoints, self.plots, self.path / "trajectories"):
+            folder.mkdir(parents=True, exist_ok=True)
+        write_text(
+            self.config_path, yaml.safe_dump(json.loads(json.dumps(config)), sort_keys=False)
+        )
+        handler = logging.FileHandler(self.events_path)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        logging.getLogger("ur2").addHandler(handler)
+
+    def newest_checkpoint(self) -> Path | None:
+        """The last complete checkpoint."""
+        complete = sorted(p for p in self.checkpoints.glob("step_*") if p.name[5:].isdigit())
+        return complete[-1] if complete else None
+
+    def append_metrics(self, metrics: Mapping[str, float]) -> None:
+        """Adds one step's line to metrics.jsonl."""
+        with self.metrics_path.open("a") as file:
+            file.write(json.dumps(metrics) + "\n")
+
+    def read_metrics(self) -> list[dict[str, float]]:
+        """All steps' metrics, oldest first."""
+        if not self.metrics_path.exists():
+            return []
+        return [json.loads(line) for line in self.metrics_path.read_text().splitlines()]
+
+    def forget_after(self, step: int) -> None:
+        """Drops metrics of steps past the checkpoint that a run continues from."""
+        kept = [json.dumps(m) for m in self.read_metrics() if m["step"] <= step]
+        write_text(self.metrics_path, "".join(line + "\n" for line in kept))
+
+    def write_trajectories(self, step: int, groups: Iterable[ScoredGroup]) -> None:
+        """Writes `trajectories/step_N.jsonl.zst`, one trajectory a line."""
+        lines = "".join(json.dumps(record) + "\n" for record in _trajectory_records(groups))
+        path = self.path / "trajectories" / f"{CHECKPOINT.format(step)}.jsonl.zst"
+        write_bytes(path, zstandard.compress(lines.encode()))
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Writes summary.json, which marks the run as finished."""
+        write_text(self.summary_path, json.dumps(summary, indent=2) + "\n")
+
+    def commit_checkpoint(self, staged: Path, step: int, keep: int) -> Path:
+        """Turns a staged folder into the checkpoint of `step` and drops the oldest ones."""
+        final = self.checkpoints / CHECKPOINT.format(step)
+        if final.exists():
+            shutil.rmtree(final)
+        staged.rename(final)
+        for old in sorted(self.checkpoints.glob("step_*"))[:-keep]:
+            shutil.rmtree(old)
+        return final
+
+    def stage_checkpoint(self) -> Path:
+        """An empty folder to write a checkpoint into."""
+        staged = self.checkpoints / "unfinished"
+        shutil.rmtree(staged, ignore_errors=True)
+        staged.mkdir(parents=True)
+        return staged
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file whole, or leaves the old one."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file whole, or leaves the old one."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_bytes(content)
+    temporary.rename(path)
+
+
+def _stable(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key not in VOLATILE_KEYS}
+
+
+def _trajectory_records(groups: Iterable[ScoredGroup]) -> Iterator[dict[str, Any]]:
+    for scored in groups:
+        assignment = scored.group.assignment
+        for trajectory, score in zip(scored.group.trajectories, scored.scores, strict=True):
+            yield {
+                "id": trajectory.id,
+                "question_id": assignment.question.id,
+                "bucket": assignment.question.bucket,
+                "question": assignment.question.text,
+                "answers": assignment.question.answers,
+                "retrieval": assignment.retrieval,
+                "reason": assignment.reason,
+                "status": trajectory.status,
+                "reward": score.total,
+                "parts": dict(score.parts),
+                "correct": score.correct,
+                "searches": [
+                    {
+                        "query": search.query,
+                        "outcome": search.outcome,
+                        "passage_ids": search.passage_ids,
+                        "latency_s": search.latency_s,
+                    }
+                    for search in trajectory.searches
+                ],
+                "segments": [
+                    {
+                        "author": segment.author,
+                        "step": segment.step,
+                        "text": segment.text,
+                        "token_ids": segment.token_ids,
+                        "logprobs": segment.logprobs,
+                        "weight_version": segment.weight_version,
+                    }
+                    for segment in trajectory.segments
+                ],
+            }
