@@ -1,0 +1,246 @@
+"""The one definition of an episode's markers: what stops a turn, how it is read, how text is wrapped."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import jinja2
+
+from ur2.errors import InputError
+from ur2.prompts.options import AnswerFormName, AnswerOptions, ProtocolOptions
+from ur2.spans import Span, boxed, phrased, tagged
+from ur2.types import Passage, Task
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """The turn asks for documents."""
+
+    query: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The turn gives the final answer."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """The turn ends with neither."""
+
+    reason: str
+
+
+Action = Search | Answer | Stop
+
+
+@dataclass(frozen=True, slots=True)
+class Markers:
+    """A pair of markers."""
+
+    open: str
+    close: str
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one episode may do."""
+
+    max_searches: int
+    max_query_words: int
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerForm:
+    """How a final answer is written and found; `close` is empty where the line's end closes it."""
+
+    form: AnswerFormName
+    open: str
+    close: str
+
+    def spans(self, text: str) -> list[Span]:
+        """Every complete answer, in text order."""
+        return _FINDERS[self.form](text, self)
+
+    def count(self, text: str) -> int:
+        """How often the answer's markers are used, complete or not."""
+        if self.form == "phrase":
+            return len(self.spans(text))
+        if self.form == "boxed":
+            return text.count("\\boxed")
+        return max(text.count(self.open), text.count(self.close))
+
+
+class Protocol:
+    """Markers, limits and their reading, built once from options."""
+
+    def __init__(self, options: ProtocolOptions) -> None:
+        self.search = Markers(options.search.open, options.search.close)
+        self.documents = Markers(options.documents.open, options.documents.close)
+        self.limits = Limits(options.max_searches, options.max_query_words)
+        self._default_form = _answer_form(options.answer)
+        self._forms = {task: _answer_form(o) for task, o in options.answer_by_task.items()}
+        self._options = options
+        self._passage = Template(options.passage, where="prompt.protocol.passage")
+        self._passage.render(passage=Passage(id="", text=""), number=1)
+        forms = (self._default_form, *self._forms.values())
+        self._all_forms = tuple(dict.fromkeys(forms))
+        tags = [form for form in self._all_forms if form.form == "tags"]
+        self.stop_strings: tuple[str, ...] = tuple(
+            dict.fromkeys([self.search.close, *(form.close for form in tags)])
+        )
+        """A turn ends with the first of these."""
+        self.markers: tuple[str, ...] = tuple(
+            dict.fromkeys(
+                [
+                    self.search.open,
+                    self.search.close,
+                    self.documents.open,
+                    self.documents.close,
+                    *(m for form in tags for m in (form.open, form.close)),
+                    *(form.open for form in self._all_forms if form.form == "boxed"),
+                ]
+            )
+        )
+        """Every string that gives a text structure."""
+
+    def answer_form(self, task: Task) -> AnswerForm:
+        """How answers of `task` are marked."""
+        return self._forms.get(task, self._default_form)
+
+    def parse(self, completion: str, task: Task | None = None) -> Action:
+        """Reads one turn: its last complete search or answer, by where it starts.
+
+        A span without content is no action, and a search that opens after the last action and is
+        not completed is a `Stop`.
+
+        Args:
+            completion: what the policy wrote; anything after the action is ignored.
+            task: reads only the answer form of this task; None reads any form of the protocol.
+        """
+        forms = self._all_forms if task is None else (self.answer_form(task),)
+        answers = [_last(form.spans(completion)) for form in forms]
+        search = _last(tagged(completion, self.search.open, self.search.close))
+        last = max((span for span in (*answers, search) if span), default=None)
+        if completion.rfind(self.search.open) >= (last.end if last else 0):
+            return Stop("the search has no query or is not closed")
+        if last is None:
+            return Stop("neither a search nor an answer")
+        return Search(last.content) if last is search else Answer(last.content)
+
+    def answer(self, completion: str, task: Task) -> str | None:
+        """The final answer of a turn; None where its last action is not an answer of `task`."""
+        action = self.parse(completion, task)
+        return action.text if isinstance(action, Answer) else None
+
+    def queries(self, text: str) -> list[str]:
+        """Every complete query, in text order."""
+        return [span.content for span in tagged(text, self.search.open, self.search.close)]
+
+    def wrap_documents(
+        self,
+        passages: Sequence[Passage],
+        *,
+        max_chars: int | None = None,
+        forbidden: Sequence[str] = (),
+    ) -> str:
+        """The text of an observation.
+
+        Args:
+            passages: best first; markers in them are broken, so that they cannot forge structure.
+            max_chars: cuts the text between the markers; the markers always stay.
+            forbidden: further strings to neutralise, such as a tokenizer's special tokens.
+        """
+        parts = [self._passage.render(passage=p, number=n) for n, p in enumerate(passages, start=1)]
+        body = (
+            neutralise("\n".join(parts), (*self.markers, *forbidden)) or self._options.no_documents
+        )
+        body = body.strip()[:max_chars].rstrip()
+        padding = self._options.documents_padding
+        return f"{padding}{self.documents.open} {body} {self.documents.close}{padding}"
+
+    def render_turn(
+        self,
+        thought: str,
+        *,
+        search: str | None = None,
+        answer: str | None = None,
+        task: Task = "qa",
+    ) -> str:
+        """The text of a turn as the policy should write it.
+
+        Raises:
+            InputError: `parse` would not read the given search or answer back from the turn.
+        """
+        parts = [thought.strip()]
+        expected: Action = Stop("neither a search nor an answer")
+        if search is not None:
+            parts.append(f"{self.search.open} {search.strip()} {self.search.close}")
+            expected = Search(search.strip())
+        elif answer is not None:
+            form = self.answer_form(task)
+            gap = "" if form.form == "boxed" else " "
+            end = f"{gap}{form.close}" if form.close else ""
+            parts.append(f"{form.open}{gap}{answer.strip()}{end}")
+            expected = Answer(answer.strip())
+        text = " ".join(part for part in parts if part)
+        if (read := self.parse(text, task)) != expected:
+            raise InputError(
+                f"a turn would be read as {read} instead of {expected}; remove the markers or "
+                f"unbalanced braces from: {text[:200]!r}"
+            )
+        return text
+
+
+def neutralise(text: str, markers: Iterable[str]) -> str:
+    """Breaks every occurrence of a marker by a space after its first character.
+
+    Every start of a marker is broken, overlapping ones too, and a marker holds no white space, so
+    that none is left and none arises.
+    """
+    alternatives = "|".join(re.escape(marker) for marker in markers if len(marker) > 1)
+    return re.sub(f"(?=(?:{alternatives}))(.)", r"\1 ", text) if alternatives else text
+
+
+class Template:
+    """A Jinja template in which an unknown name is an error."""
+
+    def __init__(self, text: str, *, where: str) -> None:
+        self._where = where
+        try:
+            self._template = _JINJA.from_string(text)
+        except jinja2.TemplateSyntaxError as error:
+            raise InputError(f"{where}: line {error.lineno}: {error.message}") from error
+
+    def render(self, **values: object) -> str:
+        """The text for these values, stripped.
+
+        Raises:
+            InputError: the template uses a name that it is not given.
+        """
+        try:
+            return self._template.render(**values).strip()
+        except jinja2.UndefinedError as error:
+            known = ", ".join(sorted(values))
+            raise InputError(f"{self._where}: {error.message}; known: {known}") from error
+
+
+def _answer_form(options: AnswerOptions) -> AnswerForm:
+    if options.form == "boxed":
+        return AnswerForm("boxed", "\\boxed{", "}")
+    return AnswerForm(options.form, options.open, options.close)
+
+
+def _last(spans: Sequence[Span]) -> Span | None:
+    return next((span for span in reversed(spans) if span.content), None)
+
+
+_JINJA = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)
+
+_FINDERS: Mapping[AnswerFormName, Callable[[str, AnswerForm], list[Span]]] = {
+    "tags": lambda text, form: tagged(text, form.open, form.close),
+    "boxed": lambda text, form: boxed(text),
+    "phrase": lambda text, form: phrased(text, form.open),
+}

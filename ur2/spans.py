@@ -1,0 +1,59 @@
+r"""Marked spans (tags, \boxed{...}, a phrase) in a text, found in linear time whatever it holds."""
+
+import re
+from typing import NamedTuple
+
+
+class Span(NamedTuple):
+    """A complete marked span; `end` is past its closing marker."""
+
+    start: int
+    end: int
+    content: str
+    """The text between the markers, stripped."""
+
+
+_BRACES = re.compile(r"(?P<boxed>\\boxed\s*\{)|\\\\(?!boxed)|\\[{}]|(?P<open>\{)|(?P<close>\})")
+_PHRASE_END = re.compile(r"\n|<\||</s>")
+_MARKUP = " \t\r*_`$\"'"
+
+
+def tagged(text: str, opening: str, closing: str) -> list[Span]:
+    """Every `opening ... closing`, in text order; of two openings in a row the second counts."""
+    spans = []
+    position = 0
+    while (end := text.find(closing, position)) >= 0:
+        start = text.rfind(opening, position, end)
+        stop = end + len(closing)
+        if start >= 0:
+            spans.append(Span(start, stop, text[start + len(opening) : end].strip()))
+        position = stop
+    return spans
+
+
+def boxed(text: str) -> list[Span]:
+    r"""Every `\boxed{...}` with balanced braces, in text order; `\{` and `\}` are not braces."""
+    spans = []
+    stack: list[re.Match[str]] = []
+    for token in _BRACES.finditer(text):
+        if token["boxed"] or token["open"]:
+            stack.append(token)
+        elif token["close"] and stack:
+            opening = stack.pop()
+            if opening["boxed"]:
+                content = text[opening.end() : token.start()].strip()
+                spans.append(Span(opening.start(), token.end(), content))
+    return sorted(spans)
+
+
+def phrased(text: str, phrase: str) -> list[Span]:
+    """Every `phrase ...` in any case, in text order; it ends with its line or with a chat token."""
+    openings = list(re.finditer(re.escape(phrase), text, re.IGNORECASE))
+    limits = [opening.start() for opening in openings[1:]] + [len(text)]
+    spans = []
+    for opening, limit in zip(openings, limits, strict=True):
+        cut = _PHRASE_END.search(text, opening.end(), limit)
+        end = cut.start() if cut else limit
+        content = text[opening.end() : end].strip(_MARKUP)
+        spans.append(Span(opening.start(), end, content))
+    return spans
