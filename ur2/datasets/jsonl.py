@@ -1,0 +1,109 @@
+"""JSON lines, plain or compressed by the file's last suffix (`.gz`, `.zst`)."""
+
+import gzip
+import io
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import zstandard
+from pydantic_core import to_json
+
+from ur2.errors import InputError
+
+MAX_PROBLEMS_SHOWN = 20
+"""Problems that one error message lists; the rest are counted."""
+
+
+class Problems:
+    """Collects what is wrong with one file, to be raised as one error."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._shown: list[str] = []
+        self._count = 0
+
+    def add(self, line: int, text: str) -> None:
+        """Notes a problem of a line (counted from 1)."""
+        self._count += 1
+        if len(self._shown) < MAX_PROBLEMS_SHOWN:
+            self._shown.append(f"  line {line}: {text}")
+
+    def raise_if_any(self) -> None:
+        """Raises one `InputError` naming the file, the first problems and how many there are."""
+        if not self._count:
+            return
+        more = self._count - len(self._shown)
+        tail = [f"  ... and {more} more"] if more else []
+        head = f"{self._path}: {self._count} bad line(s); correct or remove them:"
+        raise InputError("\n".join([head, *self._shown, *tail]))
+
+
+def read_lines(path: str) -> Iterator[tuple[int, bytes]]:
+    """Yields (line number from 1, bytes) of every line that is not blank.
+
+    Raises:
+        InputError: the file is missing or its compression is damaged.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise InputError(f"no such file: {path}")
+    try:
+        with _READERS.get(file.suffix, _open_plain)(file) as stream:
+            for number, line in enumerate(stream, start=1):
+                if text := line.strip():
+                    yield number, text
+    except (OSError, EOFError, zstandard.ZstdError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); fetch or make it again") from error
+
+
+def write_jsonl(path: str, rows: Iterable[object]) -> int:
+    """Writes records or mappings, one per line, through a temporary file; returns how many.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    file = Path(path)
+    partial = file.with_name(f".partial-{file.name}")
+    count = 0
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with _WRITERS.get(file.suffix, _create_plain)(partial) as stream:
+            for row in rows:
+                stream.write(to_json(row) + b"\n")
+                count += 1
+        partial.replace(file)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error})") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return count
+
+
+def _open_plain(file: Path) -> BinaryIO:
+    return file.open("rb")
+
+
+def _open_gzip(file: Path) -> BinaryIO:
+    return cast(BinaryIO, gzip.open(file, "rb"))
+
+
+def _open_zstd(file: Path) -> BinaryIO:
+    reader = zstandard.ZstdDecompressor().stream_reader(file.open("rb"), closefd=True)
+    return cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, reader)))
+
+
+def _create_plain(file: Path) -> BinaryIO:
+    return file.open("wb")
+
+
+def _create_gzip(file: Path) -> BinaryIO:
+    return cast(BinaryIO, gzip.open(file, "wb"))
+
+
+def _create_zstd(file: Path) -> BinaryIO:
+    return cast(BinaryIO, zstandard.ZstdCompressor().stream_writer(file.open("wb"), closefd=True))
+
+
+_READERS: Mapping[str, Callable[[Path], BinaryIO]] = {".gz": _open_gzip, ".zst": _open_zstd}
+_WRITERS: Mapping[str, Callable[[Path], BinaryIO]] = {".gz": _create_gzip, ".zst": _create_zstd}
