@@ -1,0 +1,34 @@
+"""Makes the inputs that a command of this package can make."""
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from ur2.config.schema import RunOptions
+from ur2.errors import ComponentError, InputError
+
+OWN = ["python", "-m"]
+
+
+def prepare(options: RunOptions, console: Console) -> None:
+    """Runs the experiment's own commands in order; each is quick where its product is up to date.
+
+    Raises:
+        InputError: a command failed on its input, or an input is made by a foreign command and is
+            not there.
+        ComponentError: a command failed otherwise.
+    """
+    for step in options.prepare:
+        words = shlex.split(step.command)
+        if words[:2] != OWN:
+            if not Path(step.makes).exists():
+                raise InputError(f"'{step.makes}' does not exist; make it with: {step.command}")
+            continue
+        console.rule(f"[bold]{step.command}", align="left")
+        code = subprocess.run([sys.executable, *words[1:]], check=False).returncode
+        if code:
+            failure = InputError if code == InputError.exit_code else ComponentError
+            raise failure(f"'{step.command}' failed with exit code {code}; its message is above")
