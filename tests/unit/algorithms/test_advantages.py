@@ -1,0 +1,229 @@
+"""Golden arrays worked by hand, and what must not change an advantage."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from ur2.algorithms import estimate
+from ur2.algorithms.advantages import ESTIMATORS
+from ur2.errors import InputError
+
+SEQUENCE_LEVEL = ("grpo", "dr_grpo", "rloo", "reinforce", "reinforce_pp_baseline")
+GROUP_RELATIVE = ("grpo", "dr_grpo", "rloo")
+CRITIC_FREE = (*SEQUENCE_LEVEL, "reinforce_pp")
+
+
+def mask(*rows: str) -> Tensor:
+    """`p` marks a policy token, anything else is not one."""
+    return torch.tensor([[c == "p" for c in row] for row in rows])
+
+
+def per_sequence(name: str, rewards: list[float], groups: list[int], **options: float) -> Tensor:
+    one_token_each = torch.ones(len(rewards), 1, dtype=torch.bool)
+    return estimate(
+        name, torch.tensor(rewards), torch.tensor(groups), one_token_each, **options
+    ).squeeze(1)
+
+
+def test_grpo_by_hand() -> None:
+    # group 7: mean 2, std sqrt(((1)²+0+1)/2) = 1; group 3: mean 5, std sqrt(2)
+    advantages = per_sequence("grpo", [1.0, 4.0, 2.0, 3.0, 6.0], [7, 3, 7, 7, 3])
+    expected = [-1.0, -1 / math.sqrt(2), 0.0, 1.0, 1 / math.sqrt(2)]
+    torch.testing.assert_close(advantages, torch.tensor(expected), atol=2e-6, rtol=0)
+
+
+def test_dr_grpo_by_hand() -> None:
+    advantages = per_sequence("dr_grpo", [1.0, 4.0, 2.0, 3.0, 6.0], [7, 3, 7, 7, 3])
+    torch.testing.assert_close(advantages, torch.tensor([-1.0, -1.0, 0.0, 1.0, 1.0]))
+
+
+def test_rloo_by_hand() -> None:
+    # 1 − (2+3)/2, 2 − (1+3)/2, 3 − (1+2)/2; the singleton has nobody to compare with
+    advantages = per_sequence("rloo", [1.0, 2.0, 3.0, 5.0], [0, 0, 0, 1])
+    torch.testing.assert_close(advantages, torch.tensor([-1.5, 0.0, 1.5, 5.0]))
+
+
+def test_reinforce_is_the_reward() -> None:
+    torch.testing.assert_close(
+        per_sequence("reinforce", [1.0, -2.0], [0, 0]), torch.tensor([1.0, -2.0])
+    )
+
+
+def test_reinforce_pp_discounts_by_policy_tokens_and_carries_over_observations() -> None:
+    # returns of 5 policy tokens with γ = .9: .6561 .729 .81 .9 1; decaying over the two documents
+    # too would give .5314 for the first, and zeroing masked returns 0 for the first turn
+    mask_BT = mask("..ppoopp.p")
+    returns = torch.tensor([0.6561, 0.729, 0.81, 0.9, 1.0])
+    advantages = estimate(
+        "reinforce_pp", torch.tensor([1.0]), torch.tensor([0]), mask_BT, gamma=0.9
+    )[mask_BT]
+    whitened = (returns - returns.mean()) / (returns.var(correction=0) + 1e-8).sqrt()
+    torch.testing.assert_close(advantages, whitened, atol=1e-5, rtol=0)
+
+
+def test_reinforce_pp_subtracts_the_kl_of_each_token() -> None:
+    # γ = .5, β = .1: r = (−.1, −.2, 2 − .3); G = (−.1 + .5·.65, −.2 + .5·1.7, 1.7)
+    mask_BT = mask("pop.p")
+    kl_BT = torch.tensor([[1.0, 99.0, 2.0, math.nan, 3.0]])
+    advantages = estimate(
+        "reinforce_pp",
+        torch.tensor([2.0]),
+        torch.tensor([0]),
+        mask_BT,
+        kl_BT,
+        gamma=0.5,
+        kl_coef=0.1,
+    )
+    returns = torch.tensor([0.225, 0.65, 1.7])
+    whitened = (returns - returns.mean()) / returns.std(correction=0)
+    torch.testing.assert_close(advantages[mask_BT], whitened, atol=1e-5, rtol=0)
+    assert (advantages[~mask_BT] == 0).all()
+
+
+def test_reinforce_pp_baseline_whitens_over_tokens_not_sequences() -> None:
+    # r − mean = −1, +1 on 1 and 3 tokens: mean .5, variance .75
+    mask_BT = mask("p...", ".ppp")
+    advantages = estimate(
+        "reinforce_pp_baseline", torch.tensor([0.0, 2.0]), torch.tensor([4, 4]), mask_BT
+    )
+    low, high = -1.5 / math.sqrt(0.75), 0.5 / math.sqrt(0.75)
+    expected = torch.tensor([[low, 0, 0, 0], [0, high, high, high]])
+    torch.testing.assert_close(advantages, expected)
+
+
+def test_reinforce_pp_baseline_has_mean_zero_for_groups_of_one() -> None:
+    # shaped rewards 3, −1, 1: mean 1, variance 8/3
+    advantages = per_sequence("reinforce_pp_baseline", [3.0, 0.0, 2.0], [0, 1, 1])
+    expected = torch.tensor([2.0, -2.0, 0.0]) / math.sqrt(8 / 3)
+    torch.testing.assert_close(advantages, expected)
+
+
+def test_gae_by_hand_over_a_document() -> None:
+    # policy tokens a, b around a document; γ = .5, λ = .5; V = (.4, .2), r = (0, 1)
+    # δ_b = 1 − .2 = .8; δ_a = .5·.2 − .4 = −.3; A_a = −.3 + .25·.8 = −.1
+    advantages = estimate(
+        "gae",
+        torch.tensor([1.0]),
+        torch.tensor([0]),
+        mask("poop"),
+        gamma=0.5,
+        lam=0.5,
+        value_BT=torch.tensor([[0.4, 9.0, math.nan, 0.2]]),
+    )
+    torch.testing.assert_close(advantages, torch.tensor([[-0.1, 0.0, 0.0, 0.8]]))
+
+
+def test_gae_with_lambda_one_is_return_minus_value() -> None:
+    mask_BT = mask("p.ppo.p")
+    value_BT = torch.rand(1, 7)
+    advantages = estimate(
+        "gae", torch.tensor([2.0]), torch.tensor([0]), mask_BT, gamma=0.9, value_BT=value_BT
+    )
+    returns = 2.0 * 0.9 ** torch.tensor([3.0, 2.0, 1.0, 0.0])
+    torch.testing.assert_close(advantages[mask_BT], returns - value_BT[mask_BT])
+
+
+def test_gae_without_values_is_refused() -> None:
+    with pytest.raises(InputError, match="critic"):
+        estimate("gae", torch.ones(1), torch.zeros(1), mask("p"))
+
+
+def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(InputError, match="reinforce_pp_baseline"):
+        estimate("grop", torch.ones(1), torch.zeros(1), mask("p"))
+
+
+@pytest.mark.parametrize("name", [*GROUP_RELATIVE, "reinforce_pp_baseline"])
+def test_equal_rewards_give_exactly_no_advantage(name: str) -> None:
+    advantages = per_sequence(name, [0.1] * 3 + [0.7] * 5, [0] * 3 + [1] * 5)
+    assert (advantages == 0).all()
+
+
+@pytest.mark.parametrize("name", ["grpo", "dr_grpo"])
+def test_a_group_of_one_has_no_group_relative_signal(name: str) -> None:
+    assert per_sequence(name, [3.0], [0]).tolist() == [0.0]
+
+
+@pytest.mark.parametrize("name", CRITIC_FREE)
+def test_fully_masked_rows_and_batches_are_zero_and_finite(name: str) -> None:
+    rewards, groups = torch.tensor([1.0, 0.0, 2.0]), torch.tensor([0, 0, 0])
+    some = estimate(name, rewards, groups, mask("pp", "..", ".p"))
+    assert some[1].tolist() == [0.0, 0.0]
+    assert some.isfinite().all()
+    assert some.any()
+    assert not estimate(name, rewards, groups, mask("..", "..", "..")).any()
+
+
+def batches(seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    rewards = torch.randint(-3, 4, (6,), generator=generator).float() / 2
+    mask_BT = torch.rand(6, 9, generator=generator) < 0.5
+    mask_BT[:, 4] = True
+    return rewards, torch.tensor([0, 0, 0, 5, 5, 2]), mask_BT
+
+
+seeds = st.integers(0, 10_000)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=seeds, name=st.sampled_from(CRITIC_FREE))
+def test_padding_and_inserted_documents_change_nothing(seed: int, name: str) -> None:
+    rewards, groups, mask_BT = batches(seed)
+    plain = estimate(name, rewards, groups, mask_BT)
+    at = torch.randint(0, 10, (1,), generator=torch.Generator().manual_seed(seed)).item()
+    gap = torch.zeros(6, 4, dtype=torch.bool)
+    wider = torch.cat([mask_BT[:, :at], gap, mask_BT[:, at:], gap], dim=1)
+    advantages = estimate(name, rewards, groups, wider)
+    assert torch.equal(advantages[wider], plain[mask_BT])
+    assert (advantages[~wider] == 0).all()
+    assert advantages.dtype == torch.float32
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=seeds, name=st.sampled_from(CRITIC_FREE))
+def test_order_of_sequences_and_group_numbers_do_not_matter(seed: int, name: str) -> None:
+    rewards, groups, mask_BT = batches(seed)
+    order = torch.randperm(6, generator=torch.Generator().manual_seed(seed))
+    plain = estimate(name, rewards, groups, mask_BT)
+    shuffled = estimate(name, rewards[order], 100 - groups[order], mask_BT[order])
+    torch.testing.assert_close(shuffled, plain[order], atol=1e-6, rtol=1e-6)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=seeds, name=st.sampled_from([*GROUP_RELATIVE, "reinforce_pp_baseline"]))
+def test_shifting_a_group_of_several_changes_nothing(seed: int, name: str) -> None:
+    rewards, groups, mask_BT = batches(seed)
+    shift = torch.where(groups == 5, 4.0, torch.where(groups == 0, -7.0, 0.0))
+    plain = estimate(name, rewards, groups, mask_BT)
+    torch.testing.assert_close(estimate(name, rewards + shift, groups, mask_BT), plain)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=seeds, gamma=st.sampled_from([1.0, 0.9]))
+def test_whitened_advantages_have_mean_zero_and_variance_one(seed: int, gamma: float) -> None:
+    rewards, groups, mask_BT = batches(seed)
+    rewards[0], rewards[3] = 1.0, 1.5
+    for name in ("reinforce_pp", "reinforce_pp_baseline"):
+        value_N = estimate(
+            name, rewards, groups, mask_BT, gamma=gamma if name == "reinforce_pp" else 1.0
+        )[mask_BT]
+        if value_N.any():
+            assert abs(value_N.mean().item()) < 1e-5
+            assert value_N.var(correction=0).item() == pytest.approx(1.0, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", SEQUENCE_LEVEL)
+def test_sequence_level_kl_is_taken_off_the_reward(name: str) -> None:
+    rewards, groups, mask_BT = batches(3)
+    kl_BT = torch.rand(6, 9)
+    penalised = estimate(name, rewards, groups, mask_BT, kl_BT, kl_coef=0.2)
+    by_hand = estimate(name, rewards - 0.2 * (kl_BT * mask_BT).sum(1), groups, mask_BT)
+    torch.testing.assert_close(penalised, by_hand, atol=1e-5, rtol=1e-4)
+
+
+def test_every_estimator_is_covered_here() -> None:
+    assert set(ESTIMATORS) == {*CRITIC_FREE, "gae"}

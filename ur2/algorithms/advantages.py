@@ -1,0 +1,229 @@
+"""Advantage estimators. One signature, `estimate`; one function per estimator.
+
+Shapes: _B sequences, _T tokens, _N policy tokens of the whole batch. A policy token is one where
+mask_BT is True; r is the sequence's reward, g its prompt's group, β `kl_coef`.
+
+All arithmetic runs in float64 over policy tokens only, so results depend on neither padding nor
+summation order, and are returned as float32 with 0 outside the mask.
+
+Departures from the papers:
+1. Observation tokens (documents inside a trajectory) neither earn nor decay: γ counts policy
+   tokens, and the return of a turn flows through the documents that follow it.
+2. In the estimators that score whole sequences, a KL penalty is summed over the sequence and taken
+   off its reward before the group's mean.
+3. A group of one has no group-relative signal in GRPO and Dr. GRPO (advantage 0); where the
+   baseline is a mean of others (RLOO) or the result is whitened over the batch
+   (REINFORCE++-baseline), its baseline is 0.
+"""
+# ruff: noqa: N802, N815 - shape suffixes are the notation of the maths, in records too
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ur2.errors import InputError
+
+GROUP_STD_EPS = 1e-6
+WHITEN_EPS = 1e-8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signals:
+    """What every estimator sees; float64."""
+
+    reward_B: Tensor
+    group_B: Tensor
+    """Group number of each sequence, 0 ... number of groups - 1."""
+    mask_BT: Tensor
+    penalty_BT: Tensor
+    """β·KL per token, 0 outside the mask."""
+    value_BT: Tensor | None
+    gamma: float
+    lam: float
+
+    @property
+    def net_reward_B(self) -> Tensor:
+        """The reward less the sequence's summed KL penalty."""
+        return self.reward_B - self.penalty_BT.sum(dim=1)
+
+    @property
+    def token_reward_BT(self) -> Tensor:
+        """r_t = 1[t is the last policy token]·r − β·KL_t."""
+        last_BT = self.mask_BT & (self.mask_BT.flip(1).cumsum(1).flip(1) == 1)
+        return torch.where(last_BT, self.reward_B[:, None], 0.0) - self.penalty_BT
+
+
+Estimator = Callable[[Signals], Tensor]
+
+
+def estimate(
+    name: str,
+    reward_B: Tensor,
+    group_B: Tensor,
+    mask_BT: Tensor,
+    kl_BT: Tensor | None = None,
+    *,
+    gamma: float = 1.0,
+    kl_coef: float = 0.0,
+    value_BT: Tensor | None = None,
+    lam: float = 1.0,
+) -> Tensor:
+    """The advantage of every policy token.
+
+    Args:
+        name: one of `ESTIMATORS`.
+        reward_B: (B,) reward of each sequence.
+        group_B: (B,) which prompt each sequence answers; any integers.
+        mask_BT: (B, T) True where the policy wrote the token.
+        kl_BT: (B, T) divergence from the reference policy; none when absent.
+        gamma: discount per policy token (`reinforce_pp`, `gae`).
+        kl_coef: weight β of the KL penalty in the reward.
+        value_BT: (B, T) the critic's values (`gae`).
+        lam: λ of `gae`.
+
+    Returns:
+        (B, T) float32, 0 outside the mask.
+
+    Raises:
+        InputError: `name` is not known, or `gae` has no values.
+    """
+    if name not in ESTIMATORS:
+        raise InputError(
+            f"algorithm.estimator '{name}' is not known; known: {', '.join(sorted(ESTIMATORS))}"
+        )
+    mask_BT = mask_BT.bool()
+    reward_B = reward_B.double()
+    penalty_BT = torch.zeros(mask_BT.shape, dtype=torch.float64, device=mask_BT.device)
+    if kl_BT is not None:
+        penalty_BT[mask_BT] = kl_coef * kl_BT[mask_BT].double()
+    signals = Signals(
+        reward_B=reward_B,
+        group_B=torch.unique(group_B, return_inverse=True)[1],
+        mask_BT=mask_BT,
+        penalty_BT=penalty_BT,
+        value_BT=None if value_BT is None else value_BT.double(),
+        gamma=gamma,
+        lam=lam,
+    )
+    advantage_BT = ESTIMATORS[name](signals)
+    return torch.where(mask_BT, advantage_BT, 0.0).float()
+
+
+def grpo(signals: Signals) -> Tensor:
+    """A = (r − mean_g) / (std_g + 1e-6), std with n − 1. Shao et al. 2024, eq. 4. (B, T)."""
+    centred_B, size_B = _centre(signals.net_reward_B, signals.group_B)
+    variance_B = _group_sum(centred_B**2, signals.group_B) / (size_B - 1).clamp(min=1)
+    return _broadcast(centred_B / (variance_B.sqrt() + GROUP_STD_EPS), signals.mask_BT)
+
+
+def dr_grpo(signals: Signals) -> Tensor:
+    """A = r − mean_g; with reduction `seq_mean_token_sum_norm`. Liu et al. 2025. (B, T)."""
+    return _broadcast(_centre(signals.net_reward_B, signals.group_B)[0], signals.mask_BT)
+
+
+def rloo(signals: Signals) -> Tensor:
+    """A = r − mean of the group's other rewards. Ahmadian et al. 2024, eq. 8. (B, T)."""
+    reward_B = signals.net_reward_B
+    centred_B, size_B = _centre(reward_B, signals.group_B)
+    leave_one_out_B = centred_B * size_B / (size_B - 1).clamp(min=1)
+    return _broadcast(torch.where(size_B > 1, leave_one_out_B, reward_B), signals.mask_BT)
+
+
+def reinforce(signals: Signals) -> Tensor:
+    """A = r. Williams 1992, without a baseline. (B, T)."""
+    return _broadcast(signals.net_reward_B, signals.mask_BT)
+
+
+def reinforce_pp(signals: Signals) -> Tensor:
+    """A = whiten(G), G_t = Σ_{k≥t} γ^(policy tokens from t to k) r_k. Hu 2025, eq. 4-7. (B, T)."""
+    return_BT = _discounted_sum(signals.token_reward_BT, signals.mask_BT, signals.gamma)
+    return _whiten(return_BT, signals.mask_BT)
+
+
+def reinforce_pp_baseline(signals: Signals) -> Tensor:
+    """A = whiten(r − mean_g), mean 0 for groups of one. Hu 2025, `-baseline` variant. (B, T)."""
+    reward_B = signals.net_reward_B
+    centred_B, size_B = _centre(reward_B, signals.group_B)
+    shaped_B = torch.where(size_B > 1, centred_B, reward_B)
+    return _whiten(_broadcast(shaped_B, signals.mask_BT), signals.mask_BT)
+
+
+def gae(signals: Signals) -> Tensor:
+    """A_t = Σ_k (γλ)^k δ_{t+k}, δ_t = r_t + γ V_{t+1} − V_t over policy tokens. (B, T).
+
+    Schulman et al. 2016, eq. 16.
+    """
+    if signals.value_BT is None:
+        raise InputError("algorithm.estimator 'gae' needs a critic's values")
+    delta_BT = signals.token_reward_BT - signals.value_BT
+    delta_BT = delta_BT + signals.gamma * _next_policy_value(signals.value_BT, signals.mask_BT)
+    return _discounted_sum(delta_BT, signals.mask_BT, signals.gamma * signals.lam)
+
+
+def _group_sum(value_B: Tensor, group_B: Tensor) -> Tensor:
+    """Each sequence's group total. (B,) -> (B,)."""
+    num_groups = int(group_B.max()) + 1 if group_B.numel() else 0
+    return value_B.new_zeros(num_groups).index_add(0, group_B, value_B)[group_B]
+
+
+def _centre(value_B: Tensor, group_B: Tensor) -> tuple[Tensor, Tensor]:
+    """(value − group mean, group size); exactly 0 where a group's values are all equal."""
+    size_B = _group_sum(torch.ones_like(value_B), group_B)
+    offset_B = value_B - _group_first(value_B, group_B)
+    return offset_B - _group_sum(offset_B, group_B) / size_B, size_B
+
+
+def _group_first(value_B: Tensor, group_B: Tensor) -> Tensor:
+    """One member's value for every member of its group, so that differences cancel exactly."""
+    picked = torch.zeros_like(value_B[: int(group_B.max()) + 1 if group_B.numel() else 0])
+    picked[group_B.flip(0)] = value_B.flip(0)
+    return picked[group_B]
+
+
+def _broadcast(value_B: Tensor, mask_BT: Tensor) -> Tensor:
+    return value_B[:, None].expand(mask_BT.shape)
+
+
+def _discounted_sum(value_BT: Tensor, mask_BT: Tensor, discount: float) -> Tensor:
+    """S_t = v_t + discount·S_{t+1} at policy tokens, S_{t+1} elsewhere. (B, T) -> (B, T)."""
+    carried_B = value_BT.new_zeros(len(value_BT))
+    sums = torch.zeros_like(value_BT)
+    for t in range(value_BT.shape[1] - 1, -1, -1):
+        carried_B = torch.where(mask_BT[:, t], value_BT[:, t] + discount * carried_B, carried_B)
+        sums[:, t] = carried_B
+    return sums
+
+
+def _next_policy_value(value_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    """The value at the next policy token, 0 after the last. (B, T) -> (B, T)."""
+    upcoming_B = value_BT.new_zeros(len(value_BT))
+    upcoming_BT = torch.zeros_like(value_BT)
+    for t in range(value_BT.shape[1] - 1, -1, -1):
+        upcoming_BT[:, t] = upcoming_B
+        upcoming_B = torch.where(mask_BT[:, t], value_BT[:, t], upcoming_B)
+    return upcoming_BT
+
+
+def _whiten(value_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    """(v − mean) / sqrt(variance + 1e-8) over the policy tokens of the batch. (B, T) -> (B, T)."""
+    value_N = value_BT[mask_BT]
+    if not value_N.numel():
+        return value_BT
+    centred_N = value_N - value_N[0]
+    centred_N = centred_N - centred_N.mean()
+    whitened_BT = torch.zeros_like(value_BT)
+    whitened_BT[mask_BT] = centred_N / ((centred_N**2).mean() + WHITEN_EPS).sqrt()
+    return whitened_BT
+
+
+ESTIMATORS: Mapping[str, Estimator] = {
+    "dr_grpo": dr_grpo,
+    "gae": gae,
+    "grpo": grpo,
+    "reinforce": reinforce,
+    "reinforce_pp": reinforce_pp,
+    "reinforce_pp_baseline": reinforce_pp_baseline,
+    "rloo": rloo,
+}
