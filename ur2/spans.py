@@ -14,6 +14,7 @@ class Span(NamedTuple):
 
 
 _BRACES = re.compile(r"(?P<boxed>\\boxed\s*\{)|\\\\(?!boxed)|\\[{}]|(?P<open>\{)|(?P<close>\})")
+_BLANK = re.compile(r"[\s*_]*")
 _PHRASE_END = re.compile(r"\n|<\||</s>")
 _MARKUP = " \t\r*_`$\"'"
 
@@ -47,13 +48,18 @@ def boxed(text: str) -> list[Span]:
 
 
 def phrased(text: str, phrase: str) -> list[Span]:
-    """Every `phrase ...` in any case, in text order; it ends with its line or with a chat token."""
+    """Every `phrase ...` in any case, in text order.
+
+    The content is the rest of the line, or the next line with text; it ends before a chat token.
+    """
     openings = list(re.finditer(re.escape(phrase), text, re.IGNORECASE))
     limits = [opening.start() for opening in openings[1:]] + [len(text)]
     spans = []
     for opening, limit in zip(openings, limits, strict=True):
-        cut = _PHRASE_END.search(text, opening.end(), limit)
+        blank = _BLANK.match(text, opening.end(), limit)
+        start = blank.end() if blank else opening.end()
+        cut = _PHRASE_END.search(text, start, limit)
         end = cut.start() if cut else limit
-        content = text[opening.end() : end].strip(_MARKUP)
+        content = text[start:end].strip(_MARKUP)
         spans.append(Span(opening.start(), end, content))
     return spans

@@ -1,4 +1,4 @@
-"""The one definition of an episode's markers: what stops a turn, how it is read, how text is wrapped."""
+"""The one definition of the markers of an episode: what stops a turn, and how turns are read."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence

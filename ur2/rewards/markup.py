@@ -1,0 +1,66 @@
+"""What rewards need to know of the protocol of an episode."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from ur2.types import Task
+
+
+class MarkerPair(Protocol):
+    """An opening and a closing marker."""
+
+    @property
+    def open(self) -> str:
+        """The opening one."""
+
+    @property
+    def close(self) -> str:
+        """The closing one."""
+
+
+class LimitPair(Protocol):
+    """What one episode may do."""
+
+    @property
+    def max_searches(self) -> int:
+        """Searches per episode."""
+
+    @property
+    def max_query_words(self) -> int:
+        """Words per query."""
+
+
+class AnswerCounter(Protocol):
+    """How answers of a task are marked."""
+
+    def count(self, text: str) -> int:
+        """How often the answer's markers are used, complete or not."""
+
+
+class Markup(Protocol):
+    """The markers, the limits and the reading of answers and queries."""
+
+    @property
+    def search(self) -> MarkerPair:
+        """Around a query."""
+
+    @property
+    def documents(self) -> MarkerPair:
+        """Around documents."""
+
+    @property
+    def markers(self) -> Sequence[str]:
+        """Every string that gives a text structure."""
+
+    @property
+    def limits(self) -> LimitPair:
+        """What one episode may do."""
+
+    def answer_form(self, task: Task) -> AnswerCounter:
+        """How answers of a task are marked."""
+
+    def answer(self, completion: str, task: Task) -> str | None:
+        """The final answer of a turn; None where its last action is not an answer."""
+
+    def queries(self, text: str) -> list[str]:
+        """Every complete query."""
