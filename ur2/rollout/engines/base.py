@@ -1,0 +1,84 @@
+"""What an episode asks of an inference engine: token ids in, sampled ids and logprobs out."""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+Finish = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationRequest:
+    """One turn to sample."""
+
+    token_ids: tuple[int, ...]
+    """The whole context."""
+    max_tokens: int
+    temperature: float = 1.0
+    """0 takes the most likely token."""
+    top_p: float = 1.0
+    """1 is off."""
+    top_k: int = 0
+    """0 is off."""
+    stop_strings: tuple[str, ...] = ()
+    """Sampling ends with the token that completes one of them; that token is kept."""
+    stop_token_ids: tuple[int, ...] = ()
+    """Sampling ends with one of them; it is kept."""
+    seed: int | None = None
+    """Makes the draw independent of the other requests; None draws from the engine's stream."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generation:
+    """What was sampled."""
+
+    token_ids: tuple[int, ...]
+    """As sampled, with the stop token."""
+    logprobs: tuple[float, ...]
+    """Log-probability of each sampled token in the distribution it was drawn from: under the
+    request's temperature, top_p and top_k; under temperature 1 where the request is greedy."""
+    text: str
+    """All of `token_ids` decoded, special tokens included."""
+    finish: Finish
+    """`stop`: a stop string or token; `length`: `max_tokens` ran out."""
+    weight_version: int
+    """The oldest weights that sampled a token of it."""
+
+
+class Engine(Protocol):
+    """An inference engine that lives in its worker's process; light until `start`."""
+
+    async def start(self) -> None:
+        """Loads the model.
+
+        Raises:
+            InputError: the engine is not installed or does not know the model.
+            ComponentError: it did not come up.
+        """
+        ...
+
+    async def generate(self, request: GenerationRequest) -> Generation:
+        """Samples one turn; many calls run at once.
+
+        Raises:
+            ComponentError: the engine died.
+        """
+        ...
+
+    async def load_weights(self, path: str, version: int) -> None:
+        """Replaces the weights by those of `path`, between two steps of decoding.
+
+        Requests in flight keep their state and go on under the new weights.
+
+        Args:
+            path: a directory with one or more `*.safetensors`, Hugging Face parameter names.
+            version: the label of everything sampled from now on.
+
+        Raises:
+            InputError: `path` holds no weights.
+            ComponentError: the weights do not fit the model, or the engine died.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Frees the engine's processes and memory; safe to call twice."""
+        ...

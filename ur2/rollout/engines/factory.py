@@ -1,0 +1,49 @@
+"""The engines by name."""
+
+import importlib.util
+from collections.abc import Mapping
+
+from ur2.errors import InputError
+from ur2.rollout.engines.base import Engine
+from ur2.rollout.engines.hf import HfEngine
+from ur2.rollout.engines.vllm import VllmEngine
+from ur2.rollout.options import EngineName, EngineOptions
+
+
+def make_engine(
+    options: EngineOptions, *, model_path: str, dtype: str, max_model_len: int, seed: int
+) -> Engine:
+    """The engine that `options` names, not started yet.
+
+    Args:
+        options: the engine's options.
+        model_path: a Hugging Face model folder or name.
+        dtype: a torch dtype's name, e.g. `float32`.
+        max_model_len: tokens of the longest context.
+        seed: of the requests that bring none.
+    """
+    engine = ENGINES[options.name]
+    return engine(
+        options, model_path=model_path, dtype=dtype, max_model_len=max_model_len, seed=seed
+    )
+
+
+def check_installed(options: EngineOptions) -> None:
+    """Looks for the engine's library without importing it.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    library = _LIBRARIES[options.name]
+    if importlib.util.find_spec(library) is None:
+        raise InputError(
+            f"rollout.engine.name={options.name}: {library} is not installed; "
+            "install the extra 'cpu' or 'gpu', or set rollout.engine.name=hf"
+        )
+
+
+ENGINES: Mapping[EngineName, type[VllmEngine] | type[HfEngine]] = {
+    "vllm": VllmEngine,
+    "hf": HfEngine,
+}
+_LIBRARIES: Mapping[EngineName, str] = {"vllm": "vllm", "hf": "transformers"}

@@ -1,0 +1,185 @@
+"""The hf engine: a transformers model in this process, batched across requests, on a thread."""
+
+import asyncio
+import contextlib
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from ur2.errors import ComponentError, InputError
+from ur2.rollout.engines.base import Finish, Generation, GenerationRequest
+from ur2.rollout.engines.text import decode, load_tokenizer, split_stops
+from ur2.rollout.engines.weights import read_weights, weight_files
+from ur2.rollout.options import EngineOptions
+
+if TYPE_CHECKING:
+    import torch
+
+    from ur2.rollout.engines.hf_batch import DecodingBatch, Row
+
+
+class HfEngine:
+    """For laptops and debugging; see `Engine` for the contract.
+
+    One task of the event loop runs decoding steps on a thread, one at a time; requests join between
+    two steps, so that none waits for the end of another.
+    """
+
+    def __init__(
+        self,
+        options: EngineOptions,
+        *,
+        model_path: str,
+        dtype: str,
+        max_model_len: int,
+        seed: int,
+    ) -> None:
+        """Takes what `start` needs; loads nothing."""
+        self._options = options
+        self._model_path = model_path
+        self._dtype = dtype
+        self._max_model_len = max_model_len
+        self._seed = seed
+        self._version = 0
+        self._waiting: list[Row] = []
+        self._futures: dict[int, asyncio.Future[Finish]] = {}
+        self._work = asyncio.Event()
+        self._stepping = asyncio.Lock()
+        self._thread: ThreadPoolExecutor | None = None
+        self._loop_task: asyncio.Task[None] | None = None
+        self._error: ComponentError | None = None
+        self._model: Any = None
+        self._tokenizer: Any = None
+        self._batch: DecodingBatch
+        self._generator: torch.Generator
+
+    async def start(self) -> None:
+        """Loads the model."""
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="hf-engine")
+        self._tokenizer = load_tokenizer(self._model_path)
+        await self._on_thread(self._load_model)
+        self._loop_task = asyncio.create_task(self._run(), name="hf-engine")
+        self._loop_task.add_done_callback(self._stopped)
+
+    async def generate(self, request: GenerationRequest) -> Generation:
+        """Samples one turn."""
+        if self._error is not None:
+            raise self._error
+        if len(request.token_ids) + request.max_tokens > self._max_model_len:
+            raise ComponentError(
+                f"a request of {len(request.token_ids)} + {request.max_tokens} tokens exceeds the "
+                f"context of {self._max_model_len}"
+            )
+        row = self._row(request)
+        future = asyncio.get_running_loop().create_future()
+        self._futures[id(row)] = future
+        self._waiting.append(row)
+        self._work.set()
+        try:
+            finish = await future
+        finally:
+            row.abandoned = True
+            del self._futures[id(row)]
+        return Generation(
+            token_ids=tuple(row.token_ids),
+            logprobs=tuple(row.logprobs),
+            text=decode(self._tokenizer, row.token_ids),
+            finish=finish,
+            weight_version=row.weight_version,
+        )
+
+    async def load_weights(self, path: str, version: int) -> None:
+        """Copies the weights between two steps; rows in flight compute their cache again."""
+        weight_files(path)
+        async with self._stepping:
+            await self._on_thread(self._copy_weights, path)
+            self._waiting = [*self._batch.evict(), *self._waiting]
+            self._version = version
+
+    async def close(self) -> None:
+        """Stops the thread and drops the model."""
+        if self._loop_task is not None:
+            self._loop_task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._loop_task
+        if self._thread is not None:
+            self._thread.shutdown()
+        self._model = None
+
+    async def _run(self) -> None:
+        while True:
+            await self._work.wait()
+            async with self._stepping:
+                admitted = self._admit()
+                finished = await self._on_thread(self._batch.step, admitted, self._version)
+            for row, finish in finished:
+                if (future := self._futures.get(id(row))) is not None and not future.done():
+                    future.set_result(finish)
+            if not self._batch.rows and not self._waiting:
+                self._work.clear()
+
+    def _admit(self) -> "list[Row]":
+        self._waiting = [row for row in self._waiting if not row.abandoned]
+        num_free = max(0, self._options.max_num_seqs - len(self._batch.rows))
+        admitted, self._waiting = self._waiting[:num_free], self._waiting[num_free:]
+        return admitted
+
+    def _stopped(self, task: "asyncio.Task[None]") -> None:
+        reason = "it was closed" if task.cancelled() else str(task.exception())
+        self._error = ComponentError(f"the hf engine stopped: {reason}")
+        for future in self._futures.values():
+            if not future.done():
+                future.set_exception(self._error)
+
+    def _row(self, request: GenerationRequest) -> "Row":
+        import torch
+
+        from ur2.rollout.engines.hf_batch import Row
+
+        stop_token_ids, stop_strings = split_stops(self._tokenizer, request.stop_strings)
+        generator = self._generator
+        if request.seed is not None:
+            generator = torch.Generator().manual_seed(request.seed)
+        return Row(
+            request=request,
+            stop_token_ids=frozenset({*request.stop_token_ids, *stop_token_ids}),
+            stop_strings=stop_strings,
+            generator=generator,
+        )
+
+    def _load_model(self) -> None:
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        from ur2.rollout.engines.hf_batch import DecodingBatch
+
+        torch.set_num_threads(self._options.num_threads)
+        try:
+            model = AutoModelForCausalLM.from_pretrained(
+                self._model_path, dtype=getattr(torch, self._dtype)
+            )
+        except (OSError, ValueError) as error:
+            raise InputError(f"cannot load model '{self._model_path}': {error}") from error
+        self._model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+        self._generator = torch.Generator().manual_seed(self._seed)
+        self._batch = DecodingBatch(self._model, self._tokenizer)
+
+    def _copy_weights(self, path: str) -> None:
+        parameters = dict(self._model.named_parameters(remove_duplicate=False))
+        missing = {id(parameter): name for name, parameter in parameters.items()}
+        for name, tensor in read_weights(path):
+            parameter = parameters.get(name)
+            if parameter is None or parameter.shape != tensor.shape:
+                raise ComponentError(
+                    f"weights in '{path}' do not fit model '{self._model_path}': "
+                    f"{name} {tuple(tensor.shape)}"
+                )
+            parameter.data.copy_(tensor)
+            missing.pop(id(parameter), None)
+        if missing:
+            raise ComponentError(
+                f"weights in '{path}' do not fit model '{self._model_path}': "
+                f"missing {', '.join(sorted(missing.values()))}"
+            )
+
+    async def _on_thread(self, function: Any, *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)

@@ -1,0 +1,202 @@
+"""The vllm engine: `AsyncLLM` in the worker's process, its core in child processes; GPU or CPU."""
+
+import asyncio
+import contextlib
+import itertools
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from ur2.errors import ComponentError, InputError
+from ur2.rollout.engines.base import Finish, Generation, GenerationRequest
+from ur2.rollout.engines.text import decode, split_stops
+from ur2.rollout.engines.weights import weight_files
+from ur2.rollout.options import EngineOptions
+
+_INITIAL_VERSION = 0
+_SHUTDOWN_TIMEOUT_S = 30.0
+_FINISHES: dict[str, Finish] = {"stop": "stop", "length": "length"}
+
+
+class VllmEngine:
+    """Continuous batching with prefix caching; see `Engine` for the contract."""
+
+    def __init__(
+        self,
+        options: EngineOptions,
+        *,
+        model_path: str,
+        dtype: str,
+        max_model_len: int,
+        seed: int,
+    ) -> None:
+        """Takes what `start` needs; loads nothing."""
+        self._options = options
+        self._model_path = model_path
+        self._dtype = dtype
+        self._max_model_len = max_model_len
+        self._seed = seed
+        self._llm: Any = None
+        self._tokenizer: Any = None
+        self._request_ids = itertools.count()
+        self._updating = asyncio.Lock()
+
+    async def start(self) -> None:
+        """Starts vllm's processes and loads the model.
+
+        Environment variables are how vllm is told about threads, logging and usage reports; they
+        are set in this process, since vllm's children inherit them.
+        """
+        os.environ.update(_environment(self._options))
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        try:
+            from vllm.engine.arg_utils import AsyncEngineArgs
+            from vllm.exceptions import VLLMClientError
+            from vllm.v1.engine.async_llm import AsyncLLM
+        except ImportError as error:
+            raise InputError(
+                f"rollout.engine.name=vllm: vllm cannot be imported ({error}); "
+                "install the extra 'cpu' or 'gpu', or set rollout.engine.name=hf"
+            ) from error
+        try:
+            self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**self._arguments()))
+        except (ValueError, VLLMClientError) as error:
+            raise InputError(f"vllm refuses model '{self._model_path}': {error}") from error
+        except (RuntimeError, OSError) as error:
+            raise ComponentError(
+                f"vllm did not start with model '{self._model_path}': {error}; "
+                "VLLM_LOGGING_LEVEL=INFO shows its log"
+            ) from error
+        self._tokenizer = self._llm.get_tokenizer()
+        with _engine_death():
+            await self._llm.update_weight_version(str(_INITIAL_VERSION))
+
+    def _arguments(self) -> dict[str, Any]:
+        from vllm.platforms import current_platform
+
+        options = self._options
+        # On GPU vllm sizes the cache itself, from gpu_memory_utilization.
+        cache = (
+            {"kv_cache_memory_bytes": int(options.kv_cache_gib * 2**30)}
+            if current_platform.is_cpu()
+            else {"gpu_memory_utilization": options.gpu_memory_utilization}
+        )
+        return {
+            "model": self._model_path,
+            "dtype": self._dtype,
+            "max_model_len": self._max_model_len,
+            "max_num_seqs": options.max_num_seqs,
+            "tensor_parallel_size": options.tensor_parallel_size,
+            "distributed_executor_backend": "mp" if options.tensor_parallel_size > 1 else "uni",
+            "enforce_eager": options.enforce_eager,
+            "enable_prefix_caching": options.prefix_caching,
+            "logprobs_mode": "processed_logprobs",
+            "seed": self._seed,
+            "generation_config": "vllm",  # a model's own top_p or top_k would change the sampling
+            "worker_extension_cls": "ur2.rollout.engines.vllm_weights.WeightReloader",
+            "disable_log_stats": True,
+            **cache,
+        }
+
+    async def generate(self, request: GenerationRequest) -> Generation:
+        """Samples one turn."""
+        from vllm.inputs import tokens_input
+
+        final = None
+        with _engine_death():
+            async for output in self._llm.generate(
+                tokens_input(list(request.token_ids)),
+                self._sampling(request),
+                str(next(self._request_ids)),
+            ):
+                final = output
+        if final is None or final.outputs[0].finish_reason not in _FINISHES:
+            raise ComponentError("vllm aborted a request")
+        sampled = final.outputs[0]
+        token_ids = tuple(sampled.token_ids)
+        return Generation(
+            token_ids=token_ids,
+            logprobs=_sampled_logprobs(sampled.logprobs),
+            text=decode(self._tokenizer, token_ids),
+            finish=_FINISHES[sampled.finish_reason],
+            weight_version=int(sampled.weight_versions[0].version),
+        )
+
+    def _sampling(self, request: GenerationRequest) -> Any:
+        from vllm.sampling_params import RequestOutputKind, SamplingParams
+
+        stop_token_ids, stop_strings = split_stops(self._tokenizer, request.stop_strings)
+        return SamplingParams(
+            max_tokens=request.max_tokens,
+            temperature=request.temperature,
+            top_p=request.top_p,
+            top_k=request.top_k,
+            seed=request.seed,
+            stop=list(stop_strings),
+            stop_token_ids=[*request.stop_token_ids, *stop_token_ids],
+            include_stop_str_in_output=True,
+            skip_special_tokens=False,
+            # Only stop strings need the text of every step; `generate` decodes once.
+            detokenize=bool(stop_strings),
+            logprobs=0,
+            flat_logprobs=True,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+
+    async def load_weights(self, path: str, version: int) -> None:
+        """Pauses, reloads in place, empties the prefix cache, resumes.
+
+        Requests in flight keep their tokens; their KV cache is computed again under the new
+        weights, so that every logprob is exact for the weights that sampled its token.
+        """
+        weight_files(path)
+        async with self._updating:
+            with _engine_death():
+                await self._llm.pause_generation(mode="keep", clear_cache=False)
+                problems = await self._llm.collective_rpc("ur2_reload", args=(path,))
+                if any(problems):
+                    raise ComponentError(
+                        f"weights in '{path}' do not fit model '{self._model_path}': "
+                        f"{next(filter(None, problems))}"
+                    )
+                await self._llm.reset_prefix_cache(reset_running_requests=True)
+                await self._llm.update_weight_version(str(version))
+                await self._llm.resume_generation()
+
+    async def close(self) -> None:
+        """Stops vllm's processes."""
+        if self._llm is not None:
+            llm, self._llm = self._llm, None
+            if llm.output_handler is not None:
+                # Otherwise it takes the exit of the processes for their death and logs an error.
+                llm.output_handler.cancel()
+            await asyncio.to_thread(llm.shutdown, _SHUTDOWN_TIMEOUT_S)
+
+
+def _environment(options: EngineOptions) -> dict[str, str]:
+    """What vllm and its children read from the environment."""
+    return {
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_ENGINE_READY_TIMEOUT_S": str(int(options.start_timeout_s)),
+        # Pinning would put the engines of one machine on the same cores.
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": str(options.num_threads),
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+
+
+def _sampled_logprobs(flat: Any) -> tuple[float, ...]:
+    """One per sampled token: `logprobs=0` keeps only that of the token itself."""
+    return tuple(flat.logprobs[start] for start in flat.start_indices)
+
+
+@contextlib.contextmanager
+def _engine_death() -> Iterator[None]:
+    from vllm.exceptions import VLLMError
+
+    try:
+        yield
+    except VLLMError as error:
+        raise ComponentError(
+            f"the vllm engine failed: {error}; VLLM_LOGGING_LEVEL=INFO shows its log"
+        ) from error

@@ -1,0 +1,208 @@
+"""One trajectory: the policy and the environment take turns, token by token accounted for."""
+
+import asyncio
+import time
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol as Interface
+
+from ur2.errors import ComponentError
+from ur2.prompts.protocol import Answer, Protocol, Search, Stop
+from ur2.rollout.engines.base import Engine, Generation, GenerationRequest
+from ur2.rollout.environment import Refused, Rules
+from ur2.rollout.options import RolloutOptions, SamplingOptions
+from ur2.types import (
+    Assignment,
+    Author,
+    Passage,
+    Question,
+    RetrievalFailed,
+    SearchEvent,
+    Segment,
+    Status,
+    Trajectory,
+)
+
+
+class Renderer(Interface):
+    """How an episode gets its prompt and its documents as token ids."""
+
+    protocol: Protocol
+    stop_token_ids: tuple[int, ...]
+
+    def prompt(self, question: Question, retrieval: bool) -> Segment:
+        """The question, up to where the policy starts to write."""
+        ...
+
+    def documents(
+        self, passages: Sequence[Passage], *, max_tokens: int | None = None, step: int = 0
+    ) -> Segment:
+        """Passages between their markers, cut to `max_tokens`."""
+        ...
+
+
+class Retriever(Interface):
+    """Where an episode searches."""
+
+    async def search(
+        self, queries: Sequence[str], top_k: int
+    ) -> Sequence[tuple[Passage, ...] | RetrievalFailed]:
+        """One answer per query; returns within its own deadline."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Players:
+    """Who takes part in every episode of a worker, and the budgets they share."""
+
+    engine: Engine
+    renderer: Renderer
+    retriever: Retriever
+    options: RolloutOptions
+    top_k: int
+    """Passages per search."""
+
+
+async def run_episode(
+    players: Players,
+    assignment: Assignment,
+    sampling: SamplingOptions,
+    *,
+    trajectory_id: str,
+    seed: int,
+) -> Trajectory:
+    """Plays one episode to its end.
+
+    Args:
+        players: engine, renderer, retriever and budgets.
+        assignment: the question, and whether retrieval is on.
+        sampling: the distribution that tokens are drawn from.
+        trajectory_id: unique in the run.
+        seed: of the run; with the trajectory's id it fixes the draws where `sampling.seeded`.
+
+    Raises:
+        ComponentError: the engine died, or took longer than `generate_timeout_s` for a turn.
+    """
+    episode = _Episode(players, assignment, sampling, trajectory_id, seed)
+    while (status := await episode.play_turn()) is None:
+        pass
+    return Trajectory(
+        id=trajectory_id,
+        segments=tuple(episode.segments),
+        searches=tuple(episode.searches),
+        status=status,
+    )
+
+
+class _Episode:
+    """The record of an episode under way: segments and searches are only ever appended."""
+
+    def __init__(
+        self,
+        players: Players,
+        assignment: Assignment,
+        sampling: SamplingOptions,
+        trajectory_id: str,
+        seed: int,
+    ) -> None:
+        self._players = players
+        self._sampling = sampling
+        self._id = trajectory_id
+        self._seed = seed
+        self._rules = Rules(
+            protocol=players.renderer.protocol,
+            task=assignment.question.task,
+            retrieval=assignment.retrieval,
+            max_turns=players.options.max_turns,
+        )
+        prompt = players.renderer.prompt(assignment.question, assignment.retrieval)
+        self.segments = [prompt]
+        self.searches: list[SearchEvent] = []
+        self._context = list(prompt.token_ids)
+        self._num_prompt_tokens = len(prompt.token_ids)
+        self._num_turns = 0
+
+    @property
+    def _num_tokens_left(self) -> int:
+        return self._players.options.max_tokens - (len(self._context) - self._num_prompt_tokens)
+
+    async def play_turn(self) -> Status | None:
+        """One turn of the policy and the environment's reaction; a status where it ends."""
+        step = self._num_turns
+        generation = await self._generate(step)
+        self._append(
+            Segment(
+                author=Author.POLICY,
+                token_ids=generation.token_ids,
+                text=generation.text,
+                logprobs=generation.logprobs,
+                weight_version=generation.weight_version,
+                step=step,
+            )
+        )
+        self._num_turns += 1
+        if generation.finish == "length":
+            return Status.TRUNCATED
+        match self._rules.react(
+            generation.text, num_turns=self._num_turns, num_searches=len(self.searches)
+        ):
+            case Answer():
+                return Status.ANSWERED
+            case Stop():
+                return Status.NO_ANSWER
+            case Refused(query, status):
+                self.searches.append(SearchEvent(query=query, outcome="refused"))
+                return status
+            case Search(query):
+                return await self._search(query, step)
+
+    async def _generate(self, step: int) -> Generation:
+        players, sampling = self._players, self._sampling
+        request = GenerationRequest(
+            token_ids=tuple(self._context),
+            max_tokens=min(players.options.max_tokens_per_turn, self._num_tokens_left),
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            stop_strings=players.renderer.protocol.stop_strings,
+            stop_token_ids=players.renderer.stop_token_ids,
+            seed=turn_seed(self._seed, self._id, step) if sampling.seeded else None,
+        )
+        timeout_s = players.options.generate_timeout_s
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await players.engine.generate(request)
+        except TimeoutError as error:
+            raise ComponentError(
+                f"the engine gave trajectory '{self._id}' no turn within {timeout_s:g} s; "
+                "it hangs, or rollout.generate_timeout_s is too short for its queue"
+            ) from error
+
+    async def _search(self, query: str, step: int) -> Status | None:
+        started = time.perf_counter()
+        (found,) = await self._players.retriever.search([query], self._players.top_k)
+        latency_s = time.perf_counter() - started
+        if isinstance(found, RetrievalFailed):
+            self.searches.append(SearchEvent(query=query, outcome="failed", latency_s=latency_s))
+            return Status.TOOL_FAILED
+        passage_ids = tuple(passage.id for passage in found)
+        self.searches.append(
+            SearchEvent(query=query, outcome="found", passage_ids=passage_ids, latency_s=latency_s)
+        )
+        documents = self._players.renderer.documents(
+            found, max_tokens=self._players.options.max_observation_tokens, step=step
+        )
+        if len(documents.token_ids) >= self._num_tokens_left:
+            return Status.TRUNCATED
+        self._append(documents)
+        return None
+
+    def _append(self, segment: Segment) -> None:
+        self.segments.append(segment)
+        self._context.extend(segment.token_ids)
+
+
+def turn_seed(seed: int, trajectory_id: str, step: int) -> int:
+    """The seed of one turn: the same on every machine and whatever runs beside it."""
+    return zlib.crc32(f"{seed}/{trajectory_id}/{step}".encode())

@@ -1,0 +1,81 @@
+"""Options of the rollouts: the engine, how it samples, and the budgets of an episode."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from ur2.options import Options
+
+EngineName = Literal["vllm", "hf"]
+
+
+class EngineOptions(Options):
+    """The inference engine of one rollout worker."""
+
+    name: EngineName = "vllm"
+    """`vllm` (fast; GPU or CPU build) or `hf` (transformers; needs nothing more, for debugging)."""
+    tensor_parallel_size: int = Field(1, ge=1)
+    """GPUs that share one copy of the model; vllm only."""
+    gpu_memory_utilization: float = Field(0.85, gt=0.0, le=1.0)
+    """Share of a GPU's memory that vllm may fill; without effect on CPU."""
+    kv_cache_gib: float = Field(1.0, gt=0.0)
+    """Memory of the KV cache on CPU, in GiB; on GPU `gpu_memory_utilization` decides."""
+    max_num_seqs: int = Field(256, ge=1)
+    """Sequences that are decoded together; more wait in the engine's queue."""
+    num_threads: int = Field(1, ge=1)
+    """CPU threads of the model's kernels, per worker."""
+    enforce_eager: bool = False
+    """Skip graph capture and compilation: starts sooner, decodes slower; vllm only."""
+    prefix_caching: bool = True
+    """Compute a prefix that requests share (a group's prompt, earlier turns) once; vllm only."""
+    start_timeout_s: float = Field(600.0, gt=0.0)
+    """Longest wait for the engine to load the model."""
+
+
+class SamplingOptions(Options):
+    """The distribution that tokens are drawn from."""
+
+    temperature: float = Field(1.0, ge=0.0)
+    """Logits are divided by it; 0 takes the most likely token."""
+    top_p: float = Field(1.0, gt=0.0, le=1.0)
+    """Keep the most likely tokens that hold this much probability; 1 is off."""
+    top_k: int = Field(0, ge=0)
+    """Keep this many most likely tokens; 0 is off."""
+    seeded: bool = False
+    """Draw each trajectory from its own seed, so that a run can be replayed; slower in vllm."""
+
+
+class RolloutOptions(Options):
+    """How trajectories are made."""
+
+    engine: EngineOptions = EngineOptions()
+    """The inference engine."""
+    num_workers: int = Field(1, ge=1)
+    """Engines that share the questions of a step."""
+    samples_per_prompt: int = Field(8, ge=1)
+    """Trajectories per question in training: the size of a group."""
+    max_prompt_tokens: int = Field(512, ge=1)
+    """Longest rendered question."""
+    max_turns: int = Field(5, ge=1)
+    """Turns of the policy; the last one must answer, its searches are refused."""
+    max_tokens_per_turn: int = Field(256, ge=1)
+    """Tokens that the policy may sample in one turn."""
+    max_observation_tokens: int = Field(512, ge=1)
+    """Tokens of one observation with its markers; longer documents are cut, the markers stay."""
+    max_tokens: int = Field(1024, ge=1)
+    """Tokens of a whole trajectory after the prompt, sampled and observed together."""
+    sampling: SamplingOptions = SamplingOptions()
+    """Sampling in training."""
+    eval_sampling: SamplingOptions = SamplingOptions()
+    """Sampling in evaluation."""
+    generate_timeout_s: float = Field(600.0, gt=0.0)
+    """Longest wait for one turn, the engine's queue included; then the run stops with an error."""
+    group_timeout_s: float = Field(3600.0, gt=0.0)
+    """Longest wait for a worker to finish one group; then the run stops with an error."""
+    update_timeout_s: float = Field(600.0, gt=0.0)
+    """Longest wait for an engine to take new weights; then the run stops with an error."""
+
+    @property
+    def max_model_len(self) -> int:
+        """Tokens of the longest context an engine sees."""
+        return self.max_prompt_tokens + self.max_tokens

@@ -1,0 +1,131 @@
+"""A rollout worker: one engine, and the groups that are played on it."""
+
+import asyncio
+
+from ur2.errors import ComponentError, InputError
+from ur2.prompts.options import PromptOptions
+from ur2.prompts.protocol import Protocol
+from ur2.prompts.render import PromptRenderer
+from ur2.rollout.engines.factory import make_engine
+from ur2.rollout.engines.text import generation_eos, load_tokenizer
+from ur2.rollout.episode import Players, Retriever, run_episode
+from ur2.rollout.options import RolloutOptions, SamplingOptions
+from ur2.rollout.tasks import gather_or_cancel
+from ur2.types import Assignment, Group
+
+
+class RolloutWorker:
+    """Plays groups, one coroutine per trajectory; runs in any process with an event loop."""
+
+    def __init__(self, players: Players, *, seed: int) -> None:
+        """Checks the budgets; `start` loads the model.
+
+        Args:
+            players: the engine (not started), renderer, retriever and budgets.
+            seed: of the run, for seeded sampling.
+
+        Raises:
+            InputError: no document fits into an observation.
+        """
+        limit = players.options.max_observation_tokens
+        num_tokens = len(players.renderer.documents((), max_tokens=1).token_ids)
+        if num_tokens >= limit:
+            raise InputError(
+                f"rollout.max_observation_tokens={limit}: the markers alone take {num_tokens}; "
+                "raise it"
+            )
+        self._players = players
+        self._seed = seed
+
+    async def start(self) -> None:
+        """Loads the model.
+
+        Raises:
+            InputError: the engine is not installed or does not know the model.
+            ComponentError: it did not come up.
+        """
+        await self._players.engine.start()
+
+    async def run_group(
+        self, assignment: Assignment, num_samples: int, sampling: SamplingOptions
+    ) -> Group:
+        """Plays `num_samples` episodes of one question, all at once.
+
+        Raises:
+            ComponentError: the engine died or hangs; the group's other episodes are cancelled.
+        """
+        trajectories = await gather_or_cancel(
+            run_episode(
+                self._players,
+                assignment,
+                sampling,
+                trajectory_id=f"{assignment.id}/{index}",
+                seed=self._seed,
+            )
+            for index in range(num_samples)
+        )
+        return Group(assignment=assignment, trajectories=tuple(trajectories))
+
+    async def update_weights(self, path: str, version: int) -> None:
+        """Gives the engine the weights of directory `path`, under the label `version`.
+
+        Raises:
+            ComponentError: they do not fit, or the engine did not take them in time.
+        """
+        timeout_s = self._players.options.update_timeout_s
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._players.engine.load_weights(path, version)
+        except TimeoutError as error:
+            raise ComponentError(
+                f"the engine did not take weights {version} within {timeout_s:g} s"
+            ) from error
+
+    async def close(self) -> None:
+        """Stops the engine; safe to call twice."""
+        await self._players.engine.close()
+
+
+def make_worker(
+    options: RolloutOptions,
+    prompt: PromptOptions,
+    *,
+    model_path: str,
+    dtype: str,
+    retriever: Retriever,
+    top_k: int,
+    seed: int,
+) -> RolloutWorker:
+    """A worker with its own engine and renderer, not started yet.
+
+    Args:
+        options: engine and budgets.
+        prompt: protocol and texts.
+        model_path: a Hugging Face model folder or name, with tokenizer and chat template.
+        dtype: a torch dtype's name, e.g. `float32`.
+        retriever: where its episodes search.
+        top_k: passages per search.
+        seed: of the run; workers of one run share it where sampling is seeded, and should differ
+            where it is not.
+
+    Raises:
+        InputError: there is no tokenizer or chat template, or a budget holds nothing.
+    """
+    renderer = PromptRenderer(
+        load_tokenizer(model_path),
+        Protocol(prompt.protocol),
+        prompt,
+        max_prompt_tokens=options.max_prompt_tokens,
+        generation_eos=generation_eos(model_path),
+    )
+    engine = make_engine(
+        options.engine,
+        model_path=model_path,
+        dtype=dtype,
+        max_model_len=options.max_model_len,
+        seed=seed,
+    )
+    players = Players(
+        engine=engine, renderer=renderer, retriever=retriever, options=options, top_k=top_k
+    )
+    return RolloutWorker(players, seed=seed)
