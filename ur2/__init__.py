@@ -1,3 +1,3 @@
-"""ur2: reinforcement learning of language models that reason, and search only when searching helps."""
+"""ur2: train language models to reason, and to search only when searching helps."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""Named failures and the exit codes they become: 2 bad input, 3 a component failed, 130 interrupted."""
+"""Named failures and their exit codes: 2 bad input, 3 a component failed, 130 interrupted."""
 
 import logging
 import sys

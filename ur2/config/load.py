@@ -1,7 +1,6 @@
 """Hydra composes, this types: `+experiment=NAME key=value` to `RunOptions`, or one clear error."""
 
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -61,7 +60,11 @@ def from_tree(tree: DictConfig) -> RunOptions:
         plain = OmegaConf.to_container(tree, resolve=True, throw_on_missing=False)
     except OmegaConfBaseException as error:
         raise InputError(f"config: {str(error).splitlines()[0]}") from error
-    return RunOptions.load(_without_missing(plain), where="config")
+    given = _without_missing(plain)
+    if "experiment" not in given:
+        known = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
+        raise InputError(f"choose an experiment: +experiment={'|'.join(known)}")
+    return RunOptions.load(given, where="config")
 
 
 def _defaults(cls: type[BaseModel]) -> dict[str, Any]:
@@ -106,8 +109,3 @@ def _explain(error: HydraException) -> str:
         known = [name for name, _ in option_keys(RunOptions)]
         return f"unknown key '{key}' ({nearest(key, known)})"
     return f"config: {message}"
-
-
-def command_line() -> list[str]:
-    """This process's overrides, to hand to a command of the same experiment."""
-    return [argument for argument in sys.argv[1:] if "=" in argument and argument[0] != "-"]

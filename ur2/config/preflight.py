@@ -68,30 +68,32 @@ def check_inputs_exist(inputs: Sequence[Input]) -> None:
         raise InputError("; ".join(missing) + ". Check the path, or override the key")
 
 
-def load_tokenizer(options: RunOptions) -> "PreTrainedTokenizerBase":
-    """The model's tokenizer.
+def load_tokenizer(path: str, revision: str | None = None) -> "PreTrainedTokenizerBase":
+    """A model's tokenizer.
 
     Raises:
-        InputError: `model.path` is no folder with a tokenizer, and no reachable hub name.
+        InputError: `path` is no folder with a tokenizer, and no reachable hub name.
     """
     from transformers import AutoTokenizer
 
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            options.model.path, revision=options.model.revision
-        )
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, revision=revision)
     except (OSError, ValueError) as error:
         raise InputError(
-            f"model.path: no tokenizer in '{options.model.path}', neither as a local folder nor on "
+            f"model.path: no tokenizer in '{path}', neither as a local folder nor on "
             f"the Hugging Face hub ({str(error).splitlines()[0]})"
         ) from error
     return tokenizer
 
 
-def make_renderer(options: RunOptions) -> PromptRenderer:
-    """The prompts as the rollouts will render them."""
+def make_renderer(options: RunOptions, model_path: str | None = None) -> PromptRenderer:
+    """The prompts as the rollouts will render them, for the run's model or another one."""
+    if model_path is None:
+        tokenizer = load_tokenizer(options.model.path, options.model.revision)
+    else:
+        tokenizer = load_tokenizer(model_path)
     return PromptRenderer(
-        load_tokenizer(options),
+        tokenizer,
         Protocol(options.prompt.protocol),
         options.prompt,
         max_prompt_tokens=options.rollout.max_prompt_tokens,
@@ -110,7 +112,7 @@ def load_checked(path: str, renderer: PromptRenderer) -> list[Question]:
 def _find(key: str, path: str, options: RunOptions) -> Input:
     if Path(path).exists():
         return Input(key=key, path=path, state="here")
-    commands = {step.makes: step.command for step in options.prepare}
+    commands = {made: step.command for step in options.prepare for made in step.makes}
     if path in commands:
         return Input(key=key, path=path, state="to be made", command=commands[path])
     if key == "model.path" and HUB_NAME.fullmatch(path):

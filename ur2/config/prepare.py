@@ -24,8 +24,9 @@ def prepare(options: RunOptions, console: Console) -> None:
     for step in options.prepare:
         words = shlex.split(step.command)
         if words[:2] != OWN:
-            if not Path(step.makes).exists():
-                raise InputError(f"'{step.makes}' does not exist; make it with: {step.command}")
+            for path in step.makes:
+                if not Path(path).exists():
+                    raise InputError(f"'{path}' does not exist; make it with: {step.command}")
             continue
         console.rule(f"[bold]{step.command}", align="left")
         code = subprocess.run([sys.executable, *words[1:]], check=False).returncode

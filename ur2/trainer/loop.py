@@ -89,7 +89,7 @@ class Trainer:
         with phase("rollout"):
             groups = await self._unless_stopped(
                 self.rollouts.collect(
-                    assignments, self.rollout.samples_per_question, self.rollout.sampling
+                    assignments, self.rollout.samples_per_prompt, self.rollout.sampling
                 )
             )
         with phase("reward"):
@@ -171,7 +171,7 @@ class Trainer:
         task, stopped = asyncio.ensure_future(work), asyncio.ensure_future(self.stop.wait())
         try:
             await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
-            if not task.done():
+            if self.stop.is_set():
                 raise RunInterruptedError
             return task.result()
         finally:

@@ -4,7 +4,7 @@ from typing import Literal
 
 from ur2.options import Options
 from ur2.policy.options import PolicyOptions
-from ur2.policy.scratch_options import ScratchOptions
+from ur2.policy.scratch import ScratchOptions
 
 
 class ModelOptions(Options):
@@ -35,7 +35,7 @@ class TrainerOptions(Options):
     steps: int
     """Rollout-and-update steps in all."""
     questions_per_step: int
-    """Groups per step; each has `rollout.samples_per_question` trajectories."""
+    """Groups per step; each has `rollout.samples_per_prompt` trajectories."""
     filter_zero_variance: bool = True
     """Leave out groups whose rewards are all equal: they carry no group-relative signal."""
     eval_every: int = 0
@@ -105,9 +105,9 @@ class ColdstartOptions(Options):
 
 
 class PrepareOptions(Options):
-    """A file that a run needs and the command that makes it."""
+    """Inputs that a run needs and the command that makes them."""
 
-    makes: str
-    """The path that the command makes."""
+    makes: tuple[str, ...]
+    """The paths that the command makes."""
     command: str
     """`python -m ur2…` commands run by themselves; others are shown to the user."""

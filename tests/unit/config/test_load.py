@@ -1,0 +1,69 @@
+from pathlib import Path
+
+import pytest
+
+from ur2.config.load import CONFIGS, compose
+from ur2.errors import InputError
+
+EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_shipped_experiment_composes_and_loads(experiment: str) -> None:
+    options = compose([f"+experiment={experiment}"])
+    assert options.experiment == experiment
+
+
+@pytest.mark.parametrize("group", ["algorithm", "curriculum", "engine", "cluster", "policy"])
+def test_every_choice_of_a_group_fits_an_experiment(group: str) -> None:
+    choices = sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+    assert choices
+    for choice in choices:
+        compose(["+experiment=quickstart", f"{group}={choice}"])
+
+
+def test_the_command_line_beats_the_experiment() -> None:
+    options = compose(["+experiment=quickstart", "curriculum=never", "trainer.steps=3"])
+    assert options.curriculum.policy == "never"
+    assert options.trainer.steps == 3
+
+
+def test_a_key_that_no_file_sets_can_be_overridden() -> None:
+    options = compose(["+experiment=quickstart", "policy.max_grad_norm=0.5"])
+    assert options.policy.max_grad_norm == 0.5
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("trainer.stepz=3", "trainer.steps"),
+        ("policy.learning_rat=1", "policy.learning_rate"),
+        ("+trainer.stepz=3", "steps"),
+        ("trainer.steps=many", "trainer.steps"),
+        ("trainer.steps=1.5", "trainer.steps"),
+        ("policy.zero_stage=7", "policy.zero_stage"),
+        ("algorithm=gpro", "grpo"),
+    ],
+)
+def test_a_wrong_override_is_one_error_that_names_the_key(override: str, named: str) -> None:
+    with pytest.raises(InputError) as caught:
+        compose(["+experiment=quickstart", override])
+    assert named in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_experiment_is_named_with_the_known_ones() -> None:
+    with pytest.raises(InputError, match="quickstart"):
+        compose(["+experiment=quickstrat"])
+
+
+def test_no_experiment_says_which_there_are() -> None:
+    with pytest.raises(InputError, match=r"\+experiment=.*quickstart"):
+        compose([])
+
+
+def test_configs_hold_no_machine_paths() -> None:
+    for path in Path(CONFIGS).rglob("*.yaml"):
+        for line in path.read_text().splitlines():
+            value = line.partition(":")[2].strip()
+            assert not value.startswith("/"), f"{path}: {line}"

@@ -1,0 +1,232 @@
+import asyncio
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from ur2.algorithms.options import AlgorithmOptions
+from ur2.curriculum.curriculum import Curriculum
+from ur2.curriculum.options import CurriculumOptions
+from ur2.errors import ComponentError, RunInterruptedError
+from ur2.policy.group import PolicyGroup
+from ur2.policy.options import PolicyOptions
+from ur2.rollout.options import RolloutOptions
+from ur2.trainer.checkpoint import Checkpoints, LoopState
+from ur2.trainer.clock import Clock
+from ur2.trainer.loop import Trainer
+from ur2.trainer.options import TrainerOptions
+from ur2.trainer.reporting import Reporter
+from ur2.trainer.run_directory import RunDirectory
+from ur2.types import (
+    Assignment,
+    Author,
+    Group,
+    Level,
+    Question,
+    Score,
+    ScoredGroup,
+    SearchEvent,
+    Segment,
+    Status,
+    Trajectory,
+)
+
+QUESTIONS = [
+    Question(id=f"q{i}", task="qa", text=f"{i}?", answers=("!",), level=level)
+    for i, level in enumerate([Level.EASY, Level.HARD] * 10)
+]
+
+
+class ScriptedRollouts:
+    """Plays groups without a model and remembers what it was asked."""
+
+    def __init__(self, outcome: str = "found") -> None:
+        self.outcome = outcome
+        self.assignments: list[Assignment] = []
+        self.versions: list[int] = [0]
+        self.before_step: Callable[[int], None] = lambda step: None
+
+    async def collect(
+        self, assignments: Sequence[Assignment], num_samples: int, sampling: object, **_: object
+    ) -> list[Group]:
+        self.before_step(assignments[0].step)
+        await asyncio.sleep(0)
+        self.assignments += assignments
+        return [self._group(assignment, num_samples) for assignment in assignments]
+
+    async def update_weights(self, path: str, version: int) -> None:
+        self.versions.append(version)
+
+    def _group(self, assignment: Assignment, num_samples: int) -> Group:
+        search = SearchEvent(query="x", outcome=self.outcome)  # type: ignore[arg-type]
+        return Group(
+            assignment=assignment,
+            trajectories=tuple(
+                Trajectory(
+                    id=f"{assignment.id}/{i}",
+                    segments=(
+                        Segment(author=Author.PROMPT, token_ids=(1,), text=""),
+                        Segment(
+                            author=Author.POLICY,
+                            token_ids=(2, 3),
+                            text="",
+                            logprobs=(-1.0, -1.0),
+                            weight_version=self.versions[-1],
+                        ),
+                    ),
+                    searches=(search,),
+                    status=Status.ANSWERED,
+                )
+                for i in range(num_samples)
+            ),
+        )
+
+
+class ScriptedRubric:
+    async def score(self, group: Group, step: int) -> ScoredGroup:
+        scores = tuple(
+            Score(total=float(i % 2), parts={"answer": float(i % 2)}, correct=float(i % 2))
+            for i in range(len(group.trajectories))
+        )
+        return ScoredGroup(group=group, scores=scores)
+
+
+class ScriptedRank:
+    """A policy whose only parameter counts its updates, saved and loaded like a real one."""
+
+    def __init__(self) -> None:
+        self.updates = 0
+        self.fail_at = -1
+
+    async def call(self, method: str, *args: Any) -> Any:
+        if method == "update":
+            if self.updates == self.fail_at:
+                raise ComponentError("NaN")
+            self.updates += 1
+            return {"policy/loss": 0.0}
+        if method == "save":
+            Path(args[0]).mkdir(exist_ok=True)
+            np.save(Path(args[0]) / "updates.npy", self.updates)
+        if method == "load":
+            self.updates = int(np.load(Path(args[0]) / "updates.npy"))
+        if method == "export":
+            Path(args[0]).mkdir(exist_ok=True)
+        return None
+
+
+def make_trainer(folder: Path, *, steps: int = 4, outcome: str = "found") -> Trainer:
+    run = RunDirectory(folder)
+    run.open({})
+    curriculum = Curriculum(
+        QUESTIONS,
+        CurriculumOptions(policy="static", static={"qa/hard": 0.5}),
+        seed=3,
+        questions_per_step=4,
+    )
+    options = TrainerOptions(steps=steps, questions_per_step=4, checkpoint_every=2)
+    policy = PolicyGroup([ScriptedRank()], PolicyOptions(), folder / "weights")
+
+    async def service_metrics() -> dict[str, float]:
+        return {}
+
+    return Trainer(
+        options=options,
+        rollout=RolloutOptions(samples_per_prompt=2),
+        algorithm=AlgorithmOptions(),
+        max_failure_rate=0.1,
+        curriculum=curriculum,
+        rollouts=ScriptedRollouts(outcome),  # type: ignore[arg-type]
+        rubric=ScriptedRubric(),  # type: ignore[arg-type]
+        policy=policy,
+        held_out=QUESTIONS[:4],
+        service_metrics=service_metrics,
+        checkpoints=Checkpoints(run, policy, keep=2),
+        reporter=Reporter(
+            run, [], num_steps=steps, dump_trajectories=False, console=Console(quiet=True)
+        ),
+        clock=Clock(),
+        state=LoopState(curriculum=curriculum.state_dict()),
+    )
+
+
+def training_stream(trainer: Trainer) -> list[tuple[str, bool]]:
+    rollouts: Any = trainer.rollouts
+    return [
+        (a.question.id, a.retrieval) for a in rollouts.assignments if not a.id.startswith("eval")
+    ]
+
+
+async def resumed(folder: Path, steps: int = 4) -> Trainer:
+    trainer = make_trainer(folder, steps=steps)
+    newest = trainer.checkpoints.run.newest_checkpoint()
+    assert newest is not None
+    trainer.state = await trainer.checkpoints.load(newest)
+    trainer.curriculum.load_state_dict(trainer.state.curriculum)
+    return trainer
+
+
+async def test_every_step_updates_once_and_publishes_the_next_version(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path)
+    await trainer.run()
+    rank: Any = trainer.policy.ranks[0]
+    rollouts: Any = trainer.rollouts
+    assert rank.updates == 4
+    assert rollouts.versions == [0, 1, 2, 3, 4]
+    metrics = trainer.reporter.run.read_metrics()
+    assert [m["step"] for m in metrics] == [1, 2, 3, 4]
+    assert all(m["rollout/staleness_mean"] == 0 for m in metrics)
+
+
+async def test_named_phases_account_for_a_step(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path)
+    await trainer.run()
+    for metrics in trainer.reporter.run.read_metrics():
+        phases = [v for k, v in metrics.items() if k.startswith("time/") and k != "time/step_s"]
+        assert sum(phases) == pytest.approx(metrics["time/step_s"], rel=0.05, abs=2e-3)
+
+
+async def test_interrupted_and_resumed_replays_the_stream_of_a_whole_run(tmp_path: Path) -> None:
+    whole = make_trainer(tmp_path / "whole")
+    await whole.run()
+
+    first = make_trainer(tmp_path / "parts")
+    rollouts: Any = first.rollouts
+    rollouts.before_step = lambda step: first.stop.set() if step == 3 else None
+    with pytest.raises(RunInterruptedError):
+        await first.run()
+    assert first.state.step == 2
+
+    second = await resumed(tmp_path / "parts")
+    await second.run()
+    seen = training_stream(first)[: 2 * 4] + training_stream(second)
+    assert seen == training_stream(whole)
+    rank: Any = second.policy.ranks[0]
+    assert rank.updates == 4
+    assert second.state.before == whole.state.before
+
+
+async def test_a_failed_update_leaves_the_last_checkpoint_and_no_half_made_one(
+    tmp_path: Path,
+) -> None:
+    trainer = make_trainer(tmp_path)
+    rank: Any = trainer.policy.ranks[0]
+    rank.fail_at = 3
+    with pytest.raises(ComponentError, match="NaN"):
+        await trainer.run()
+    newest = trainer.checkpoints.run.newest_checkpoint()
+    assert newest is not None
+    assert newest.name == "step_000002"
+
+
+async def test_too_many_failed_searches_stop_the_run_with_a_checkpoint(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, outcome="failed")
+    with pytest.raises(ComponentError, match="retrieval service"):
+        await trainer.run()
+    newest = trainer.checkpoints.run.newest_checkpoint()
+    assert newest is not None
+    assert newest.name == "step_000000"
+    rank: Any = trainer.policy.ranks[0]
+    assert rank.updates == 0

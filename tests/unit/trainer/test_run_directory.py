@@ -1,0 +1,79 @@
+import json
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from ur2.errors import InputError
+from ur2.trainer.run_directory import RunDirectory
+
+CONFIG = {"experiment": "toy", "seed": 0, "run_dir": None, "resume": "auto", "dry_run": False}
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def killed_run(name: str, config: dict[str, object] = CONFIG) -> RunDirectory:
+    run = RunDirectory(Path("runs/toy") / name)
+    run.open(config)
+    run.commit_checkpoint(run.stage_checkpoint(), 10, keep=2)
+    return run
+
+
+def choose(resume: str = "auto", config: dict[str, object] = CONFIG) -> Path:
+    return RunDirectory.choose(None, resume, "toy", config, "now").path
+
+
+def test_the_same_command_after_a_kill_continues_the_run() -> None:
+    assert choose() == Path("runs/toy/now")
+    killed_run("earlier")
+    assert choose() == Path("runs/toy/earlier")
+
+
+def test_a_finished_run_or_another_config_is_not_continued() -> None:
+    killed_run("finished").write_summary({})
+    killed_run("other", CONFIG | {"seed": 1})
+    assert choose() == Path("runs/toy/now")
+
+
+def test_resume_none_starts_anew_and_never_writes_over() -> None:
+    killed = killed_run("earlier")
+    assert choose("none") == Path("runs/toy/now")
+    with pytest.raises(InputError, match="already holds a run"):
+        RunDirectory.choose(str(killed.path), "none", "toy", CONFIG, "now")
+
+
+def test_a_half_written_checkpoint_is_no_checkpoint() -> None:
+    run = RunDirectory("run")
+    run.open(CONFIG)
+    run.stage_checkpoint()
+    assert run.newest_checkpoint() is None
+
+
+def test_only_the_newest_checkpoints_are_kept() -> None:
+    run = RunDirectory("run")
+    run.open(CONFIG)
+    for step in (1, 2, 10, 11):
+        run.commit_checkpoint(run.stage_checkpoint(), step, keep=2)
+    assert [p.name for p in sorted(run.checkpoints.iterdir())] == ["step_000010", "step_000011"]
+
+
+def test_metrics_past_the_checkpoint_are_forgotten() -> None:
+    run = RunDirectory("run")
+    run.open(CONFIG)
+    for step in range(1, 6):
+        run.append_metrics({"step": step})
+    run.forget_after(3)
+    assert [m["step"] for m in run.read_metrics()] == [1, 2, 3]
+
+
+def test_trajectories_are_read_back_from_compressed_lines(scored_group) -> None:  # type: ignore[no-untyped-def]
+    run = RunDirectory("run")
+    run.open(CONFIG)
+    run.write_trajectories(7, [scored_group])
+    packed = (run.path / "trajectories/step_000007.jsonl.zst").read_bytes()
+    records = [json.loads(line) for line in zstandard.decompress(packed).splitlines()]
+    assert [r["reward"] for r in records] == [s.total for s in scored_group.scores]
+    assert [s["author"] for s in records[0]["segments"]] == ["prompt", "policy"]

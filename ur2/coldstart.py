@@ -1,0 +1,142 @@
+"""`python -m ur2.coldstart +experiment=NAME`: supervised training on demonstrations, before RL."""
+
+import asyncio
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+from ur2.config.load import run_composed
+from ur2.config.preflight import make_renderer
+from ur2.config.schema import RunOptions
+from ur2.datasets import load_demonstrations
+from ur2.errors import InputError, run_entry
+from ur2.policy.scratch import make_model
+from ur2.trainer.coldstart import fingerprint, steps_of, to_samples, train_phase
+from ur2.trainer.options import ColdstartOptions
+from ur2.types import Demonstration
+
+RECORD = "coldstart.json"
+
+
+def main() -> None:
+    """Runs the command line."""
+    run_composed(coldstart)
+
+
+def coldstart(options: RunOptions) -> None:
+    """Makes the model folder of the experiment's `coldstart`, unless it is up to date."""
+    console = Console()
+    cold = options.coldstart
+    if cold is None:
+        raise InputError(f"experiment '{options.experiment}' has no cold start; drop this command")
+    demonstrations = [_read(phase.demonstrations) for phase in cold.phases]
+    out, wanted = Path(cold.out), fingerprint(cold, options.prompt)
+    if _fingerprint_of(out) == wanted:
+        console.print(f"cold start: {out} is up to date")
+        return
+    if out.exists() and _fingerprint_of(out) is None:
+        raise InputError(f"coldstart.out: {out} exists and no cold start made it; name another")
+    staged = out.with_name(out.name + ".unfinished")
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir(parents=True)
+    started = time.perf_counter()
+    losses = asyncio.run(_train(options, cold, demonstrations, staged, console))
+    model = staged / f"phase{len(cold.phases)}"
+    record = {"fingerprint": wanted, "seconds": time.perf_counter() - started, "loss": losses}
+    (model / RECORD).write_text(json.dumps(record) + "\n")
+    shutil.rmtree(out, ignore_errors=True)
+    model.rename(out)
+    shutil.rmtree(staged)
+    console.print(f"cold start: {out} made in {record['seconds']:.0f} s")
+
+
+async def _train(
+    options: RunOptions,
+    cold: ColdstartOptions,
+    demonstrations: list[list[Demonstration]],
+    staged: Path,
+    console: Console,
+) -> list[list[float]]:
+    """Runs the phases; returns their losses by step."""
+    from ur2.trainer.cluster import Cluster
+
+    base = _base(cold, staged)
+    renderer = make_renderer(options, base)
+    cluster = Cluster(options.cluster)
+    losses = []
+    try:
+        for number, (phase, examples) in enumerate(
+            zip(cold.phases, demonstrations, strict=True), start=1
+        ):
+            samples = to_samples(
+                examples,
+                renderer,
+                max_observation_tokens=options.rollout.max_observation_tokens,
+            )
+            out = str(staged / f"phase{number}")
+            columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeRemainingColumn())
+            with Progress(*columns, console=console, transient=True) as bar:
+                task = bar.add_task(f"phase {number}", total=steps_of(phase, len(samples)))
+                history = []
+                async for metrics in train_phase(
+                    cluster, phase, samples, base=base, out=out, seed=cold.seed
+                ):
+                    history.append(metrics["policy/loss"])
+                    bar.update(
+                        task, advance=1, description=f"phase {number} loss {history[-1]:.3f}"
+                    )
+            console.print(
+                f"cold start, phase {number}: {len(history)} steps, loss {history[0]:.3f} -> "
+                f"{sum(history[-20:]) / len(history[-20:]):.3f}"
+            )
+            losses.append(history)
+            base = out
+    finally:
+        await cluster.close()
+    return losses
+
+
+def _base(cold: ColdstartOptions, staged: Path) -> str:
+    """The model that the first phase trains."""
+    if cold.scratch is None:
+        if cold.base is None:
+            raise InputError("coldstart: give `scratch` (a model from nothing) or `base`")
+        return cold.base
+    texts = (text for file in cold.scratch_texts for text in _strings(file))
+    make_model(cold.scratch, texts, str(staged / "scratch"), cold.seed)
+    return str(staged / "scratch")
+
+
+def _strings(file: str) -> Iterator[str]:
+    """Every text in a file of JSON lines."""
+
+    def walk(node: object) -> Iterator[str]:
+        if isinstance(node, str):
+            yield node
+        elif isinstance(node, dict | list):
+            for child in node.values() if isinstance(node, dict) else node:
+                yield from walk(child)
+
+    for line in Path(file).read_text().splitlines():
+        yield from walk(json.loads(line))
+
+
+def _read(file: str) -> list[Demonstration]:
+    if not Path(file).exists():
+        raise InputError(f"coldstart: '{file}' does not exist; make it first")
+    return load_demonstrations(file)
+
+
+def _fingerprint_of(out: Path) -> str | None:
+    """What made the folder, if a cold start did."""
+    record = out / RECORD
+    return json.loads(record.read_text())["fingerprint"] if record.exists() else None
+
+
+if __name__ == "__main__":
+    run_entry(main)

@@ -1,0 +1,107 @@
+"""Supervised training on demonstrations: the same policy workers, with advantage 1 on every token.
+
+`reinforce` with A = 1 is the negative log-likelihood, so the cold start needs no code of its own in
+the policy; only POLICY segments of a demonstration carry loss.
+"""
+
+import hashlib
+from collections.abc import AsyncIterator, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ur2.algorithms.options import AlgorithmOptions
+from ur2.policy.group import PolicyGroup
+from ur2.prompts.options import PromptOptions
+from ur2.prompts.render import PromptRenderer
+from ur2.trainer.cluster import Cluster, PolicyRank
+from ur2.trainer.options import ColdstartOptions, PhaseOptions
+from ur2.types import Author, Batch, Demonstration, Sample, Segment
+
+LIKELIHOOD = AlgorithmOptions(loss="reinforce")
+
+
+async def train_phase(
+    cluster: Cluster,
+    phase: PhaseOptions,
+    samples: Sequence[Sample],
+    *,
+    base: str,
+    out: str,
+    seed: int,
+) -> AsyncIterator[dict[str, float]]:
+    """Trains the model in `base` on the samples and writes it to `out`.
+
+    Yields:
+        The metrics of each optimizer step.
+    """
+    num_steps = steps_of(phase, len(samples))
+    ranks = [
+        cluster.actor(PolicyRank, phase.policy, LIKELIHOOD, base, rank, num_steps, seed)
+        for rank in range(phase.policy.num_ranks)
+    ]
+    await cluster.start_policy(ranks)
+    policy = PolicyGroup(ranks, phase.policy, cluster.weights_dir)
+    rng = np.random.default_rng(seed)
+    for batch in batches(samples, batch_size=phase.batch_size, num_steps=num_steps, rng=rng):
+        yield await policy.update(batch)
+    await policy.everywhere("export", out)
+    await cluster.stop(ranks)
+
+
+def to_samples(
+    demonstrations: Sequence[Demonstration],
+    renderer: PromptRenderer,
+    *,
+    max_observation_tokens: int,
+) -> list[Sample]:
+    """Demonstrations as training sequences; those without a trained token are left out."""
+    samples = [
+        to_sample(
+            f"{demonstration.question.id}#{position}",
+            renderer.demonstration(demonstration, max_observation_tokens=max_observation_tokens),
+        )
+        for position, demonstration in enumerate(demonstrations)
+    ]
+    return [sample for sample in samples if sample.mask.any()]
+
+
+def to_sample(name: str, segments: Sequence[Segment]) -> Sample:
+    """One demonstration as a training sequence."""
+    token_ids = np.asarray([t for s in segments for t in s.token_ids], dtype=np.int64)
+    mask = np.asarray(
+        [s.author is Author.POLICY for s in segments for _ in s.token_ids], dtype=np.bool_
+    )
+    return Sample(
+        id=name,
+        token_ids=token_ids,
+        mask=mask,
+        advantages=mask.astype(np.float32),
+        sampler_logprobs=np.zeros(len(token_ids), dtype=np.float32),
+    )
+
+
+def steps_of(phase: PhaseOptions, num_samples: int) -> int:
+    """Optimizer steps of a phase."""
+    return max(1, round(phase.epochs * num_samples / phase.batch_size))
+
+
+def batches(
+    samples: Sequence[Sample], *, batch_size: int, num_steps: int, rng: np.random.Generator
+) -> Iterator[Batch]:
+    """Shuffled epochs cut into `num_steps` batches; every sample comes once per epoch."""
+    order: list[int] = []
+    for _ in range(num_steps):
+        while len(order) < batch_size:
+            order.extend(rng.permutation(len(samples)).tolist())
+        chosen, order = order[:batch_size], order[batch_size:]
+        yield Batch(samples=tuple(samples[i] for i in chosen))
+
+
+def fingerprint(options: ColdstartOptions, prompt: PromptOptions) -> str:
+    """What a cold start depends on: options, prompts and the contents of its files."""
+    digest = hashlib.sha256((options.model_dump_json() + prompt.model_dump_json()).encode())
+    files = [*(phase.demonstrations for phase in options.phases), *options.scratch_texts]
+    for file in files:
+        digest.update(Path(file).read_bytes())
+    return digest.hexdigest()
