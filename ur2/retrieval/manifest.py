@@ -1,0 +1,79 @@
+"""The record beside an index that says what made it; checked before anything is served."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ur2.errors import InputError
+from ur2.retrieval.options import IndexKind
+
+MANIFEST_FILE = "manifest.json"
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class EncoderSpec(_Record):
+    """Which encoder, and the instructions it wants before each text."""
+
+    name: str
+    """`minilm`, or a sentence-transformers name or folder."""
+    query_prefix: str = ""
+    passage_prefix: str = ""
+
+
+class IndexSpec(_Record):
+    """Which kind of index, with what parameters."""
+
+    kind: IndexKind
+    parameters: dict[str, int] = {}
+    """By name, e.g. `links` of `hnsw`."""
+
+
+class Recipe(_Record):
+    """Everything that decides what an index holds; equal recipes make equal indexes."""
+
+    corpus_sha256: str
+    encoder: EncoderSpec
+    index: IndexSpec
+
+
+class Manifest(_Record):
+    """What an index folder holds, and what made it."""
+
+    format: Literal[1] = 1
+    recipe: Recipe
+    metric: Literal["inner_product"] = "inner_product"
+    dimension: int
+    num_passages: int
+    versions: dict[str, str]
+    """Of the libraries that made it, by package name."""
+
+    def save(self, folder: Path) -> None:
+        """Writes the manifest into `folder`."""
+        (folder / MANIFEST_FILE).write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def load_manifest(folder: Path) -> Manifest:
+    """Reads the manifest of an index folder, without opening the index.
+
+    Raises:
+        InputError: `folder` holds no index, or one that this version cannot read.
+    """
+    path = folder / MANIFEST_FILE
+    remedy = f"make one with `python -m ur2.retrieval.build corpus=PATH out={folder}`"
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise InputError(
+            f"{folder} is no index folder ({error.strerror}: {path.name}); {remedy}"
+        ) from error
+    except ValidationError as error:
+        raise InputError(f"{path} cannot be read ({_first_problem(error)}); {remedy}") from error
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    return f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
