@@ -158,8 +158,9 @@ class Protocol:
             neutralise("\n".join(parts), (*self.markers, *forbidden)) or self._options.no_documents
         )
         body = body.strip()[:max_chars].rstrip()
+        block = " ".join(filter(None, [self.documents.open, body, self.documents.close]))
         padding = self._options.documents_padding
-        return f"{padding}{self.documents.open} {body} {self.documents.close}{padding}"
+        return f"{padding}{block}{padding}"
 
     def render_turn(
         self,

@@ -10,6 +10,7 @@ from ur2.rewards.choice import choice_match
 from ur2.rewards.extract import plain
 from ur2.rewards.format import violations
 from ur2.rewards.markup import Markup
+from ur2.rewards.math import equivalent
 from ur2.rewards.options import GraderName, RewardOptions, TermKind, TermOptions
 from ur2.rewards.qa import cover_exact_match, exact_match, f1
 from ur2.rewards.search import num_unsearchable, search_bonus
@@ -126,11 +127,19 @@ async def _choice(answer: str, question: Question) -> float:
     return choice_match(answer, question.answers, question.options)
 
 
+async def _equivalent(answer: str, question: Question) -> float:
+    for gold in question.answers:
+        if await asyncio.to_thread(equivalent, answer, gold):
+            return 1.0
+    return 0.0
+
+
 GRADERS: Mapping[GraderName, Callable[[str, Question], Awaitable[float]]] = {
     "exact_match": _exact_match,
     "cover_exact_match": _cover_exact_match,
     "f1": _f1,
     "choice": _choice,
+    "equivalent": _equivalent,
 }
 
 TERMS: Mapping[TermKind, Callable[[Outcome, TermOptions], float]] = {
