@@ -1,0 +1,160 @@
+"""The only home of deepspeed: a model sharded over ranks, stepped with our own denominators."""
+
+import logging
+import math
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ur2.errors import InputError
+from ur2.policy.deepspeed_config import deepspeed_config
+from ur2.policy.model import PolicyModel
+from ur2.policy.optimizers import make_optimizer
+from ur2.policy.options import PolicyOptions
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+import deepspeed  # it reads DS_ACCELERATOR here
+from deepspeed.runtime.zero.partition_parameters import GatheredParameters
+
+CHECKPOINT_TAG = "state"
+
+
+def join_ranks(rank: int, world_size: int, master_address: str, master_port: int) -> torch.device:
+    """Joins the process group of all ranks and returns this rank's device."""
+    deepspeed.utils.logger.setLevel(logging.WARNING)
+    # an op for tensor-parallel inference on CPU that takes half a minute to build; training never
+    # calls it
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    on_gpu = torch.cuda.is_available()
+    local_rank = rank % torch.cuda.device_count() if on_gpu else rank
+    os.environ.update(
+        RANK=str(rank),
+        WORLD_SIZE=str(world_size),
+        LOCAL_RANK=str(local_rank),
+        MASTER_ADDR=master_address,
+        MASTER_PORT=str(master_port),
+    )
+    device = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
+    if on_gpu:
+        torch.cuda.set_device(device)
+    deepspeed.init_distributed("nccl" if on_gpu else "gloo", verbose=False)
+    return device
+
+
+class TrainEngine:
+    """Forward, backward, step, gather and checkpoint of one rank; all calls are collective."""
+
+    def __init__(self, model: PolicyModel, options: PolicyOptions, device: torch.device) -> None:
+        self.model = model
+        self.device = device
+        self.stage = options.zero_stage
+        self.max_grad_norm = options.max_grad_norm
+        self.world_size = dist.get_world_size()
+        self._autocast = options.precision == "bf16" and options.zero_stage == 0
+        optimizer = make_optimizer(model, options)
+        self._learning_rates = [group["lr"] for group in optimizer.param_groups]
+        self._engine, *_ = deepspeed.initialize(
+            model=model,
+            optimizer=optimizer,
+            config=deepspeed_config(
+                options,
+                num_parameters=sum(p.numel() for p in model.parameters()),
+                on_gpu=device.type == "cuda",
+            ),
+            dist_init_required=False,
+        )
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """`PolicyModel.forward`."""
+        with self._precision():
+            logprob_N, entropy_N = self._engine(*inputs)
+        return logprob_N, entropy_N
+
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        """Adds the gradient of this rank's part of the loss; `last` before a step."""
+        self._engine.set_gradient_accumulation_boundary(last)
+        # the engine averages over ranks, and our denominators already count all of them
+        self._engine.backward(loss * self.world_size, scale_wrt_gas=False)
+
+    def step(self, learning_rate_factor: float) -> tuple[float, bool]:
+        """Clips and applies the gradient; a gradient that is not finite is dropped instead.
+
+        Returns:
+            The gradient's norm before clipping, and whether the weights moved.
+        """
+        groups = self._engine.optimizer.param_groups
+        for group, learning_rate in zip(groups, self._learning_rates, strict=True):
+            group["lr"] = learning_rate * learning_rate_factor
+        if self.stage:
+            self._engine.step()
+            return float(self._engine.get_global_grad_norm()), self._engine.was_step_applied()
+        limit = self.max_grad_norm or math.inf
+        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit))
+        if math.isfinite(norm):
+            self._engine.step()
+        else:
+            self._engine.zero_grad()
+        return norm, math.isfinite(norm)
+
+    def weights(self, max_bytes: int) -> Iterator[dict[str, Tensor]]:
+        """All weights by Hugging Face name, on the host, in parts of about `max_bytes`.
+
+        Every rank must take every part; those of ranks other than 0 are empty.
+        """
+        for part in _parts(self.model, max_bytes):
+            with GatheredParameters(list(part.values()), enabled=self.stage == 3):
+                yield {
+                    name: parameter.detach().to("cpu", copy=True)
+                    for name, parameter in part.items()
+                    if dist.get_rank() == 0
+                }
+
+    def save(self, path: Path, state: dict[str, Any]) -> None:
+        """Writes weights, optimizer and `state`, sharded."""
+        self._engine.save_checkpoint(
+            str(path), tag=CHECKPOINT_TAG, client_state=state, save_latest=False
+        )
+
+    def load(self, path: Path) -> dict[str, Any]:
+        """Restores what `save` wrote and returns its `state`.
+
+        Raises:
+            InputError: there is no such checkpoint.
+        """
+        if not (path / CHECKPOINT_TAG).is_dir():
+            raise InputError(f"resume: {path} holds no policy checkpoint")
+        _, state = self._engine.load_checkpoint(str(path), tag=CHECKPOINT_TAG)
+        return dict(state)
+
+    def close(self) -> None:
+        """Leaves the process group."""
+        self._engine.destroy()
+        dist.destroy_process_group()
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        if not self._autocast:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+
+def _parts(model: PolicyModel, max_bytes: int) -> Iterator[dict[str, torch.nn.Parameter]]:
+    """Parameters of the language model in groups of about `max_bytes`; a tied one appears once."""
+    part: dict[str, torch.nn.Parameter] = {}
+    size = 0
+    for name, parameter in model.lm.named_parameters():
+        # a sharded parameter has its whole size in ds_numel
+        num_bytes = getattr(parameter, "ds_numel", parameter.numel()) * parameter.element_size()
+        if part and size + num_bytes > max_bytes:
+            yield part
+            part, size = {}, 0
+        part[name] = parameter
+        size += num_bytes
+    yield part

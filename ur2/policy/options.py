@@ -1,0 +1,53 @@
+"""Options of the policy update."""
+
+from typing import Literal
+
+from pydantic import Field, JsonValue
+
+from ur2.options import Options
+
+
+class PolicyOptions(Options):
+    """How the model is updated, and how the work is spread over ranks."""
+
+    num_ranks: int = Field(default=1, ge=1)
+    """Data-parallel processes, one per GPU where there are GPUs."""
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    """What DeepSpeed shards over ranks: 1 optimizer states, 2 also gradients, 3 also weights."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """`bf16` keeps bf16 weights with fp32 masters (stages 2 and 3), or computes in bf16 on fp32
+    weights (stage 0)."""
+    offload: Literal["none", "cpu"] = "none"
+    """Keep optimizer states in host memory (needs a GPU and zero_stage of at least 1)."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """`muon` orthogonalises the updates of hidden matrices; the rest gets AdamW (zero_stage 0)."""
+    learning_rate: float = Field(default=1e-6, gt=0.0)
+    """Of AdamW: all parameters, or all but the hidden matrices under `muon`."""
+    muon_learning_rate: float = Field(default=0.02, gt=0.0)
+    """Of `muon`, for the hidden matrices."""
+    adam_betas: tuple[float, float] = (0.9, 0.95)
+    """Decay of AdamW's first and second moment."""
+    adam_eps: float = Field(default=1e-8, gt=0.0)
+    """Added to AdamW's denominator."""
+    weight_decay: float = Field(default=0.0, ge=0.0)
+    """Decoupled decay of matrices; vectors (norms, biases) have none."""
+    warmup_steps: int = Field(default=0, ge=0)
+    """Optimizer steps over which learning rates rise linearly from 0."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How learning rates fall to 0 at the last step."""
+    decay_start: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """`linear` and `cosine`: the share of all steps before learning rates begin to fall."""
+    max_grad_norm: float = Field(default=1.0, ge=0.0)
+    """Gradients with a larger norm are scaled down to it; 0 never does."""
+    updates_per_rollout: int = Field(default=1, ge=1)
+    """Optimizer steps that one batch of trajectories is split into."""
+    max_tokens_per_microbatch: int = Field(default=4096, ge=1)
+    """Tokens, padding included, in one forward pass; a longer sequence goes alone."""
+    logprob_chunk_tokens: int = Field(default=2048, ge=1)
+    """Tokens whose logits exist at the same time."""
+    gradient_checkpointing: bool = False
+    """Recompute each layer in the backward pass instead of keeping its activations."""
+    num_threads: int = Field(default=1, ge=1)
+    """CPU threads of one rank."""
+    deepspeed_overrides: dict[str, JsonValue] = Field(default_factory=dict)
+    """Merged over the DeepSpeed configuration that these options make; for experts."""

@@ -1,0 +1,40 @@
+"""Small things that a rank says to the others, and its random state."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+T = TypeVar("T")
+K = TypeVar("K")
+
+
+def gather_objects(mine: T) -> list[T]:
+    """What every rank has, in rank order; a collective call."""
+    everyone: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, mine)
+    return everyone
+
+
+def merge(parts: Iterable[Mapping[K, T]]) -> dict[K, T]:
+    """One dict of all parts."""
+    merged: dict[K, T] = {}
+    for part in parts:
+        merged.update(part)
+    return merged
+
+
+def rng_state() -> dict[str, torch.Tensor]:
+    """The random state of torch in this process."""
+    state = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def restore_rng(state: Mapping[str, torch.Tensor]) -> None:
+    """Restores what `rng_state` returned."""
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"])

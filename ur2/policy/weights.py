@@ -1,0 +1,54 @@
+"""Weights on disk: published for the engines, and exported as a Hugging Face folder."""
+
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import PreTrainedModel
+
+TOKENIZER_FILES = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab*",
+    "merges.txt",
+    "*.model",
+    "chat_template*",
+)
+
+
+def write_published(parts: Iterator[Mapping[str, Tensor]], folder: Path, version: int) -> None:
+    """Writes safetensors files into `folder`, which appears only when all of them are there."""
+    staged = _stage(folder)
+    for number, part in enumerate(parts):
+        save_file(
+            dict(part), staged / f"weights-{number:05d}.safetensors", {"version": str(version)}
+        )
+    _reveal(staged, folder)
+
+
+def write_exported(
+    weights: Mapping[str, Tensor], lm: PreTrainedModel, source: Path, folder: Path
+) -> None:
+    """Writes a folder that loads like `source`, with other weights."""
+    staged = _stage(folder)
+    lm.save_pretrained(staged, state_dict=dict(weights))
+    for pattern in TOKENIZER_FILES:
+        for file in source.glob(pattern):
+            shutil.copy(file, staged / file.name)
+    _reveal(staged, folder)
+
+
+def _stage(folder: Path) -> Path:
+    staged = folder.with_name(folder.name + ".unfinished")
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir(parents=True)
+    return staged
+
+
+def _reveal(staged: Path, folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
+    staged.rename(folder)

@@ -1,0 +1,241 @@
+"""One rank of the policy. A plain class: it runs wherever it is constructed."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ur2.algorithms.options import AlgorithmOptions
+from ur2.algorithms.reductions import Denominators
+from ur2.errors import ComponentError, InputError
+from ur2.policy.deepspeed_config import shards_bf16
+from ur2.policy.microbatch import Report, collate, microbatch_loss
+from ur2.policy.model import PolicyModel, load_lm, model_folder
+from ur2.policy.options import PolicyOptions
+from ur2.policy.packing import Microbatch, RankPlan, RankStep, plan
+from ur2.policy.ranks import gather_objects, merge, restore_rng, rng_state
+from ur2.policy.schedule import learning_rate_factor
+from ur2.policy.totals import Totals
+from ur2.policy.weights import write_exported, write_published
+from ur2.types import Batch, Sample
+
+PUBLISH_PART_BYTES = 1 << 29
+MAX_NAMED_SAMPLES = 20
+RNG_FILE = "rng_rank_{}.pt"
+
+
+class PolicyWorker:
+    """Owns one rank's model and optimizer. Every method is called on all ranks, in one order."""
+
+    def __init__(
+        self,
+        options: PolicyOptions,
+        algorithm: AlgorithmOptions,
+        model_path: str,
+        rank: int,
+        world_size: int,
+        temperature: float,
+        total_steps: int,
+        seed: int = 0,
+        revision: str | None = None,
+    ) -> None:
+        """Nothing is loaded before `setup`.
+
+        Args:
+            options: optimizer, sharding, microbatches.
+            algorithm: loss, reduction, correction.
+            model_path: a folder or a Hugging Face name.
+            rank: this process, from 0.
+            world_size: processes in all.
+            temperature: of sampling; log-probabilities are those of the tempered distribution.
+            total_steps: optimizer steps of the whole run, for the schedule.
+            seed: of anything random.
+            revision: of a Hugging Face name.
+        """
+        self.options = options
+        self.algorithm = algorithm
+        self.model_path = model_path
+        self.rank = rank
+        self.world_size = world_size
+        self.temperature = temperature
+        self.total_steps = total_steps
+        self.seed = seed
+        self.revision = revision
+        self.steps_done = 0
+
+    def setup(self, master_address: str, master_port: int) -> None:
+        """Joins the other ranks and loads the model.
+
+        Raises:
+            InputError: the model cannot be loaded, or the options do not go together.
+        """
+        # importing deepspeed decides on the device, so that the process must be the worker's own
+        from ur2.policy.engine import TrainEngine, join_ranks
+
+        torch.set_num_threads(self.options.num_threads)
+        torch.manual_seed(self.seed + self.rank)
+        lm = load_lm(
+            self.model_path,
+            revision=self.revision,
+            dtype=torch.bfloat16 if shards_bf16(self.options) else torch.float32,
+            gradient_checkpointing=self.options.gradient_checkpointing,
+        )
+        model = PolicyModel(
+            lm, temperature=self.temperature, chunk_tokens=self.options.logprob_chunk_tokens
+        )
+        self.device = join_ranks(self.rank, self.world_size, master_address, master_port)
+        self.engine = TrainEngine(model, self.options, self.device)
+
+    def update(self, share: RankPlan) -> dict[str, float]:
+        """Takes the optimizer steps of one batch.
+
+        Returns:
+            Metrics over all ranks and steps.
+
+        Raises:
+            ComponentError: a loss or gradient is not finite; names the samples. The weights are as
+                they were before that step.
+        """
+        totals = Totals(self.device)
+        # before the first step the weights are the old ones, so it needs no pass of its own
+        old_logprobs: list[list[Tensor | None]] = [
+            [self._logprobs(m) if number else None for m in step.microbatches]
+            for number, step in enumerate(share.steps)
+        ]
+        for step, old_of_step in zip(share.steps, old_logprobs, strict=True):
+            factor = learning_rate_factor(self.options, self.steps_done, self.total_steps)
+            reports = self._accumulate(step, old_of_step)
+            norm, applied = self.engine.step(factor)
+            if not applied:
+                raise ComponentError(self._describe_broken(step, reports))
+            self.steps_done += 1
+            totals.add(reports, step.num_tokens, norm)
+        return {
+            **totals.metrics(),
+            "policy/learning_rate": self.options.learning_rate * factor,
+            "policy/optimizer_steps": float(self.steps_done),
+        }
+
+    def logprobs(self, samples: Sequence[Sample]) -> list[NDArray[np.float32]]:
+        """The policy's log-probability of every trained token; the ranks share the work.
+
+        Args:
+            samples: the same on all ranks, with distinct ids.
+
+        Returns:
+            One array per sample, (T,), 0 where the mask is False.
+        """
+        shares = plan(
+            Batch(samples=tuple(samples)),
+            num_updates=1,
+            num_ranks=self.world_size,
+            max_tokens_per_microbatch=self.options.max_tokens_per_microbatch,
+        )
+        found: dict[str, NDArray[np.float32]] = {}
+        for microbatch in shares.for_rank(self.rank).steps[0].microbatches:
+            values = self._logprobs(microbatch).cpu().numpy()
+            ends = np.cumsum([int(s.mask.sum()) for s in microbatch])
+            for sample, part in zip(microbatch, np.split(values, ends), strict=False):
+                found[sample.id] = np.zeros(len(sample.mask), dtype=np.float32)
+                found[sample.id][sample.mask] = part
+        everywhere = merge(gather_objects(found))
+        return [everywhere.get(s.id, np.zeros(len(s.mask), dtype=np.float32)) for s in samples]
+
+    def publish(self, folder: str, version: int) -> None:
+        """Writes the weights, by Hugging Face name, as safetensors files into `folder`.
+
+        The folder appears when it is complete, and is there on return.
+        """
+        parts = self.engine.weights(PUBLISH_PART_BYTES)
+        if self.rank == 0:
+            write_published(parts, Path(folder), version)
+        else:
+            for _ in parts:
+                pass
+        dist.barrier()
+
+    def export(self, path: str) -> None:
+        """Writes a Hugging Face folder: config, tokenizer and weights, for any tool to load."""
+        weights = merge(self.engine.weights(PUBLISH_PART_BYTES))
+        if self.rank == 0:
+            source = model_folder(self.model_path, self.revision)
+            write_exported(weights, self.engine.model.lm, source, Path(path))
+        dist.barrier()
+
+    def save(self, path: str) -> None:
+        """Writes all that `load` needs to go on exactly: weights, optimizer, position, RNGs."""
+        folder = Path(path)
+        state = {"steps_done": self.steps_done, "world_size": self.world_size}
+        self.engine.save(folder, state)
+        torch.save(rng_state(), folder / RNG_FILE.format(self.rank))
+        dist.barrier()
+
+    def load(self, path: str) -> None:
+        """Restores what `save` wrote.
+
+        Raises:
+            InputError: there is no checkpoint, or it is of another number of ranks.
+        """
+        folder = Path(path)
+        saved_by = len(list(folder.glob(RNG_FILE.format("*"))))
+        if saved_by and saved_by != self.world_size:
+            raise InputError(
+                f"resume: {path} was written by {saved_by} policy ranks, and policy.num_ranks is "
+                f"{self.world_size}; set it to {saved_by}"
+            )
+        self.steps_done = int(self.engine.load(folder)["steps_done"])
+        restore_rng(torch.load(folder / RNG_FILE.format(self.rank), weights_only=True))
+
+    def close(self) -> None:
+        """Leaves the process group."""
+        self.engine.close()
+
+    def _accumulate(self, step: RankStep, old_logprobs: Sequence[Tensor | None]) -> list[Report]:
+        """The gradient of one optimizer step, summed over this rank's microbatches."""
+        denominators = Denominators(
+            num_tokens=step.num_tokens,
+            num_sequences=step.num_sequences,
+            norm_length=self.algorithm.norm_length,
+        )
+        reports = []
+        for number, microbatch in enumerate(step.microbatches, start=1):
+            inputs = collate(microbatch, self.device)
+            logprob_N, entropy_N = self.engine.forward(
+                inputs.input_ids_BT, inputs.position_N, inputs.target_N
+            )
+            loss, report = microbatch_loss(
+                logprob_N, entropy_N, inputs, old_logprobs[number - 1], self.algorithm, denominators
+            )
+            self.engine.backward(loss, last=number == len(step.microbatches))
+            reports.append(report)
+        return reports
+
+    @torch.no_grad()
+    def _logprobs(self, microbatch: Microbatch) -> Tensor:
+        """Log-probabilities of the trained tokens of a microbatch, (N,)."""
+        inputs = collate(microbatch, self.device)
+        return self.engine.forward(inputs.input_ids_BT, inputs.position_N, inputs.target_N)[0]
+
+    def _describe_broken(self, step: RankStep, reports: Sequence[Report]) -> str:
+        """Which samples kept a step from being applied."""
+        here = [
+            sample.id
+            for microbatch, report in zip(step.microbatches, reports, strict=True)
+            for sample, broken in zip(microbatch, report.broken_B.tolist(), strict=False)
+            if broken
+        ]
+        ids = sorted(id_ for part in gather_objects(here) for id_ in part)
+        if not ids:
+            return (
+                "policy update stopped: the losses are finite, but their gradient is not; the "
+                "weights are unchanged (try a lower policy.learning_rate)"
+            )
+        named = ", ".join(ids[:MAX_NAMED_SAMPLES]) + (", ..." if ids[MAX_NAMED_SAMPLES:] else "")
+        return (
+            f"policy update stopped: the loss of {len(ids)} samples is not finite ({named}); the "
+            "weights are unchanged"
+        )
