@@ -21,7 +21,7 @@ def print_plan(options: RunOptions, console: Console) -> None:
     inputs = find_inputs(options)
     console.print(_run_table(options), _inputs_table(inputs), _reward_table(options))
     here = {i.key for i in inputs if i.state == "here"}
-    renderer = make_renderer(options) if "model.path" in here else None
+    renderer = make_renderer(options, options.model.path) if "model.path" in here else None
     questions = (
         load_checked(options.dataset.train, renderer)
         if renderer and "dataset.train" in here
@@ -35,6 +35,11 @@ def print_plan(options: RunOptions, console: Console) -> None:
         )
     elif questions:
         _print_prompts(questions, renderer, console)
+
+
+def print_run(options: RunOptions, console: Console) -> None:
+    """Prints what is about to run, and where."""
+    console.print(_run_table(options))
 
 
 def _run_table(options: RunOptions) -> Table:

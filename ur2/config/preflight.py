@@ -1,12 +1,11 @@
 """Checks before any work: first what options alone can tell, then the inputs they name."""
 
-import importlib.util
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from ur2.algorithms.advantages import GROUP_RELATIVE
 from ur2.config.schema import RunOptions
@@ -14,13 +13,12 @@ from ur2.datasets import load_questions
 from ur2.errors import InputError
 from ur2.prompts.protocol import Protocol
 from ur2.prompts.render import PromptRenderer
+from ur2.rewards.rubric import Rubric
+from ur2.rollout.engines.factory import check_installed
+from ur2.rollout.engines.text import load_tokenizer
 from ur2.types import Question
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
-ENGINE_MODULES = {"vllm": "vllm", "hf": "transformers"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,10 +42,11 @@ def check_options(options: RunOptions) -> None:
     problems = [
         *_batch_problems(options),
         *_sampling_problems(options),
-        *_engine_problems(options),
+        *_length_problems(options),
     ]
     if problems:
         raise InputError("config: " + "; ".join(problems))
+    check_installed(options.rollout.engine)
 
 
 def find_inputs(options: RunOptions) -> list[Input]:
@@ -68,36 +67,57 @@ def check_inputs_exist(inputs: Sequence[Input]) -> None:
         raise InputError("; ".join(missing) + ". Check the path, or override the key")
 
 
-def load_tokenizer(path: str, revision: str | None = None) -> "PreTrainedTokenizerBase":
-    """A model's tokenizer.
+def make_renderer(options: RunOptions, model_path: str) -> PromptRenderer:
+    """The prompts as the rollouts will render them.
 
     Raises:
-        InputError: `path` is no folder with a tokenizer, and no reachable hub name.
+        InputError: the model has no tokenizer, or one without a chat template.
     """
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, revision=revision)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"model.path: no tokenizer in '{path}', neither as a local folder nor on "
-            f"the Hugging Face hub ({str(error).splitlines()[0]})"
-        ) from error
-    return tokenizer
-
-
-def make_renderer(options: RunOptions, model_path: str | None = None) -> PromptRenderer:
-    """The prompts as the rollouts will render them, for the run's model or another one."""
-    if model_path is None:
-        tokenizer = load_tokenizer(options.model.path, options.model.revision)
-    else:
-        tokenizer = load_tokenizer(model_path)
     return PromptRenderer(
-        tokenizer,
+        load_tokenizer(model_path),
         Protocol(options.prompt.protocol),
         options.prompt,
         max_prompt_tokens=options.rollout.max_prompt_tokens,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """What a run reads before it starts."""
+
+    train: list[Question]
+    held_out: list[Question]
+
+
+def load_inputs(options: RunOptions) -> Inputs:
+    """Reads and checks everything that the run will need.
+
+    Raises:
+        InputError: a file is missing or wrong, a question has no template, grader or room in the
+            prompt, or the model is too short for the budgets.
+    """
+    check_inputs_exist(find_inputs(options))
+    renderer = make_renderer(options, options.model.path)
+    rubric = Rubric.from_options(options.reward, renderer.protocol)
+    files = [options.dataset.train, *([options.dataset.eval] if options.dataset.eval else [])]
+    questions = [load_checked(path, renderer) for path in files]
+    for read in questions:
+        rubric.check(read)
+    held_out = questions[1] if len(questions) > 1 else []
+    return Inputs(
+        train=questions[0], held_out=first_of_each(held_out, options.dataset.eval_per_bucket)
+    )
+
+
+def first_of_each(questions: Sequence[Question], per_bucket: int | None) -> list[Question]:
+    """The first `per_bucket` questions of each bucket, in file order."""
+    seen: Counter[str] = Counter()
+    chosen = []
+    for question in questions:
+        seen[question.bucket] += 1
+        if per_bucket is None or seen[question.bucket] <= per_bucket:
+            chosen.append(question)
+    return chosen
 
 
 def load_checked(path: str, renderer: PromptRenderer) -> list[Question]:
@@ -147,10 +167,13 @@ def _sampling_problems(options: RunOptions) -> Iterator[str]:
         )
 
 
-def _engine_problems(options: RunOptions) -> Iterator[str]:
-    engine = options.rollout.engine.name
-    if importlib.util.find_spec(ENGINE_MODULES[engine]) is None:
-        yield f"engine '{engine}' is not installed: run scripts/setup.sh, or pass engine=hf"
+def _length_problems(options: RunOptions) -> Iterator[str]:
+    needed = options.rollout.max_model_len
+    if needed > options.model.max_length:
+        yield (
+            f"rollout.max_prompt_tokens + rollout.max_tokens = {needed} is more than "
+            f"model.max_length = {options.model.max_length}"
+        )
 
 
 def buckets(questions: Sequence[Question]) -> dict[str, int]:

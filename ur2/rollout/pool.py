@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -108,9 +108,20 @@ class RolloutPool:
         await self._on_all([worker.start() for worker in self._workers], "start", limit_s)
 
     async def collect(
-        self, assignments: Sequence[Assignment], num_samples: int, sampling: SamplingOptions
+        self,
+        assignments: Sequence[Assignment],
+        num_samples: int,
+        sampling: SamplingOptions,
+        *,
+        on_group: Callable[[], None] = lambda: None,
     ) -> list[Group]:
         """Plays every assignment; the groups come in the order of the assignments.
+
+        Args:
+            assignments: one group each.
+            num_samples: trajectories per group.
+            sampling: how tokens are drawn.
+            on_group: called whenever a group is done.
 
         Raises:
             ComponentError: a worker died or hangs; what was under way is cancelled.
@@ -132,6 +143,7 @@ class RolloutPool:
                     )
                 finally:
                     ledger.close(index, group)
+                on_group()
                 return group
 
         groups = await gather_or_cancel(play(assignment) for assignment in assignments)

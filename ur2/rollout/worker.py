@@ -86,7 +86,7 @@ class RolloutWorker:
         await self._players.engine.close()
 
 
-def make_worker(
+def make_players(
     options: RolloutOptions,
     prompt: PromptOptions,
     *,
@@ -95,8 +95,8 @@ def make_worker(
     retriever: Retriever,
     top_k: int,
     seed: int,
-) -> RolloutWorker:
-    """A worker with its own engine and renderer, not started yet.
+) -> Players:
+    """Engine (not started), renderer and retriever of one worker.
 
     Args:
         options: engine and budgets.
@@ -125,7 +125,6 @@ def make_worker(
         max_model_len=options.max_model_len,
         seed=seed,
     )
-    players = Players(
+    return Players(
         engine=engine, renderer=renderer, retriever=retriever, options=options, top_k=top_k
     )
-    return RolloutWorker(players, seed=seed)

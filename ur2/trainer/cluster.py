@@ -16,13 +16,19 @@ from ray.exceptions import RayError, RayTaskError
 
 from ur2.errors import ComponentError, Ur2Error
 from ur2.policy.worker import PolicyWorker
+from ur2.retrieval.client import Passages
+from ur2.retrieval.errors import RetrievalUnavailable
+from ur2.retrieval.options import ServiceOptions
+from ur2.retrieval.service import RetrievalService
+from ur2.rollout.options import SamplingOptions
+from ur2.rollout.worker import RolloutWorker, make_players
 from ur2.trainer.options import ClusterOptions
-from ur2.types import Passage
+from ur2.types import Assignment, Group
 
 logger = logging.getLogger(__name__)
 SHARED_MEMORY = Path("/dev/shm")
-CLOSE_TIMEOUT_S = 30.0
 WEIGHTS_PREFIX = "ur2-weights-"
+CLOSE_TIMEOUT_S = 30.0
 
 
 class Cluster:
@@ -41,23 +47,19 @@ class Cluster:
             log_to_driver=False,
         )
 
-    def actor(self, cls: type, *args: Any, num_gpus: int = 0) -> "Actor":
+    def actor(self, cls: type, *args: Any, num_gpus: int = 0, **kwargs: Any) -> "Actor":
         """A worker of class `cls`, in a process of its own."""
-        handle = ray.remote(cls).options(num_cpus=0, num_gpus=num_gpus).remote(*args)
+        handle = ray.remote(cls).options(num_cpus=0, num_gpus=num_gpus).remote(*args, **kwargs)
         actor = Actor(cls.__name__, handle, self.options.call_timeout_s)
         self.actors.append(actor)
         return actor
 
-    async def start(self, actors: Sequence["Actor"], *args: Any) -> None:
-        """Runs `start` on workers of one kind, all at once."""
+    async def join(self, ranks: Sequence["Actor"]) -> None:
+        """Makes policy ranks one process group and lets them load their model."""
         timeout_s = self.options.start_timeout_s
-        await asyncio.gather(*(a.call("start", *args, timeout_s=timeout_s) for a in actors))
-
-    async def start_policy(self, ranks: Sequence["Actor"]) -> None:
-        """Joins policy ranks into one process group."""
-        address, port = await ranks[0].call("rendezvous")
+        address, port = await ranks[0].call("rendezvous", timeout_s=timeout_s)
         await asyncio.gather(
-            *(r.call("setup", address, port, timeout_s=self.options.start_timeout_s) for r in ranks)
+            *(rank.call("setup", address, port, timeout_s=timeout_s) for rank in ranks)
         )
 
     async def stop(self, actors: Sequence["Actor"]) -> None:
@@ -110,26 +112,89 @@ class Actor:
             raise ComponentError(f"{self.name} died: {str(error).strip()}") from error
 
 
-class ActorTransport:
-    """Reaches a retrieval service that is an actor of this cluster."""
-
-    def __init__(self, service: Actor) -> None:
-        self.service = service
-
-    async def search(self, queries: Sequence[str], top_k: int) -> list[tuple[Passage, ...]]:
-        """One request to the service."""
-        passages: list[tuple[Passage, ...]] = await self.service.call("search", queries, top_k)
-        return passages
-
-
-class PolicyRank(PolicyWorker):
-    """A policy worker that can say where its process group meets."""
+class PolicyProcess(PolicyWorker):
+    """A policy rank that can say where its process group meets."""
 
     def rendezvous(self) -> tuple[str, int]:
         """Address of this node and a free port on it."""
         with socket.socket() as probe:
             probe.bind(("", 0))
             return ray.util.get_node_ip_address(), probe.getsockname()[1]
+
+
+class RolloutProcess(RolloutWorker):
+    """A rollout worker that builds its engine and renderer where it runs."""
+
+    def __init__(self, *args: Any, seed: int, **kwargs: Any) -> None:
+        super().__init__(make_players(*args, seed=seed, **kwargs), seed=seed)
+
+
+class RetrievalProcess:
+    """A retrieval service that opens its index where it runs."""
+
+    def __init__(self, index: str, options: ServiceOptions) -> None:
+        self.index = index
+        self.options = options
+
+    async def start(self) -> None:
+        """Opens the index and loads the encoder."""
+        self.service = RetrievalService.open(self.index, self.options)
+
+    async def search(self, queries: Sequence[str], top_k: int) -> list[Passages]:
+        """See `RetrievalService.search`."""
+        return await self.service.search(queries, top_k)
+
+    async def metrics(self) -> dict[str, float]:
+        """See `RetrievalService.metrics`."""
+        return self.service.metrics()
+
+    async def close(self) -> None:
+        """See `RetrievalService.close`."""
+        await self.service.close()
+
+
+class ActorTransport:
+    """Reaches a retrieval service that is an actor of this cluster."""
+
+    def __init__(self, service: Actor) -> None:
+        self.service = service
+
+    async def search(self, queries: Sequence[str], top_k: int) -> list[Passages]:
+        """One attempt at asking the service."""
+        try:
+            passages: list[Passages] = await self.service.call("search", queries, top_k)
+        except ComponentError as error:
+            raise RetrievalUnavailable(str(error)) from error
+        return passages
+
+    async def close(self) -> None:
+        """The cluster ends the service."""
+
+
+class RemoteRollouts:
+    """A rollout worker behind ray, as the pool wants it; the pool sets the deadlines."""
+
+    def __init__(self, actor: Actor) -> None:
+        self.actor = actor
+
+    async def start(self) -> None:
+        """See `RolloutWorker.start`."""
+        await self.actor.call("start")
+
+    async def run_group(
+        self, assignment: Assignment, num_samples: int, sampling: SamplingOptions
+    ) -> Group:
+        """See `RolloutWorker.run_group`."""
+        group: Group = await self.actor.call("run_group", assignment, num_samples, sampling)
+        return group
+
+    async def update_weights(self, path: str, version: int) -> None:
+        """See `RolloutWorker.update_weights`."""
+        await self.actor.call("update_weights", path, version)
+
+    async def close(self) -> None:
+        """See `RolloutWorker.close`."""
+        await self.actor.call("close")
 
 
 def _weights_dir(options: ClusterOptions) -> Path:

@@ -1,6 +1,5 @@
 """Accuracy and searches on held-out questions."""
 
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -77,16 +76,5 @@ async def evaluate(
         )
         for position, question in enumerate(questions)
     ]
-    groups = await rollouts.collect(assignments, 1, sampling, on_group=lambda _: on_group())
+    groups = await rollouts.collect(assignments, 1, sampling, on_group=on_group)
     return [await rubric.score(group, step) for group in groups]
-
-
-def held_out(questions: Sequence[Question], per_bucket: int | None) -> list[Question]:
-    """The first `per_bucket` questions of each bucket, in file order."""
-    seen: dict[str, int] = defaultdict(int)
-    chosen = []
-    for question in questions:
-        seen[question.bucket] += 1
-        if per_bucket is None or seen[question.bucket] <= per_bucket:
-            chosen.append(question)
-    return chosen

@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from ur2.algorithms.options import AlgorithmOptions
@@ -70,17 +71,24 @@ class Trainer:
             ComponentError: a component failed past its retries.
         """
         try:
-            if self.held_out and self.state.before is None:
-                before = await self._unless_stopped(self._evaluate("before"))
-                self.state.before = before.to_json()
+            if self.state.before is None:
+                before = await self._unless_stopped(self._measure("before"))
+                self.state.before = before.to_json() if before else None
             while self.state.step < self.options.steps:
                 await self._step(self.state.step + 1)
             await self._save()
-            return await self._unless_stopped(self._evaluate("after")) if self.held_out else None
+            return await self._unless_stopped(self._measure("after"))
         except (RunInterruptedError, ComponentError):
             if not self._updating:  # a half-made update is in no checkpoint
                 await self._save()
             raise
+
+    async def resume(self, checkpoint: Path) -> None:
+        """Goes back to where a checkpoint was written; the engines get its weights."""
+        self.state = await self.checkpoints.load(checkpoint)
+        self.curriculum.load_state_dict(self.state.curriculum)
+        self.reporter.run.forget_after(self.state.step)
+        await self.publish(self.state.step)
 
     async def _step(self, step: int) -> None:
         phase, started = self.clock.phase, time.perf_counter()
@@ -107,7 +115,8 @@ class Trainer:
         self._updating = False
         with phase("evaluate"):
             if self._due(self.options.eval_every) and step < self.options.steps:
-                report |= (await self._evaluate(f"step {step}")).metrics()
+                evaluation = await self._evaluate(f"step {step}")
+                report |= evaluation.metrics() if evaluation else {}
         with phase("checkpoint"):
             if self._due(self.options.checkpoint_every):
                 await self._save()
@@ -137,7 +146,16 @@ class Trainer:
             return list(scored)
         return [group for group in scored if not has_zero_variance(group)]
 
-    async def _evaluate(self, label: str) -> Evaluation:
+    async def _measure(self, label: str) -> Evaluation | None:
+        """A held-out measurement outside any step, with its own entry in the run's account."""
+        with self.clock.phase(f"evaluate_{label}"):
+            evaluation = await self._evaluate(label)
+        self.state.add_seconds(self.clock.take())
+        return evaluation
+
+    async def _evaluate(self, label: str) -> Evaluation | None:
+        if not self.held_out:
+            return None
         with self.reporter.progress(f"held-out, {label}", len(self.held_out)) as advance:
             groups = await evaluate(
                 self.rollouts,

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import psutil
 from rich.console import Console
@@ -15,12 +16,17 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 
+from ur2.trainer.plots import draw
 from ur2.trainer.run_directory import RunDirectory
 from ur2.trainer.trackers import Tracker
-from ur2.types import ScoredGroup
+from ur2.types import Level, ScoredGroup
 
 logger = logging.getLogger(__name__)
+
+
+Evaluated = Mapping[str, Any] | None
 
 
 class Reporter:
@@ -65,6 +71,15 @@ class Reporter:
         if self.dump_trajectories:
             self.run.write_trajectories(step, groups)
 
+    def finish(self, facts: Mapping[str, Any], before: Evaluated, after: Evaluated) -> None:
+        """Draws the plots, writes summary.json and prints what changed."""
+        plots = draw(self.run.plots, self.run.read_metrics(), before, after)
+        self.run.write_summary({**facts, "before": before, "after": after})
+        if before and after:
+            self.console.print(_comparison(before, after))
+        self.console.print(f"plots: {', '.join(str(p) for p in plots)}", soft_wrap=True)
+        self.console.print(f"summary: {self.run.summary_path}", soft_wrap=True)
+
     @contextmanager
     def progress(self, label: str, total: int) -> Iterator[Callable[[], None]]:
         """A bar with the time left; a plain line where the output is no terminal."""
@@ -88,3 +103,21 @@ class Reporter:
         began, first = self._started
         seconds = (time.perf_counter() - began) / (step - first) * (self.num_steps - step)
         return f"{int(seconds // 3600)}:{int(seconds % 3600 // 60):02d}:{int(seconds % 60):02d}"
+
+
+def _comparison(before: Mapping[str, Any], after: Mapping[str, Any]) -> Table:
+    """Accuracy and searches per question on held-out questions, by bucket."""
+    table = Table(title=f"{after['num_questions']} held-out questions", title_justify="left")
+    for column in ("bucket", "accuracy before", "after", "searches before", "after"):
+        table.add_column(column, justify="left" if column == "bucket" else "right")
+    keys = ("accuracy_by_bucket", "searches_by_bucket")
+    for bucket in sorted(before["accuracy_by_bucket"], key=_by_difficulty):
+        cells = [f"{part[key][bucket]:.2f}" for key in keys for part in (before, after)]
+        table.add_row(bucket, *cells)
+    table.add_row("all", f"{before['accuracy']:.2f}", f"{after['accuracy']:.2f}", "", "")
+    return table
+
+
+def _by_difficulty(bucket: str) -> tuple[str, int]:
+    task, _, level = bucket.partition("/")
+    return task, list(Level).index(Level(level))

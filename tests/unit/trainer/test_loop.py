@@ -163,8 +163,7 @@ async def resumed(folder: Path, steps: int = 4) -> Trainer:
     trainer = make_trainer(folder, steps=steps)
     newest = trainer.checkpoints.run.newest_checkpoint()
     assert newest is not None
-    trainer.state = await trainer.checkpoints.load(newest)
-    trainer.curriculum.load_state_dict(trainer.state.curriculum)
+    await trainer.resume(newest)
     return trainer
 
 

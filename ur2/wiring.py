@@ -1,0 +1,226 @@
+"""From typed options to running parts: the one place that sees all stages at once."""
+
+import asyncio
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from ur2.config.preflight import Inputs
+from ur2.config.schema import RunOptions
+from ur2.curriculum.curriculum import Curriculum
+from ur2.errors import Ur2Error
+from ur2.policy.group import PolicyGroup
+from ur2.prompts.protocol import Protocol
+from ur2.retrieval.client import HttpTransport, RetrievalClient
+from ur2.rewards.rubric import Rubric
+from ur2.rollout.pool import RolloutPool
+from ur2.trainer.checkpoint import Checkpoints, LoopState
+from ur2.trainer.clock import Clock
+from ur2.trainer.cluster import (
+    Actor,
+    ActorTransport,
+    Cluster,
+    PolicyProcess,
+    RemoteRollouts,
+    RetrievalProcess,
+    RolloutProcess,
+)
+from ur2.trainer.loop import Trainer
+from ur2.trainer.reporting import Reporter
+from ur2.trainer.run_directory import RunDirectory
+from ur2.trainer.trackers import open_trackers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """The running workers of a run."""
+
+    rollouts: RolloutPool
+    policy: PolicyGroup
+    service: Actor | None
+    """The retrieval service, where it runs in this cluster."""
+
+    async def service_metrics(self) -> dict[str, float]:
+        """What only the service knows."""
+        if self.service is None:
+            return {}
+        figures = await self.service.call("metrics")
+        return {f"retrieval/{k}": figures[k] for k in ("cache_hit_rate", "batch_size_mean")}
+
+
+async def start_parts(options: RunOptions, cluster: Cluster) -> Parts:
+    """Starts retrieval, engines and policy ranks, all at once.
+
+    Raises:
+        InputError: an input is wrong in a way that only its worker can tell.
+        ComponentError: a worker did not come up.
+    """
+    service = _service(options, cluster)
+    rollouts = _rollouts(options, cluster, service)
+    ranks = _ranks(options, cluster)
+    starting = [rollouts.start(), cluster.join(ranks)]
+    if service is not None:
+        starting.append(service.call("start"))
+    await asyncio.gather(*starting)
+    policy = PolicyGroup(ranks, options.policy, cluster.weights_dir)
+    return Parts(rollouts=rollouts, policy=policy, service=service)
+
+
+def make_trainer(
+    options: RunOptions, inputs: Inputs, parts: Parts, run: RunDirectory, reporter: Reporter
+) -> Trainer:
+    """The loop over running parts, before its first step."""
+    curriculum = Curriculum(
+        inputs.train, options.curriculum, options.seed, options.trainer.questions_per_step
+    )
+    return Trainer(
+        options=options.trainer,
+        rollout=options.rollout,
+        algorithm=options.algorithm,
+        max_failure_rate=options.retrieval.max_failure_rate,
+        curriculum=curriculum,
+        rollouts=parts.rollouts,
+        rubric=Rubric.from_options(options.reward, Protocol(options.prompt.protocol)),
+        policy=parts.policy,
+        held_out=inputs.held_out,
+        service_metrics=parts.service_metrics,
+        checkpoints=Checkpoints(run, parts.policy, options.trainer.keep_checkpoints),
+        reporter=reporter,
+        clock=Clock(),
+        state=LoopState(curriculum=curriculum.state_dict()),
+    )
+
+
+async def run_training(
+    options: RunOptions, inputs: Inputs, run: RunDirectory, console: Console
+) -> None:
+    """Starts the parts, trains, and ends the parts whatever happens.
+
+    Raises:
+        Ur2Error: what stopped the run; its message says how to go on.
+    """
+    checkpoint = _checkpoint_to_resume(options, run)
+    config = options.model_dump(mode="json")
+    run.open(config)
+    trackers = open_trackers(options.trainer, run.path, config)
+    reporter = Reporter(
+        run,
+        trackers,
+        num_steps=options.trainer.steps,
+        dump_trajectories=options.trainer.dump_trajectories,
+        console=console,
+    )
+    cluster = Cluster(options.cluster)
+    try:
+        start = Clock()
+        with start.phase("start"), console.status("starting workers"):
+            parts = await start_parts(options, cluster)
+        trainer = make_trainer(options, inputs, parts, run, reporter)
+        if checkpoint is not None:
+            await trainer.resume(checkpoint)
+        trainer.state.add_seconds(start.take())
+        _stop_on_signals(trainer)
+        after = await trainer.run()
+        facts = _facts(options, run, trainer.state)
+        reporter.finish(facts, trainer.state.before, after.to_json() if after else None)
+    except Ur2Error as error:
+        raise type(error)(_how_to_go_on(error, run)) from error
+    finally:
+        await cluster.close()
+        for tracker in trackers:
+            tracker.close()
+
+
+def _facts(options: RunOptions, run: RunDirectory, state: LoopState) -> dict[str, Any]:
+    """What summary.json says beside the measurements."""
+    return {
+        "experiment": options.experiment,
+        "seed": options.seed,
+        "steps": state.step,
+        "model_path": str(run.newest_checkpoint() / "model"),
+        "engine": options.rollout.engine.name,
+        "algorithm": options.algorithm.estimator,
+        "curriculum": options.curriculum.policy,
+        "wall_s": state.seconds,
+    }
+
+
+def _service(options: RunOptions, cluster: Cluster) -> Actor | None:
+    retrieval = options.retrieval
+    if retrieval.backend == "http":
+        return None
+    return cluster.actor(RetrievalProcess, retrieval.index, retrieval)
+
+
+def _rollouts(options: RunOptions, cluster: Cluster, service: Actor | None) -> RolloutPool:
+    retrieval = options.retrieval
+    transport = (
+        HttpTransport(str(retrieval.url), retrieval.token)
+        if service is None
+        else ActorTransport(service)
+    )
+    retriever = RetrievalClient(
+        transport, deadline_s=retrieval.deadline_s, max_retries=retrieval.max_retries
+    )
+    workers = [
+        cluster.actor(
+            RolloutProcess,
+            options.rollout,
+            options.prompt,
+            model_path=options.model.path,
+            dtype="float32" if options.policy.precision == "fp32" else "bfloat16",
+            retriever=retriever,
+            top_k=retrieval.top_k,
+            seed=options.seed + number,
+            num_gpus=options.cluster.num_gpus_per_rollout_worker,
+        )
+        for number in range(options.rollout.num_workers)
+    ]
+    return RolloutPool([RemoteRollouts(worker) for worker in workers], options.rollout)
+
+
+def _ranks(options: RunOptions, cluster: Cluster) -> list[Actor]:
+    policy = options.policy
+    return [
+        cluster.actor(
+            PolicyProcess,
+            policy,
+            options.algorithm,
+            options.model.path,
+            rank=rank,
+            total_steps=options.trainer.steps * policy.updates_per_rollout,
+            temperature=options.rollout.sampling.temperature,
+            seed=options.seed,
+            revision=options.model.revision,
+            num_gpus=options.cluster.num_gpus_per_policy_rank,
+        )
+        for rank in range(policy.num_ranks)
+    ]
+
+
+def _checkpoint_to_resume(options: RunOptions, run: RunDirectory) -> Path | None:
+    if options.resume == "none":
+        return None
+    return run.newest_checkpoint() if options.resume == "auto" else Path(options.resume)
+
+
+def _stop_on_signals(trainer: Trainer) -> None:
+    """The first Ctrl-C or SIGTERM ends the run with a checkpoint; a second one ends it at once."""
+    loop = asyncio.get_running_loop()
+
+    def stop(number: int) -> None:
+        trainer.stop.set()
+        loop.remove_signal_handler(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop, number)
+
+
+def _how_to_go_on(error: Ur2Error, run: RunDirectory) -> str:
+    newest = run.newest_checkpoint()
+    if newest is None:
+        return f"{error} (no checkpoint yet)"
+    return f"{error}. Checkpoint: {newest}; continue with run_dir={run.path} resume=auto"
