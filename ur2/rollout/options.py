@@ -35,8 +35,8 @@ class EngineOptions(Options):
 class SamplingOptions(Options):
     """The distribution that tokens are drawn from."""
 
-    temperature: float = Field(1.0, ge=0.0)
-    """Logits are divided by it; 0 takes the most likely token."""
+    temperature: float = Field(1.0, ge=0.0, le=2.0)
+    """Logits are divided by it; 0 takes the most likely token; vllm refuses more than 2."""
     top_p: float = Field(1.0, gt=0.0, le=1.0)
     """Keep the most likely tokens that hold this much probability; 1 is off."""
     top_k: int = Field(0, ge=0)

@@ -1,0 +1,153 @@
+"""The hf engine on a tiny model: batching that never shows, live weights, whole groups."""
+
+import asyncio
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM
+
+from ur2.errors import ComponentError
+from ur2.prompts.options import PromptOptions
+from ur2.rollout.engines.base import GenerationRequest
+from ur2.rollout.engines.hf import HfEngine
+from ur2.rollout.options import EngineOptions, RolloutOptions, SamplingOptions
+from ur2.rollout.worker import RolloutWorker, make_players
+from ur2.types import Assignment, Level, Question, Status
+
+REQUESTS = [
+    GenerationRequest(token_ids=tuple(range(20, 22 + 4 * i)), max_tokens=20 + 5 * i, seed=i)
+    for i in range(8)
+]
+
+
+@pytest.fixture
+async def engine(tiny_model):
+    running = make(tiny_model)
+    await running.start()
+    yield running
+    await running.close()
+
+
+def make(model_path, *, max_num_seqs=3):
+    return HfEngine(
+        EngineOptions(name="hf", max_num_seqs=max_num_seqs),
+        model_path=model_path,
+        dtype="float32",
+        max_model_len=128,
+        seed=1,
+    )
+
+
+@pytest.fixture
+def model(tiny_model):
+    return AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
+
+
+def reference(model, request, sampled):
+    with torch.no_grad():
+        logits = model(torch.tensor([[*request.token_ids, *sampled]])).logits[0].float()
+    logprobs = torch.log_softmax(logits, -1)[len(request.token_ids) - 1 : -1]
+    return logprobs[range(len(sampled)), sampled]
+
+
+async def test_rows_that_join_and_leave_sample_as_if_alone(engine, model):
+    together = await asyncio.gather(*map(engine.generate, REQUESTS))
+    alone = [await engine.generate(r) for r in REQUESTS]
+    assert [g.token_ids for g in together] == [g.token_ids for g in alone]
+    for request, drawn in zip(REQUESTS, together, strict=True):
+        assert torch.allclose(
+            torch.tensor(drawn.logprobs), reference(model, request, drawn.token_ids), atol=1e-4
+        )
+
+
+async def test_a_cancelled_request_frees_its_place(engine):
+    endless = [asyncio.create_task(engine.generate(REQUESTS[7])) for _ in range(3)]
+    await asyncio.sleep(0.01)
+    for task in endless:
+        task.cancel()
+    assert (await asyncio.wait_for(engine.generate(REQUESTS[0]), 10)).token_ids
+
+
+async def test_requests_in_flight_go_on_under_the_new_weights(engine, model, tmp_path):
+    weights = {name: p.detach() * 1.1 for name, p in model.named_parameters()}
+    save_file(weights, tmp_path / "0.safetensors")
+    request = GenerationRequest(token_ids=(20, 21, 22), max_tokens=100)
+    running = asyncio.create_task(engine.generate(request))
+    await asyncio.sleep(0.05)
+    await engine.load_weights(str(tmp_path), 9)
+    drawn, later = await running, await engine.generate(request)
+    before = reference(model, request, drawn.token_ids)
+    model.load_state_dict(weights, strict=False)
+    model.tie_weights()
+    after = reference(model, request, drawn.token_ids)
+    logprobs = torch.tensor(drawn.logprobs)
+    is_new = (logprobs - after).abs() < 1e-4
+    switch = int((~is_new).nonzero().max()) + 1
+    assert 0 < switch < 100
+    assert torch.allclose(logprobs[:switch], before[:switch], atol=1e-4)
+    assert (drawn.weight_version, later.weight_version) == (0, 9)
+    expected = reference(model, request, later.token_ids)
+    assert torch.allclose(torch.tensor(later.logprobs), expected, atol=1e-4)
+
+
+async def test_weights_of_another_model_are_named(engine, tmp_path):
+    save_file({"model.norm.weight": torch.ones(3)}, tmp_path / "0.safetensors")
+    with pytest.raises(ComponentError, match=r"model\.norm\.weight"):
+        await engine.load_weights(str(tmp_path), 1)
+
+
+async def test_closing_fails_what_is_still_running(tiny_model):
+    engine = make(tiny_model)
+    await engine.start()
+    running = asyncio.create_task(engine.generate(REQUESTS[7]))
+    await asyncio.sleep(0)
+    await engine.close()
+    with pytest.raises(ComponentError, match="closed"):
+        await running
+    with pytest.raises(ComponentError, match="closed"):
+        await engine.generate(REQUESTS[0])
+
+
+async def test_a_group_is_played_on_a_real_tokenizer_and_model(tiny_model):
+    prompt = PromptOptions.load(
+        {
+            "protocol": {
+                "search": {"open": "<search>", "close": "</search>"},
+                "documents": {"open": "<information>", "close": "</information>"},
+                "answer": {"open": "<answer>", "close": "</answer>"},
+            },
+            "templates": {"qa": {"search": "{{ question.text }}", "direct": "{{ question.text }}"}},
+        },
+        where="test",
+    )
+    options = RolloutOptions(
+        engine=EngineOptions(name="hf"), max_prompt_tokens=64, max_tokens=40, max_tokens_per_turn=40
+    )
+
+    class NoRetriever:
+        async def search(self, queries, top_k):
+            return [() for _ in queries]
+
+    players = make_players(
+        options,
+        prompt,
+        model_path=tiny_model,
+        dtype="float32",
+        retriever=NoRetriever(),
+        top_k=1,
+        seed=0,
+    )
+    worker = RolloutWorker(players, seed=0)
+    question = Question(
+        id="q", task="qa", text="What is the capital?", answers=("Paris",), level=Level.EASY
+    )
+    assignment = Assignment(id="0-0", question=question, retrieval=True, reason="test", step=0)
+    await worker.start()
+    sampling = SamplingOptions(seeded=True)
+    first = await worker.run_group(assignment, 6, sampling)
+    again = await worker.run_group(assignment, 6, sampling)
+    await worker.close()
+    assert first == again
+    assert len({t.segments[1].token_ids for t in first.trajectories}) == 6
+    assert all(t.status in {Status.TRUNCATED, Status.NO_ANSWER} for t in first.trajectories)

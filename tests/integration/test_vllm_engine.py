@@ -1,0 +1,249 @@
+"""The vllm engine on a tiny model, tied and untied; one engine per model serves all tests in order.
+
+The last tests end their engine, so the order of this file matters.
+"""
+
+import asyncio
+import os
+from pathlib import Path
+
+import psutil
+import pytest
+import pytest_asyncio
+import torch
+from safetensors.torch import save_file
+
+pytest.importorskip("vllm")
+
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from ur2.errors import ComponentError, InputError
+from ur2.rollout.engines.base import GenerationRequest
+from ur2.rollout.engines.hf import HfEngine
+from ur2.rollout.engines.vllm import VllmEngine
+from ur2.rollout.options import EngineOptions
+
+pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
+
+PROMPTS = [tuple(range(20, 28 + 5 * i)) for i in range(6)]
+MAX_MODEL_LEN = 320
+
+
+def make(engine, model_path, **options):
+    return engine(
+        EngineOptions(enforce_eager=True, kv_cache_gib=0.25, **options),
+        model_path=model_path,
+        dtype="float32",
+        max_model_len=MAX_MODEL_LEN,
+        seed=1,
+    )
+
+
+def own_processes():
+    return {p.pid for p in psutil.Process().children(recursive=True) if "VLLM" in p.name()}
+
+
+def shared_memory():
+    return set(Path("/dev/shm").iterdir())
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def engine(tiny_model):
+    environment = dict(os.environ)
+    running = make(VllmEngine, tiny_model)
+    running.shared_memory_before = shared_memory()
+    try:
+        await running.start()
+        yield running
+    finally:
+        await running.close()
+        os.environ.clear()
+        os.environ.update(environment)
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model):
+    return AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
+
+
+@pytest.fixture(scope="module")
+def other_weights(model, tmp_path_factory):
+    """A changed copy of the model, and its weights published in two buckets."""
+    changed = AutoModelForCausalLM.from_config(model.config).eval()
+    changed.load_state_dict(model.state_dict())
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in changed.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return changed, publish(changed, tmp_path_factory.mktemp("weights"))
+
+
+def publish(model, folder: Path) -> str:
+    weights = {name: p.detach().clone() for name, p in model.named_parameters()}
+    names = sorted(weights)
+    save_file({n: weights[n] for n in names[::2]}, folder / "0.safetensors")
+    save_file({n: weights[n] for n in names[1::2]}, folder / "1.safetensors")
+    return str(folder)
+
+
+def reference(model, prompt, sampled, temperature=1.0):
+    with torch.no_grad():
+        logits = model(torch.tensor([[*prompt, *sampled]])).logits[0].float()
+    logprobs = torch.log_softmax(logits / (temperature or 1.0), -1)[len(prompt) - 1 : -1]
+    return logprobs[range(len(sampled)), sampled]
+
+
+async def largest_gap(engine, model, **request):
+    """The largest difference between the engine's logprobs and transformers' float32 ones."""
+    drawn = await asyncio.gather(
+        *(
+            engine.generate(GenerationRequest(token_ids=p, max_tokens=24, **request))
+            for p in PROMPTS
+        )
+    )
+    return max(
+        (torch.tensor(d.logprobs) - reference(model, p, d.token_ids, request["temperature"]))
+        .abs()
+        .max()
+        .item()
+        for p, d in zip(PROMPTS, drawn, strict=True)
+    )
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.6, 1.0])
+async def test_logprobs_are_those_of_the_sampling_distribution(engine, model, temperature):
+    assert await largest_gap(engine, model, temperature=temperature) < 1e-4
+
+
+async def test_greedy_decoding_equals_that_of_the_hf_engine(engine, tiny_model):
+    other = make(HfEngine, tiny_model)
+    await other.start()
+    requests = [GenerationRequest(token_ids=p, max_tokens=24, temperature=0.0) for p in PROMPTS]
+    ours = await asyncio.gather(*map(engine.generate, requests))
+    theirs = await asyncio.gather(*map(other.generate, requests))
+    await other.close()
+    assert [g.token_ids for g in ours] == [g.token_ids for g in theirs]
+    assert [(g.text, g.finish) for g in ours] == [(g.text, g.finish) for g in theirs]
+    for a, b in zip(ours, theirs, strict=True):
+        assert torch.allclose(torch.tensor(a.logprobs), torch.tensor(b.logprobs), atol=1e-4)
+
+
+async def test_a_seed_fixes_the_draw_whatever_runs_beside_it(engine):
+    request = GenerationRequest(token_ids=PROMPTS[0], max_tokens=16, seed=5)
+    alone = await engine.generate(request)
+    crowd = [GenerationRequest(token_ids=p, max_tokens=16) for p in PROMPTS]
+    again, *others = await asyncio.gather(*map(engine.generate, [request, *crowd]))
+    assert again.token_ids == alone.token_ids
+    assert others[0].token_ids != alone.token_ids
+
+
+async def test_stops_are_kept_and_end_the_turn(engine, tiny_model):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    free = await engine.generate(GenerationRequest(token_ids=PROMPTS[0], max_tokens=40, seed=11))
+    assert free.finish == "length"
+    assert len(free.token_ids) == len(free.logprobs) == 40
+
+    stop = free.token_ids[9]
+    cut = free.token_ids.index(stop) + 1
+    request = GenerationRequest(
+        token_ids=PROMPTS[0], max_tokens=40, seed=11, stop_token_ids=(stop,)
+    )
+    assert (stopped := await engine.generate(request)).token_ids == free.token_ids[:cut]
+    assert stopped.finish == "stop"
+    assert stopped.text == tokenizer.decode(free.token_ids[:cut])
+
+    pairs = [tokenizer.decode(free.token_ids[i : i + 2]) for i in range(39)]
+    text = next(t for t in pairs if t.isascii() and t.isprintable() and len(t) > 2)
+    request = GenerationRequest(
+        token_ids=PROMPTS[0], max_tokens=40, seed=11, stop_strings=("</answer>", text)
+    )
+    stopped = await engine.generate(request)
+    assert stopped.finish == "stop"
+    assert stopped.token_ids == free.token_ids[: len(stopped.token_ids)]
+    assert text in stopped.text
+    assert text not in tokenizer.decode(stopped.token_ids[:-1])
+
+
+async def test_a_marker_that_is_one_token_stops_and_stays_in_the_ids(engine, tiny_model):
+    marker = AutoTokenizer.from_pretrained(tiny_model).convert_tokens_to_ids("</search>")
+    requests = [
+        GenerationRequest(
+            token_ids=p, max_tokens=250, temperature=2.0, stop_strings=("</search>",), seed=i
+        )
+        for i, p in enumerate(PROMPTS * 2)
+    ]
+    drawn = await asyncio.gather(*map(engine.generate, requests))
+    stopped = [generation for generation in drawn if marker in generation.token_ids]
+    assert stopped
+    for generation in stopped:
+        assert generation.token_ids.index(marker) == len(generation.token_ids) - 1
+        assert generation.text.endswith("</search>")
+        assert generation.finish == "stop"
+
+
+async def test_new_weights_take_effect_in_every_layer_and_label_what_follows(
+    engine, model, other_weights, tmp_path
+):
+    changed, path = other_weights
+    await engine.load_weights(path, 3)
+    for temperature in (0.0, 1.0):
+        assert await largest_gap(engine, changed, temperature=temperature) < 1e-4
+    drawn = await engine.generate(GenerationRequest(token_ids=PROMPTS[0], max_tokens=2))
+    assert drawn.weight_version == 3
+    await engine.load_weights(publish(model, tmp_path), 4)
+    assert await largest_gap(engine, model, temperature=1.0) < 1e-4
+
+
+async def test_requests_in_flight_go_on_under_the_new_weights(engine, model, other_weights):
+    changed, path = other_weights
+    requests = [GenerationRequest(token_ids=p, max_tokens=200) for p in PROMPTS]
+    running = [asyncio.create_task(engine.generate(r)) for r in requests]
+    await asyncio.sleep(0.1)
+    await engine.load_weights(path, 5)
+    crossed = 0
+    for prompt, drawn in zip(PROMPTS, await asyncio.gather(*running), strict=True):
+        before = reference(model, prompt, drawn.token_ids)
+        after = reference(changed, prompt, drawn.token_ids)
+        logprobs = torch.tensor(drawn.logprobs)
+        is_old = (logprobs - before).abs() < 1e-4
+        is_new = (logprobs - after).abs() < 1e-4
+        assert (is_old | is_new).all()
+        num_old = int((is_old & ~is_new).nonzero().max()) + 1
+        assert (is_old[:num_old]).all()
+        assert (is_new[num_old:]).all()
+        assert drawn.weight_version == 4
+        crossed += num_old < len(drawn.token_ids)
+    assert crossed
+
+
+async def test_a_directory_without_weights_changes_nothing(engine, tmp_path):
+    with pytest.raises(InputError, match="no weights"):
+        await engine.load_weights(str(tmp_path), 6)
+    drawn = await engine.generate(GenerationRequest(token_ids=PROMPTS[0], max_tokens=2))
+    assert drawn.weight_version == 5
+
+
+@pytest.mark.parametrize("tiny_model", [True], indirect=True, ids=["tied"])
+async def test_weights_that_do_not_fit_are_named_and_the_engine_closes_clean(engine, tmp_path):
+    save_file({"model.norm.weight": torch.ones(64)}, tmp_path / "0.safetensors")
+    with pytest.raises(ComponentError, match=r"missing .*embed_tokens"):
+        await engine.load_weights(str(tmp_path), 6)
+    assert own_processes()
+    await engine.close()
+    assert not own_processes()
+    assert not shared_memory() - engine.shared_memory_before
+
+
+@pytest.mark.parametrize("tiny_model", [False], indirect=True, ids=["untied"])
+async def test_the_death_of_the_engine_is_an_error_and_leaves_nothing(engine):
+    request = GenerationRequest(token_ids=PROMPTS[0], max_tokens=280)
+    running = asyncio.create_task(engine.generate(request))
+    await asyncio.sleep(0.05)
+    for pid in own_processes():
+        psutil.Process(pid).kill()
+    with pytest.raises(ComponentError, match="vllm engine failed"):
+        await asyncio.wait_for(running, 30)
+    with pytest.raises(ComponentError, match="vllm engine failed"):
+        await engine.generate(request)
+    await engine.close()
+    assert not own_processes()

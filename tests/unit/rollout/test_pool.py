@@ -1,0 +1,116 @@
+import asyncio
+
+import pytest
+
+from ur2.errors import ComponentError
+from ur2.rollout.options import EngineOptions, RolloutOptions, SamplingOptions
+from ur2.rollout.pool import RolloutPool
+from ur2.types import Author, Group, Segment, Status, Trajectory
+
+SAMPLING = SamplingOptions()
+
+
+class FakeWorker:
+    """Takes `delay_s` per group; every trajectory has three policy tokens."""
+
+    def __init__(self, delay_s=0.0, error=None):
+        self.delay_s = delay_s
+        self.error = error
+        self.groups = []
+        self.in_play = 0
+        self.most_in_play = 0
+        self.calls = []
+
+    async def start(self):
+        self.calls.append("start")
+
+    async def run_group(self, assignment, num_samples, sampling):
+        self.in_play += 1
+        self.most_in_play = max(self.most_in_play, self.in_play)
+        try:
+            await asyncio.sleep(self.delay_s)
+            if self.error is not None:
+                raise self.error
+        finally:
+            self.in_play -= 1
+        self.groups.append(assignment.id)
+        written = Segment(
+            author=Author.POLICY, token_ids=(1, 2, 3), text="", logprobs=(0.0, 0.0, 0.0)
+        )
+        read = Segment(author=Author.ENVIRONMENT, token_ids=(4,), text="")
+        return Group(
+            assignment=assignment,
+            trajectories=tuple(
+                Trajectory(
+                    id=f"{assignment.id}/{i}",
+                    segments=(written, read),
+                    searches=(),
+                    status=Status.ANSWERED,
+                )
+                for i in range(num_samples)
+            ),
+        )
+
+    async def update_weights(self, path, version):
+        self.calls.append((path, version))
+
+    async def close(self):
+        self.calls.append("close")
+
+
+def options(*, max_num_seqs=8, **rest):
+    return RolloutOptions(engine=EngineOptions(max_num_seqs=max_num_seqs), **rest)
+
+
+async def test_groups_come_back_in_order_each_once_and_the_account_adds_up(game):
+    workers = [FakeWorker(0.001), FakeWorker(0.002)]
+    pool = RolloutPool(workers, options(max_num_seqs=4))
+    assignments = [game.assignment(id=f"0-{i}") for i in range(20)]
+    groups = await pool.collect(assignments, 2, SAMPLING)
+    assert [g.assignment.id for g in groups] == [a.id for a in assignments]
+    assert sorted(workers[0].groups + workers[1].groups) == sorted(a.id for a in assignments)
+    account = pool.account
+    assert account.num_sampled_tokens == 20 * 2 * 3
+    assert [w.num_groups for w in account.workers] == [len(w.groups) for w in workers]
+    assert [w.num_sampled_tokens for w in account.workers] == [6 * len(w.groups) for w in workers]
+    assert all(0 < w.busy_s <= account.wall_s for w in account.workers)
+    assert account.sampled_tokens_per_s == pytest.approx(120 / account.wall_s)
+    assert 0 <= account.idle_fraction < 1
+
+
+async def test_a_worker_holds_no_more_groups_than_fill_its_engine(game):
+    worker = FakeWorker(0.001)
+    pool = RolloutPool([worker], options(max_num_seqs=8))
+    await pool.collect([game.assignment(id=str(i)) for i in range(12)], 4, SAMPLING)
+    assert worker.most_in_play == 2
+
+
+async def test_a_fast_worker_plays_more_groups_than_a_slow_one(game):
+    fast, slow = FakeWorker(0.002), FakeWorker(0.2)
+    pool = RolloutPool([fast, slow], options(max_num_seqs=4))
+    await pool.collect([game.assignment(id=str(i)) for i in range(12)], 4, SAMPLING)
+    assert len(slow.groups) == 1
+    assert len(fast.groups) == 11
+
+
+async def test_a_worker_that_dies_is_named_and_nothing_is_left_running(game):
+    healthy, dead = FakeWorker(10.0), FakeWorker(error=ConnectionResetError("gone"))
+    pool = RolloutPool([healthy, dead], options(), death=(ConnectionResetError,))
+    with pytest.raises(ComponentError, match=r"worker 1, group '1'.*died: gone"):
+        await pool.collect([game.assignment(id=str(i)) for i in range(2)], 1, SAMPLING)
+    assert healthy.in_play == 0
+
+
+async def test_a_worker_that_hangs_is_named(game):
+    pool = RolloutPool([FakeWorker(10.0)], options(group_timeout_s=0.02))
+    with pytest.raises(ComponentError, match=r"worker 0, group '7'.*0\.02 s"):
+        await pool.collect([game.assignment(id="7")], 1, SAMPLING)
+
+
+async def test_start_weights_and_close_reach_every_worker():
+    workers = [FakeWorker(), FakeWorker()]
+    pool = RolloutPool(workers, options())
+    await pool.start()
+    await pool.update_weights("w", 3)
+    await pool.close()
+    assert [w.calls for w in workers] == [["start", ("w", 3), "close"]] * 2

@@ -1,0 +1,63 @@
+import asyncio
+
+import pytest
+
+from ur2.errors import ComponentError, InputError
+from ur2.rollout.options import SamplingOptions
+from ur2.rollout.worker import RolloutWorker
+from ur2.types import Status
+
+ANSWER = "<answer> Paris </answer>"
+
+
+async def test_a_group_holds_every_sample_of_its_question_under_its_own_id(game):
+    worker = RolloutWorker(game.make_players(game.ScriptedEngine(lambda _: ANSWER)), seed=0)
+    group = await worker.run_group(game.assignment(id="3-1"), 4, SamplingOptions())
+    assert [t.id for t in group.trajectories] == ["3-1/0", "3-1/1", "3-1/2", "3-1/3"]
+    assert {t.status for t in group.trajectories} == {Status.ANSWERED}
+    assert group.assignment.id == "3-1"
+
+
+async def test_new_weights_label_what_is_sampled_after_them(game):
+    engine = game.ScriptedEngine(lambda _: ANSWER)
+    worker = RolloutWorker(game.make_players(engine), seed=0)
+    await worker.update_weights("somewhere", 12)
+    group = await worker.run_group(game.assignment(), 1, SamplingOptions())
+    assert group.trajectories[0].segments[1].weight_version == 12
+
+
+async def test_an_engine_that_takes_no_weights_in_time_is_an_error(game):
+    engine = game.ScriptedEngine(lambda _: ANSWER, hangs=True)
+    worker = RolloutWorker(game.make_players(engine, update_timeout_s=0.02), seed=0)
+    with pytest.raises(ComponentError, match="weights 5"):
+        await worker.update_weights("somewhere", 5)
+
+
+async def test_a_failed_episode_leaves_no_other_episode_running(game):
+    engine = game.ScriptedEngine(lambda _: ANSWER)
+    calls = 0
+    running = 0
+
+    async def generate(request):
+        nonlocal calls, running
+        calls += 1
+        if calls == 3:
+            raise ComponentError("engine gone")
+        running += 1
+        try:
+            await asyncio.Event().wait()
+        finally:
+            running -= 1
+
+    engine.generate = generate
+    worker = RolloutWorker(game.make_players(engine), seed=0)
+    with pytest.raises(ComponentError, match="engine gone"):
+        await worker.run_group(game.assignment(), 4, SamplingOptions())
+    assert calls >= 3
+    assert running == 0
+
+
+def test_an_observation_budget_that_holds_only_markers_is_refused(game):
+    players = game.make_players(game.ScriptedEngine(lambda _: ""), max_observation_tokens=3)
+    with pytest.raises(InputError, match="max_observation_tokens=3"):
+        RolloutWorker(players, seed=0)
