@@ -53,9 +53,9 @@ def phrased(text: str, phrase: str) -> list[Span]:
     The content is the rest of the line, or the next line with text; it ends before a chat token.
     """
     openings = list(re.finditer(re.escape(phrase), text, re.IGNORECASE))
-    limits = [opening.start() for opening in openings[1:]] + [len(text)]
     spans = []
-    for opening, limit in zip(openings, limits, strict=True):
+    for position, opening in enumerate(openings, start=1):
+        limit = openings[position].start() if position < len(openings) else len(text)
         blank = _BLANK.match(text, opening.end(), limit)
         start = blank.end() if blank else opening.end()
         cut = _PHRASE_END.search(text, start, limit)
