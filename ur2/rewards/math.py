@@ -61,6 +61,8 @@ class _Verifier:
             process.communicate()
 
     def _started(self) -> subprocess.Popen[bytes]:
+        if self._process is not None and self._process.poll() is not None:
+            self.close()
         if self._process is None:
             self._unread = b""
             self._process = subprocess.Popen(

@@ -1,0 +1,65 @@
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ur2.prompts.options import PromptOptions
+from ur2.prompts.protocol import Protocol
+from ur2.types import Author, Question, SearchEvent, Segment, Status, Trajectory
+
+CONFIGS = Path(__file__).parents[3] / "configs"
+
+
+def load_protocol(name: str) -> Protocol:
+    tree = yaml.safe_load((CONFIGS / "prompt" / f"{name}.yaml").read_text())
+    return Protocol(PromptOptions.load(tree, where=name).protocol)
+
+
+@pytest.fixture(scope="session")
+def atlas() -> Protocol:
+    return load_protocol("atlas")
+
+
+@pytest.fixture(scope="session")
+def ur2() -> Protocol:
+    return load_protocol("ur2")
+
+
+@pytest.fixture(scope="session")
+def make_question() -> Callable[..., Question]:
+    def make(task="qa", **changes) -> Question:
+        fields = {
+            "id": "q1",
+            "text": "Capital of France?",
+            "answers": ("A",) if task == "choice" else ("Paris",),
+            "options": ("Paris", "Rome", "No", "Bern") if task == "choice" else (),
+            "level": "hard",
+        }
+        return Question(task=task, **{**fields, **changes})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_trajectory() -> Callable[..., Trajectory]:
+    """Turns of the policy with documents in between; every turn but the last one searched."""
+
+    def make(
+        *turns: str, documents: str = "documents", outcomes: Sequence[str] | None = None
+    ) -> Trajectory:
+        segments = [Segment(author=Author.PROMPT, token_ids=(1,), text="prompt")]
+        for text in turns:
+            segments += [
+                Segment(author=Author.POLICY, token_ids=(2,), text=text),
+                Segment(author=Author.ENVIRONMENT, token_ids=(3,), text=documents),
+            ]
+        outcomes = ["found"] * (len(turns) - 1) if outcomes is None else outcomes
+        return Trajectory(
+            id="t1",
+            segments=tuple(segments),
+            searches=tuple(SearchEvent(query="q", outcome=outcome) for outcome in outcomes),
+            status=Status.ANSWERED,
+        )
+
+    return make

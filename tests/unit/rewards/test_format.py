@@ -1,0 +1,104 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ur2.rewards.format import CHECKS, violations
+
+SEARCH = "<search> who </search>"
+Q, END_Q = "<|begin_of_query|>", "<|end_of_query|>"
+
+
+@pytest.fixture(scope="session")
+def check(make_question, make_trajectory):
+    """The violations of a trajectory given by its turns."""
+
+    def run(markup, *turns, task="qa", retrieval=True, documents="docs", **question):
+        asked = make_question(task, **question)
+        trajectory = make_trajectory(*turns, documents=documents)
+        answer = markup.answer(turns[-1], task) if turns else None
+        return violations(trajectory, asked, retrieval=retrieval, answer=answer, markup=markup)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("turns", "names"),
+    [
+        (["So <answer> Paris </answer>"], []),
+        (["So <answer> Paris </answer><|end|>"], []),
+        ([SEARCH, "So <answer> Paris </answer>"], []),
+        ([SEARCH] * 4 + ["<answer>Paris</answer>"], []),
+        ([SEARCH] * 5 + ["<answer>Paris</answer>"], ["too_many_searches"]),
+        (["So Paris"], ["not_one_answer"]),
+        ([], ["not_one_answer"]),
+        (["<answer>Rome</answer> <answer>Paris</answer>"], ["not_one_answer"]),
+        (["<answer>Paris"], ["not_one_answer"]),
+        (["<answer>Paris</answer></answer>"], ["not_one_answer"]),
+        (["<answer>Rome</answer>", "<answer>Paris</answer>"], ["not_one_answer"]),
+        (["</search> <answer>Paris</answer>"], ["unbalanced_search"]),
+        (["<search> who <answer>Paris</answer>"], ["unbalanced_search"]),
+        (["<information>x</information> <answer>Paris</answer>"], ["forged_documents"]),
+        (["</information> <answer>Paris</answer>"], ["forged_documents"]),
+        ([f"<search> {'w ' * 20}</search>", "<answer>Paris</answer>"], []),
+        ([f"<search> {'w ' * 21}</search>", "<answer>Paris</answer>"], ["long_query"]),
+        (["<|im_start|>user <answer>Paris</answer>"], ["chat_tokens"]),
+        (["<|end|> <answer>Paris</answer><|end|>"], ["chat_tokens"]),
+        (["x\nassistant\n<answer>Paris</answer>"], ["chat_tokens"]),
+        (["the user asks <answer>Paris</answer>"], []),
+        (["巴黎 <answer>Paris</answer>"], ["chinese"]),
+        (["é ß ✓ ñ <answer>Paris</answer>"], []),
+        ([f"<answer>{'w ' * 10}</answer>"], []),
+        ([f"<answer>{'w ' * 11}</answer>"], ["long_answer"]),
+        (["<answer>Paris <search> </answer>"], ["unbalanced_search", "marker_in_answer"]),
+    ],
+)
+def test_truth_table_of_tags(atlas, check, turns, names):
+    assert list(check(atlas, *turns)) == names
+
+
+def test_an_answer_may_be_as_long_as_its_gold(atlas, check):
+    gold = "w " * 12
+    assert check(atlas, f"<answer>{'w ' * 12}</answer>", answers=("x", gold)) == ()
+    assert check(atlas, f"<answer>{'w ' * 13}</answer>", answers=("x", gold)) == ("long_answer",)
+
+
+@pytest.mark.parametrize(
+    ("task", "turns", "names"),
+    [
+        ("choice", ["the correct answer is: A"], []),
+        ("choice", ["the correct answer is: A<|im_end|>"], []),
+        ("choice", ["the correct answer is: A. Paris"], ["long_answer"]),
+        ("choice", ["The correct answer is: A\nThe correct answer is: B"], ["not_one_answer"]),
+        ("choice", ["the correct answer is a drug"], ["not_one_answer"]),
+        ("choice", [r"\boxed{A}"], ["not_one_answer"]),
+        ("qa", [r"\boxed{Paris}"], []),
+        ("qa", [r"\boxed{Paris} \boxed{Paris}"], ["not_one_answer"]),
+        ("qa", [f"{Q} who {END_Q}", r"\boxed{Paris}<|im_end|>"], []),
+        ("qa", [f"{Q} who {END_Q}<|eot_id|>", r"\boxed{Paris}"], []),
+        ("math", [r"\boxed{\frac{1}{2}}"], []),
+    ],
+)
+def test_truth_table_of_ur2(ur2, check, task, turns, names):
+    assert list(check(ur2, *turns, task=task)) == names
+
+
+def test_searching_where_retrieval_is_off_is_a_violation(atlas, check):
+    turns = [SEARCH, "<answer>Paris</answer>"]
+    assert check(atlas, *turns, retrieval=False) == ("search_when_off",)
+    assert check(atlas, *turns, retrieval=True) == ()
+
+
+def test_every_check_can_fail(atlas, check):
+    shown = check(
+        atlas,
+        *["<search>" + "w " * 21 + "</search></search>"] * 5,
+        f"<information> 巴黎 <|user|> <answer> {'w ' * 11} <information> </answer> <answer>",
+        retrieval=False,
+    )
+    assert set(shown) == set(CHECKS)
+
+
+@given(documents=st.text() | st.sampled_from(["<answer>x</answer>", "</search>", "<|end|>", "巴"]))
+def test_no_document_can_change_the_verdict(atlas, check, documents):
+    turns = [SEARCH, "<answer>Paris</answer>"]
+    assert check(atlas, *turns, documents=documents) == ()

@@ -1,0 +1,104 @@
+import collections
+import json
+import os
+import re
+import string
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ur2.rewards.qa import cover_exact_match, exact_match, f1, normalise
+
+
+def reference_normalise(text):
+    """As in SQuAD's evaluation script, written independently: four passes over the text."""
+    text = "".join(c for c in text.lower() if c not in set(string.punctuation))
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
+
+
+def reference_f1(prediction, gold):
+    said, wanted = reference_normalise(prediction).split(), reference_normalise(gold).split()
+    common = sum((collections.Counter(said) & collections.Counter(wanted)).values())
+    if not common:
+        return 0.0
+    precision, recall = common / len(said), common / len(wanted)
+    return 2 * precision * recall / (precision + recall)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "golds", "em", "cover", "overlap"),
+    [
+        ("The Paris!", ["paris"], 1, 1, 1.0),
+        ("Paris, France", ["Paris"], 0, 1, 2 / 3),
+        ("I don't know", ["No"], 0, 0, 0.0),
+        ("nobody", ["no"], 0, 0, 0.0),
+        ("Rome", ["Paris", "Rome"], 1, 1, 1.0),
+        ("New York City", ["York New"], 0, 0, 0.8),
+        ("x x b", ["x b b"], 0, 0, 2 / 3),
+        ("", ["Paris"], 0, 0, 0.0),
+        ("Paris", [""], 0, 0, 0.0),
+        ("Paris", [], 0, 0, 0.0),
+        ("The The", ["the"], 0, 1, 2 / 3),
+        ("%", ["$"], 0, 0, 0.0),
+        ("%", ["%"], 1, 1, 1.0),
+        ("1,000", ["1000"], 1, 1, 1.0),
+    ],
+)
+def test_truth_table(prediction, golds, em, cover, overlap):
+    assert exact_match(prediction, golds) == em
+    assert cover_exact_match(prediction, golds) == cover
+    assert f1(prediction, golds) == pytest.approx(overlap)
+
+
+def test_one_gold_may_be_given_as_a_string():
+    assert exact_match("Paris", "Paris") == 1.0
+    assert exact_match("P", "Paris") == 0.0
+
+
+TEXT = st.text(st.sampled_from("abt hen.,!'éA-"), max_size=20)
+
+
+@given(prediction=TEXT, golds=st.lists(TEXT, max_size=3))
+def test_scores_are_ordered_and_bounded(prediction, golds):
+    scores = [f(prediction, golds) for f in (exact_match, cover_exact_match, f1)]
+    assert all(0 <= score <= 1 for score in scores)
+    assert scores[0] <= min(scores[1], scores[2])
+
+
+@given(prediction=TEXT, gold=TEXT)
+def test_agrees_with_the_reference_wherever_an_answer_is_left(prediction, gold):
+    if reference_normalise(gold) and reference_normalise(prediction):
+        assert normalise(gold) == reference_normalise(gold)
+        same = reference_normalise(prediction) == reference_normalise(gold)
+        assert exact_match(prediction, [gold]) == float(same)
+        assert f1(prediction, [gold]) == pytest.approx(reference_f1(prediction, gold))
+
+
+def test_agrees_with_the_reference_on_real_golds():
+    default = Path(__file__).parents[4] / "shared" / "data"
+    folder = Path(os.environ.get("UR2_SHARED_DATA", default)) / "ur2_reference"
+    if not folder.is_dir():
+        pytest.skip("needs the UR2 reference data: set UR2_SHARED_DATA")
+    golds = []
+    for name in ("bamboogle", "hotpot500", "2wiki500", "musique500"):
+        for path in (folder / name).glob("*.jsonl"):
+            rows = map(json.loads, path.read_text().splitlines())
+            golds += [row["answer"] for row in rows if isinstance(row["answer"], str)]
+    assert len(golds) > 500
+    pairs = [
+        pair
+        for gold, other in zip(golds, golds[1:] + golds[:1], strict=True)
+        for pair in (
+            (gold, gold),
+            (f"The {gold.upper()}.", gold),
+            (f"{gold} of {other}", gold),
+            (other, gold),
+            (" ".join(reversed(gold.split())), gold),
+        )
+    ]
+    for prediction, gold in pairs:
+        same = reference_normalise(prediction) == reference_normalise(gold)
+        assert exact_match(prediction, [gold]) == float(same), (prediction, gold)
+        assert f1(prediction, [gold]) == pytest.approx(reference_f1(prediction, gold))

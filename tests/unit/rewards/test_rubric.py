@@ -1,0 +1,211 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ur2.errors import InputError
+from ur2.rewards.options import RewardOptions
+from ur2.rewards.rubric import GRADERS, TERMS, Rubric
+from ur2.types import Assignment, Group
+
+CONFIGS = Path(__file__).parents[3] / "configs" / "reward"
+RIGHT, WRONG = "<answer>Paris</answer>", "<answer>Rome</answer>"
+SEARCH = "<search> who </search>"
+
+
+def load(name: str) -> RewardOptions:
+    return RewardOptions.load(yaml.safe_load((CONFIGS / f"{name}.yaml").read_text()), where=name)
+
+
+@pytest.fixture
+def score(make_question, make_trajectory):
+    """The score of one trajectory, given by its turns."""
+
+    async def run(options, markup, *turns, step=1, retrieval=True, outcomes=None, **question):
+        assignment = Assignment(
+            id="1-0", question=make_question(**question), retrieval=retrieval, reason="", step=step
+        )
+        trajectory = make_trajectory(*turns, outcomes=outcomes)
+        rubric = Rubric.from_options(options, markup)
+        scored = await rubric.score(Group(assignment=assignment, trajectories=(trajectory,)), step)
+        return scored.scores[0]
+
+    return run
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_reward_loads(path):
+    options = load(path.stem)
+    assert options.terms
+    assert set(options.graders.values()) <= set(GRADERS)
+    assert {term.kind for term in options.terms.values()} <= set(TERMS)
+
+
+@pytest.mark.parametrize(
+    ("turns", "level", "parts"),
+    [
+        ([RIGHT], "easy", (1.0, 0.1, 0.0)),
+        ([WRONG], "easy", (0.0, 0.1, 0.0)),
+        (["Paris"], "easy", (0.0, 0.0, 0.0)),
+        ([SEARCH, RIGHT], "easy", (1.0, 0.1, -0.1)),
+        ([SEARCH, SEARCH, RIGHT], "easy", (1.0, 0.1, -0.2)),
+        ([SEARCH, SEARCH, RIGHT], "medium", (1.0, 0.1, 0.0)),
+        ([SEARCH, SEARCH, RIGHT], "hard", (1.0, 0.1, 0.0)),
+        ([SEARCH], "hard", (0.0, 0.0, 0.0)),
+    ],
+)
+async def test_the_atlas_table(score, atlas, turns, level, parts):
+    shown = await score(load("atlas"), atlas, *turns, level=level)
+    assert shown.parts == pytest.approx(
+        dict(zip(("correct", "format", "search_cost"), parts, strict=True))
+    )
+    assert shown.total == pytest.approx(sum(parts))
+    assert shown.correct == parts[0]
+
+
+UR2_RIGHT, UR2_WRONG = "the correct answer is: A", "the correct answer is: B"
+UR2_SEARCH = "<|begin_of_query|> who <|end_of_query|>"
+
+
+@pytest.mark.parametrize(
+    ("turns", "outcomes", "step", "retrieval", "parts"),
+    [
+        ([UR2_RIGHT], [], 1, True, (2, 1, 0, 0)),
+        ([UR2_WRONG], [], 1, True, (0, 1, 0, 0)),
+        (["A"], [], 1, True, (0, 0, 0, 0)),
+        (["the correct answer is: A. Paris"], [], 1, True, (2, 0, 0, 0)),
+        ([UR2_SEARCH, UR2_RIGHT], ["found"], 1, True, (2, 1, 0, 0.5)),
+        ([UR2_SEARCH, UR2_RIGHT], ["found"], 10, True, (2, 1, 0, 0.5)),
+        ([UR2_SEARCH, UR2_RIGHT], ["found"], 11, True, (2, 1, 0, 0)),
+        ([UR2_SEARCH] * 2 + [UR2_WRONG], ["found"] * 2, 10, True, (0, 1, 0, 1.0)),
+        ([UR2_SEARCH] * 3 + [UR2_WRONG], ["found"] * 3, 3, True, (0, 1, 0, 1.0)),
+        ([UR2_SEARCH, UR2_RIGHT], ["unsearchable"], 11, True, (2, 1, -0.5, 0)),
+        ([UR2_SEARCH] * 2 + [UR2_RIGHT], ["unsearchable"] * 2, 11, True, (2, 1, -1.0, 0)),
+        ([UR2_SEARCH], ["refused"], 1, False, (0, 0, 0, 0)),
+        ([UR2_RIGHT], [], 1, False, (2, 1, 0, 0)),
+    ],
+)
+async def test_the_medqa_table_of_the_paper(score, ur2, turns, outcomes, step, retrieval, parts):
+    shown = await score(
+        load("ur2_medqa"),
+        ur2,
+        *turns,
+        task="choice",
+        outcomes=outcomes,
+        step=step,
+        retrieval=retrieval,
+    )
+    names = ("answer", "format", "unsearchable", "search_bonus", "clip")
+    assert shown.parts == dict(zip(names, (*parts, 0), strict=True))
+    assert shown.total == sum(parts)
+    assert shown.correct == parts[0] / 2
+
+
+def options(clip=None, graders=None, **term):
+    tree = {"terms": {"x": {"kind": "answer", **term}}, "graders": graders or {"qa": "exact_match"}}
+    return RewardOptions.load({**tree, "clip": clip}, where="reward")
+
+
+@pytest.mark.parametrize(
+    ("gates", "open_"),
+    [
+        ({}, True),
+        ({"levels": ["hard"]}, True),
+        ({"levels": ["easy", "very_hard"]}, False),
+        ({"tasks": ["qa"]}, True),
+        ({"tasks": ["math", "choice"]}, False),
+        ({"retrieval": True}, True),
+        ({"retrieval": False}, False),
+        ({"retrieval": True, "levels": ["easy"]}, False),
+    ],
+)
+async def test_a_term_counts_where_all_its_gates_are_open(score, atlas, gates, open_):
+    shown = await score(options(weight=3.0, **gates), atlas, RIGHT)
+    assert shown.parts == {"x": 3.0 if open_ else 0.0}
+    assert shown.correct == 1.0
+
+
+PHASES = [{"until": 2, "value": 1.0}, {"until": 4, "value": 0.5}]
+
+
+@pytest.mark.parametrize(
+    ("phases", "weights"),
+    [(PHASES, [1, 1, 0.5, 0.5, 0, 0]), ([*PHASES, {"value": 0.1}], [1, 1, 0.5, 0.5, 0.1, 0.1])],
+)
+async def test_a_weight_is_a_function_of_the_step(score, atlas, phases, weights):
+    totals = [
+        (await score(options(weight=phases), atlas, RIGHT, step=step)).total for step in range(1, 7)
+    ]
+    assert totals == weights
+
+
+async def test_terms_and_totals_are_clipped_and_parts_still_sum_to_the_total(score, atlas):
+    clipped = await score(options(weight=50.0, clip=(-1.0, 2.0)), atlas, RIGHT)
+    assert (clipped.total, clipped.parts) == (2.0, {"x": 50.0, "clip": -48.0})
+    tree = {"terms": {"x": {"kind": "answer", "weight": 50.0, "clip": [0.0, 3.0]}}}
+    term = RewardOptions.load({**tree, "graders": {"qa": "f1"}}, where="reward")
+    assert (await score(term, atlas, RIGHT)).total == 3.0
+
+
+@pytest.mark.parametrize(
+    ("grader", "task", "text", "golds", "grade"),
+    [
+        ("exact_match", "qa", "Paris", ("Rome", "paris"), 1.0),
+        ("exact_match", "qa", r"\text{Paris}", ("Paris",), 1.0),
+        ("cover_exact_match", "qa", "in Paris", ("Paris",), 1.0),
+        ("f1", "qa", "Paris France", ("Paris",), 2 / 3),
+        ("choice", "choice", "B", ("A",), 0.0),
+        ("choice", "choice", "Paris", ("A",), 1.0),
+        ("equivalent", "math", "x + 1", ("7", "x+1"), 1.0),
+        ("equivalent", "math", r"\frac{1}{2}", ("0.5",), 1.0),
+        ("equivalent", "math", "3", ("4",), 0.0),
+    ],
+)
+async def test_graders(score, atlas, grader, task, text, golds, grade):
+    chosen = options(graders={task: grader})
+    shown = await score(chosen, atlas, f"<answer>{text}</answer>", task=task, answers=golds)
+    assert shown.correct == pytest.approx(grade)
+
+
+async def test_markers_in_documents_do_not_answer(score, atlas, make_question, make_trajectory):
+    trajectory = make_trajectory("I think Paris", documents=RIGHT)
+    assignment = Assignment(id="1-0", question=make_question(), retrieval=True, reason="", step=1)
+    group = Group(assignment=assignment, trajectories=(trajectory,))
+    scored = await Rubric.from_options(load("atlas"), atlas).score(group, 1)
+    assert scored.scores[0].correct == 0.0
+
+
+async def test_an_answer_before_a_last_search_does_not_count(score, atlas):
+    assert (await score(load("atlas"), atlas, f"{RIGHT} {SEARCH}")).correct == 0.0
+
+
+async def test_scores_keep_the_order_of_the_trajectories(atlas, make_question, make_trajectory):
+    assignment = Assignment(id="1-0", question=make_question(), retrieval=True, reason="", step=1)
+    trajectories = tuple(make_trajectory(text) for text in (RIGHT, WRONG, RIGHT))
+    group = Group(assignment=assignment, trajectories=trajectories)
+    scored = await Rubric.from_options(load("atlas"), atlas).score(group, 1)
+    assert scored.group is group
+    assert [score.correct for score in scored.scores] == [1.0, 0.0, 1.0]
+
+
+async def test_a_task_without_grader_is_refused_by_name(score, atlas):
+    with pytest.raises(InputError, match=r"'q1' is a 'math' task.*graders.math"):
+        await score(options(), atlas, RIGHT, task="math")
+
+
+@pytest.mark.parametrize(
+    ("term", "message"),
+    [
+        ({"kind": "anwser"}, "answer"),
+        ({"kind": "search_bonus"}, "`values` belongs to kind 'search_bonus'"),
+        ({"values": [1.0]}, "`values` belongs to kind 'search_bonus'"),
+        ({"weight": []}, "increasing `until`"),
+        ({"weight": [{"value": 1.0}, {"value": 2.0, "until": 3}]}, "increasing `until`"),
+        ({"clip": [1.0, 0.0]}, r"\[lowest, highest\]"),
+        ({"weigth": 1.0}, "weigth"),
+        ({"levels": ["hardest"]}, "hard"),
+    ],
+)
+def test_bad_terms_are_refused(term, message):
+    with pytest.raises(InputError, match=message):
+        options(**term)
