@@ -97,7 +97,7 @@ def _chat_tokens(written: Written) -> bool:
 
 
 def _chinese(written: Written) -> bool:
-    return any(_CHINESE.search(turn) for turn in written.turns)
+    return any(not turn.isascii() and _CHINESE.search(turn) for turn in written.turns)
 
 
 def _long_answer(written: Written) -> bool:

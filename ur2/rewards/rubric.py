@@ -107,7 +107,7 @@ def _value(term: TermOptions, outcome: Outcome, assignment: Assignment, step: in
     )
     if not all(gates):
         return 0.0
-    value = term.weight_at(step) * TERMS[term.kind](outcome, term)
+    value = term.weight_at(step) * TERMS[term.kind](outcome, term) or 0.0  # not -0.0
     return value if term.clip is None else min(max(value, term.clip[0]), term.clip[1])
 
 
