@@ -6,6 +6,9 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from ur2.options import Options
 
+GROUP_RELATIVE = frozenset({"grpo", "dr_grpo", "rloo", "reinforce_pp_baseline"})
+"""Estimators that compare a group's samples: equal rewards give them no signal."""
+
 
 class AlgorithmOptions(Options):
     """How rewards become a gradient."""

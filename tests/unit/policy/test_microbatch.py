@@ -1,0 +1,178 @@
+"""Collation, and what may and may not reach the gradient."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from ur2.algorithms.options import AlgorithmOptions
+from ur2.algorithms.reductions import Denominators
+from ur2.policy.microbatch import SUMS, collate, microbatch_loss
+from ur2.policy.model import PolicyModel
+from ur2.types import Sample
+
+CPU = torch.device("cpu")
+COUNTS = Denominators(num_tokens=10, num_sequences=4, norm_length=100)
+
+
+@pytest.fixture(scope="module")
+def model() -> PolicyModel:
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=50,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        intermediate_size=24,
+        initializer_range=0.3,
+        tie_word_embeddings=False,
+    )
+    return PolicyModel(Qwen2ForCausalLM(config), temperature=1.0, chunk_tokens=4)
+
+
+def make_sample(name: str, pattern: str, seed: int = 0) -> Sample:
+    """`p` is a policy token; documents and prompts (`.`) get numbers that must not be read."""
+    random = np.random.default_rng(seed)
+    mask = np.array([c == "p" for c in pattern])
+    size = len(pattern)
+    return Sample(
+        id=name,
+        token_ids=random.integers(0, 50, size),
+        mask=mask,
+        advantages=np.where(mask, random.normal(size=size), np.nan).astype(np.float32),
+        sampler_logprobs=np.where(mask, -random.random(size), np.nan).astype(np.float32),
+    )
+
+
+def loss_of(model: PolicyModel, samples: list[Sample], **options: object) -> Tensor:
+    inputs = collate(samples, CPU)
+    logprob_N, entropy_N = model(inputs.input_ids_BT, inputs.position_N, inputs.target_N)
+    loss, _ = microbatch_loss(
+        logprob_N, entropy_N, inputs, None, AlgorithmOptions(**options), COUNTS
+    )
+    return loss
+
+
+def gradient_of(model: PolicyModel, loss: Tensor) -> dict[str, Tensor]:
+    named = dict(model.named_parameters())
+    return dict(zip(named, torch.autograd.grad(loss, list(named.values())), strict=True))
+
+
+def test_collation_by_hand() -> None:
+    one, two = make_sample("one", "..p.pp..", 1), make_sample("two", ".p", 2)
+    inputs = collate([one, two], CPU)
+    assert inputs.input_ids_BT.tolist() == [
+        one.token_ids[:5].tolist(),
+        [two.token_ids[0], 0, 0, 0, 0],
+    ]
+    assert inputs.position_N.tolist() == [1, 3, 4, 5]
+    assert inputs.target_N.tolist() == [*one.token_ids[[2, 4, 5]], two.token_ids[1]]
+    assert inputs.sequence_N.tolist() == [0, 0, 0, 1]
+    assert inputs.length_B.tolist() == [3, 1]
+    assert inputs.advantage_N.isfinite().all()
+
+
+def test_padding_does_not_change_logprobs(model: PolicyModel) -> None:
+    samples = [make_sample("long", "..pp..ppp..p", 1), make_sample("short", ".pp", 2)]
+    together = collate(samples, CPU)
+    found, entropy = model(together.input_ids_BT, together.position_N, together.target_N)
+    alone = [collate([s], CPU) for s in samples]
+    expected = [model(a.input_ids_BT, a.position_N, a.target_N) for a in alone]
+    torch.testing.assert_close(found, torch.cat([e[0] for e in expected]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(entropy, torch.cat([e[1] for e in expected]), atol=1e-5, rtol=0)
+
+
+def test_only_policy_tokens_are_learned(model: PolicyModel) -> None:
+    """Pushing up the policy's tokens leaves the logits of every other position without gradient."""
+    sample = make_sample("x", "...pp...p..")
+    captured: list[Tensor] = []
+    hook = model.lm.get_decoder().register_forward_hook(
+        lambda _module, _args, output: captured.append(output.last_hidden_state)
+    )
+    loss = loss_of(model, [sample])
+    hook.remove()
+    (gradient_BTD,) = torch.autograd.grad(loss, captured[0])
+    reached = gradient_BTD[0].abs().sum(-1) > 0
+    assert reached.tolist() == [c == "p" for c in "..pp...p"]
+
+
+def test_documents_and_prompts_never_receive_loss(model: PolicyModel) -> None:
+    """The gradient is that of the policy tokens' own likelihood, all else held fixed."""
+    sample = make_sample("x", "...pp...p..")
+    ids = torch.from_numpy(sample.token_ids)[None]
+    logprobs = model.lm(ids).logits[0].float().log_softmax(-1)
+    by_hand = -sum(
+        float(sample.advantages[t]) * logprobs[t - 1, ids[0, t]]
+        for t in np.flatnonzero(sample.mask)
+    )
+    parameters = list(model.lm.parameters())
+    expected = torch.autograd.grad(by_hand / COUNTS.num_tokens, parameters)
+    found = torch.autograd.grad(loss_of(model, [sample]), parameters)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "reduction", ["token_mean", "seq_mean_token_mean", "seq_mean_token_sum_norm"]
+)
+def test_microbatches_add_up_to_the_whole_batch(model: PolicyModel, reduction: str) -> None:
+    samples = [make_sample(f"s{i}", ".." + "p" * (i + 1) + "..p", i) for i in range(4)]
+    options = {"reduction": reduction, "correction": "tis"}
+    whole = gradient_of(model, loss_of(model, samples, **options))
+    parts = [
+        gradient_of(model, loss_of(model, part, **options)) for part in (samples[:1], samples[1:])
+    ]
+    for name, value in whole.items():
+        torch.testing.assert_close(parts[0][name] + parts[1][name], value, atol=1e-6, rtol=1e-4)
+
+
+def test_an_idle_rank_adds_a_gradient_of_zero_to_every_parameter(model: PolicyModel) -> None:
+    gradient = gradient_of(model, loss_of(model, [], reduction="seq_mean_token_mean"))
+    assert all((value == 0).all() for value in gradient.values())
+
+
+def test_an_idle_rank_adds_nothing_to_metrics() -> None:
+    inputs = collate([], CPU)
+    _, report = microbatch_loss(
+        torch.tensor([-3.0]), torch.tensor([2.0]), inputs, None, AlgorithmOptions(), COUNTS
+    )
+    assert not report.sums.any()
+    assert report.ratio_max == 0.0
+    assert not report.broken_B.any()
+
+
+def test_a_loss_that_is_not_finite_poisons_its_gradient_and_names_its_sequence() -> None:
+    inputs = collate([make_sample("fine", ".pp"), make_sample("broken", "..p")], CPU)
+    logprob_N = torch.tensor([-1.0, -2.0, -math.inf], requires_grad=True)
+    loss, report = microbatch_loss(
+        logprob_N, torch.zeros(3), inputs, None, AlgorithmOptions(loss="reinforce"), COUNTS
+    )
+    (gradient_N,) = torch.autograd.grad(loss, logprob_N)
+    assert not gradient_N.isfinite().any()
+    assert report.broken_B.tolist() == [False, True]
+
+
+def test_off_policy_metrics_by_hand() -> None:
+    inputs = collate([make_sample("x", ".pp")], CPU)
+    old_N = torch.tensor([-1.0, -1.0])
+    new_N = torch.tensor([-1.0 + math.log(2.0), -1.0])
+    inputs.sampler_logprob_N.copy_(torch.tensor([-1.0, -1.0 - math.log(4.0)]))
+    inputs.advantage_N.fill_(1.0)
+    loss, report = microbatch_loss(
+        new_N, torch.tensor([0.5, 1.5]), inputs, old_N, AlgorithmOptions(correction="tis"), COUNTS
+    )
+    # ratio 2 is clipped to 1.2 and weighs 1; ratio 1 weighs min(4, 2); over 10 tokens
+    expected = {
+        "policy/loss": -(1.2 * 1 + 1 * 2) / 10,
+        "policy/entropy": 2.0,
+        "policy/clip_fraction": 1.0,
+        "policy/kl_old_new": 2.0 - 1.0 - math.log(2.0),
+        "mismatch/kl": 4.0 - 1.0 - math.log(4.0),
+    }
+    assert dict(zip(SUMS, report.sums.tolist(), strict=True)) == pytest.approx(expected)
+    assert loss.item() == pytest.approx(expected["policy/loss"])
+    assert report.ratio_max.item() == pytest.approx(4.0)
