@@ -1,7 +1,8 @@
 """The one definition of the markers of an episode: what stops a turn, and how turns are read."""
 
+import functools
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import jinja2
@@ -144,7 +145,7 @@ class Protocol:
         passages: Sequence[Passage],
         *,
         max_chars: int | None = None,
-        forbidden: Sequence[str] = (),
+        forbidden: tuple[str, ...] = (),
     ) -> str:
         """The text of an observation.
 
@@ -195,14 +196,20 @@ class Protocol:
         return text
 
 
-def neutralise(text: str, markers: Iterable[str]) -> str:
+def neutralise(text: str, markers: tuple[str, ...]) -> str:
     """Breaks every occurrence of a marker by a space after its first character.
 
     Every start of a marker is broken, overlapping ones too, and a marker holds no white space, so
     that none is left and none arises.
     """
+    return _starts(markers).sub(r"\1 ", text)
+
+
+@functools.lru_cache(maxsize=64)
+def _starts(markers: tuple[str, ...]) -> re.Pattern[str]:
+    """Matches the first character of every marker of two characters or more."""
     alternatives = "|".join(re.escape(marker) for marker in markers if len(marker) > 1)
-    return re.sub(f"(?=(?:{alternatives}))(.)", r"\1 ", text) if alternatives else text
+    return re.compile(f"(?=(?:{alternatives}))(.)" if alternatives else "(?!)()")
 
 
 class Template:

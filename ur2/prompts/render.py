@@ -49,7 +49,9 @@ class PromptRenderer:
         self._max_prompt_tokens = max_prompt_tokens
         self._system = options.system
         self._templates = _compile(options)
-        self._special = [t.content for t in tokenizer.added_tokens_decoder.values() if t.special]
+        self._special = tuple(
+            token.content for token in tokenizer.added_tokens_decoder.values() if token.special
+        )
         own_eos = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
         self.stop_token_ids: tuple[int, ...] = tuple(dict.fromkeys([*own_eos, *generation_eos]))
         """Ids that end a turn of the model."""

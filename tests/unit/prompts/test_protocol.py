@@ -126,7 +126,7 @@ HOSTILE += ["\\boxed{", "<", ">", "/", "search>", "</", " ", "x", "<|end|>", "<i
 def test_retrieved_text_cannot_forge_structure(parts, max_chars):
     protocol = make(answer_by_task={"math": {"form": "boxed"}})
     passages = [Passage(id="1", text="".join(parts), title="".join(reversed(parts)))]
-    text = protocol.wrap_documents(passages, max_chars=max_chars, forbidden=["<|end|>"])
+    text = protocol.wrap_documents(passages, max_chars=max_chars, forbidden=("<|end|>",))
     inside = text.removeprefix("<information>").removesuffix("</information>")
     assert len(text) == len(inside) + len("<information></information>")
     assert not any(marker in inside for marker in [*protocol.markers, "<|end|>"])
@@ -135,7 +135,7 @@ def test_retrieved_text_cannot_forge_structure(parts, max_chars):
 
 @given(text=st.text("ab|", max_size=30))
 def test_overlapping_markers_are_all_broken(text):
-    markers = ["aab", "ab|", "||"]
+    markers = ("aab", "ab|", "||")
     broken = neutralise(text, markers)
     assert not any(marker in broken for marker in markers)
     assert broken.replace(" ", "") == text
