@@ -4,6 +4,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from ur2.errors import InputError, run_entry
 from ur2.options import parse_command_line
 from ur2.retrieval import index as vectors
 from ur2.retrieval.corpus import Corpus, corpus_sha256, read_passages, write_corpus
-from ur2.retrieval.encoder import SentenceTransformerEncoder, num_threads
+from ur2.retrieval.encoder import Encoder, SentenceTransformerEncoder, num_threads
 from ur2.retrieval.manifest import (
     MANIFEST_FILE,
     EncoderSpec,
@@ -68,8 +69,18 @@ def up_to_date(options: BuildOptions) -> Manifest | None:
     return manifest if manifest.recipe == recipe(options) else None
 
 
-def build(options: BuildOptions) -> Manifest:
+def load_encoder(spec: EncoderSpec, options: BuildOptions) -> Encoder:
+    """The sentence-transformers model that `spec` names."""
+    return SentenceTransformerEncoder(spec, options, batch_size=options.batch_size)
+
+
+def build(
+    options: BuildOptions,
+    load_encoder: Callable[[EncoderSpec, BuildOptions], Encoder] = load_encoder,
+) -> Manifest:
     """Builds the index in a folder of its own and moves it to `out` when it is complete.
+
+    The encoder is loaded once the corpus has been read and found to be sound.
 
     Raises:
         InputError: corpus, encoder or kind of index are not to be had.
@@ -80,7 +91,7 @@ def build(options: BuildOptions) -> Manifest:
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
         made = Path(scratch) / "made"
         made.mkdir()
-        manifest = _build_into(made, planned, options)
+        manifest = _build_into(made, planned, options, load_encoder)
         if out.exists():
             out.rename(Path(scratch) / "replaced")
         made.rename(out)
@@ -109,13 +120,18 @@ def recipe(options: BuildOptions) -> Recipe:
     )
 
 
-def _build_into(folder: Path, planned: Recipe, options: BuildOptions) -> Manifest:
+def _build_into(
+    folder: Path,
+    planned: Recipe,
+    options: BuildOptions,
+    load_encoder: Callable[[EncoderSpec, BuildOptions], Encoder],
+) -> Manifest:
     vectors.create(planned.index, dimension=1)  # an unavailable kind fails before any work is done
     write_corpus(
         read_passages(Path(options.corpus)), folder / CORPUS_FILE, sha256=planned.corpus_sha256
     )
     corpus = Corpus(folder / CORPUS_FILE)
-    encoder = SentenceTransformerEncoder(planned.encoder, options, batch_size=options.batch_size)
+    encoder = load_encoder(planned.encoder, options)
     index = vectors.create(planned.index, encoder.dimension)
     columns = (TextColumn("encoding"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:

@@ -1,0 +1,130 @@
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ur2.errors import InputError, run_entry
+from ur2.retrieval.build import build, main, up_to_date
+from ur2.retrieval.manifest import load_manifest
+from ur2.retrieval.options import BuildOptions
+from ur2.retrieval.store import Store
+from ur2.types import Passage
+
+
+def options(corpus: Path, out: Path, **more: Any) -> BuildOptions:
+    return BuildOptions(corpus=str(corpus), out=str(out), encoder="scripted", **more)
+
+
+def exit_code(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int | str | None:
+    monkeypatch.setattr(sys, "argv", ["build", *arguments])
+    with pytest.raises(SystemExit) as raised:
+        run_entry(main)
+    return raised.value.code
+
+
+@pytest.mark.parametrize("kind", ["flat", "hnsw"])
+def test_the_manifest_says_what_made_the_index(make_index: Any, kind: str) -> None:
+    manifest = load_manifest(make_index(index=kind, hnsw_links=8, passage_prefix="passage: "))
+    assert (manifest.num_passages, manifest.dimension) == (20, 16)
+    assert manifest.recipe.encoder.passage_prefix == "passage: "
+    assert manifest.recipe.index.kind == kind
+    assert manifest.recipe.index.parameters.get("links") == (8 if kind == "hnsw" else None)
+    assert manifest.versions["faiss"]
+
+
+def test_only_the_same_recipe_is_up_to_date(make_index: Any, write_corpus: Any) -> None:
+    out = make_index()
+    corpus = out.parent / "passages.jsonl"
+    assert up_to_date(options(corpus, out)) == load_manifest(out)
+    assert up_to_date(options(corpus, out, batch_size=7, device="auto")) is not None
+    assert up_to_date(options(corpus, out, query_prefix="q: ")) is None
+    assert up_to_date(options(corpus, out, index="hnsw")) is None
+    assert up_to_date(options(corpus, out.parent / "elsewhere")) is None
+    write_corpus([Passage(id="a", text="another corpus")])
+    assert up_to_date(options(corpus, out)) is None
+
+
+def test_a_changed_corpus_replaces_the_index(make_index: Any) -> None:
+    make_index()
+    folder = make_index(passages=[Passage(id="a", text="another corpus")])
+    assert len(Store(folder)) == 1
+    assert not list(folder.parent.glob(".index-*"))
+
+
+def test_a_build_that_fails_leaves_what_was_there(
+    make_index: Any, encoder: Any, write_corpus: Any
+) -> None:
+    folder = make_index()
+    corpus = write_corpus([Passage(id="a", text="another corpus")])
+    encoder.fail_with = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        build(options(corpus, folder), load_encoder=lambda spec, _: encoder)
+    assert len(Store(folder)) == 20
+    assert not list(folder.parent.glob(".index-*"))
+
+
+def test_an_encoder_is_loaded_only_for_a_sound_corpus(tmp_path: Path) -> None:
+    corpus = tmp_path / "bad.jsonl"
+    corpus.write_text("no json")
+
+    def load(*_: Any) -> Any:
+        raise AssertionError("loaded too early")
+
+    with pytest.raises(InputError, match=r"bad\.jsonl:1"):
+        build(options(corpus, tmp_path / "out"), load_encoder=load)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_says_when_there_is_nothing_to_do(
+    make_index: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = make_index()
+    corpus = out.parent / "passages.jsonl"
+    monkeypatch.setattr(
+        sys, "argv", ["build", f"corpus={corpus}", f"out={out}", "encoder=scripted"]
+    )
+    main()
+    assert "is up to date: 20 passages" in capsys.readouterr().out
+
+
+def test_a_folder_of_something_else_is_never_overwritten(
+    tmp_path: Path,
+    write_corpus: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    corpus = write_corpus([Passage(id="a", text="words")])
+    assert exit_code(monkeypatch, f"corpus={corpus}", f"out={tmp_path}") == 2
+    assert "exists and is no index" in capsys.readouterr().err
+    assert corpus.exists()
+
+
+@pytest.mark.parametrize(
+    ("argument", "complaint"),
+    [
+        ("index=ivf", "index=ivf is not available yet"),
+        ("index=tree", "'index'"),
+        ("device=nonsense", "device 'nonsense'"),
+        ("corpus=/no/such/file", "corpus /no/such/file cannot be read"),
+        ("batch_size=0", "'batch_size'"),
+        ("bach_size=8", "did you mean 'batch_size'?"),
+    ],
+)
+def test_bad_input_ends_the_command_with_2_and_one_message(
+    tmp_path: Path,
+    write_corpus: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    argument: str,
+    complaint: str,
+) -> None:
+    corpus = write_corpus([Passage(id="a", text="words")])
+    out = tmp_path / "out"
+    code = exit_code(monkeypatch, f"corpus={corpus}", f"out={out}", "num_threads=1", argument)
+    error = capsys.readouterr().err
+    assert code == 2
+    assert error.startswith("error: ")
+    assert complaint in error
+    assert not out.exists()
+    assert not list(tmp_path.glob(".out-*"))

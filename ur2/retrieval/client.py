@@ -1,0 +1,201 @@
+"""The caller's side of retrieval: a deadline, bounded retries, and failures as values.
+
+RetrievalClient (deadline, retries, figures) -> Transport (one attempt) -> service
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import httpx
+from pydantic import ValidationError
+from tenacity import (
+    AsyncRetrying,
+    retry_if_exception_type,
+    stop_after_attempt,
+    wait_random_exponential,
+)
+
+from ur2.errors import InputError, RetrievalError
+from ur2.retrieval.errors import RetrievalUnavailableError
+from ur2.retrieval.stats import QueryStats
+from ur2.retrieval.wire import RetrieveRequest, ScoredResponse, to_passage
+from ur2.types import Passage, RetrievalFailed
+
+Passages = tuple[Passage, ...]
+MAX_BACKOFF_S = 5.0
+CONNECT_TIMEOUT_S = 5.0
+PASSING_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
+"""HTTP statuses after which another attempt may succeed."""
+
+
+class Retriever(Protocol):
+    """What an episode needs: passages or a typed failure for each query, never an exception."""
+
+    async def search(self, queries: Sequence[str], top_k: int) -> list[Passages | RetrievalFailed]:
+        """One outcome per query, in order."""
+
+
+class Transport(Protocol):
+    """One attempt at asking a service."""
+
+    async def search(self, queries: Sequence[str], top_k: int) -> list[Passages]:
+        """One result per query, in order.
+
+        Raises:
+            RetrievalUnavailableError: no answer this time; another attempt may succeed.
+            RetrievalError: asking again is no use.
+        """
+
+    async def close(self) -> None:
+        """Lets go of connections; the service goes on."""
+
+
+class RetrievalClient:
+    """A `Retriever` over any transport."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        *,
+        deadline_s: float = 30.0,
+        max_retries: int = 3,
+        backoff_s: float = 0.1,
+    ) -> None:
+        """Asks through `transport`.
+
+        Args:
+            transport: makes one attempt.
+            deadline_s: the longest a search may take, retries included.
+            max_retries: further attempts after `RetrievalUnavailableError`.
+            backoff_s: scale of the random pauses between attempts, doubled after each.
+        """
+        self._transport = transport
+        self._deadline_s = deadline_s
+        self._max_retries = max_retries
+        self._backoff_s = backoff_s
+        self._stats = QueryStats()
+
+    async def search(self, queries: Sequence[str], top_k: int) -> list[Passages | RetrievalFailed]:
+        """One outcome per query: its passages, or why there are none."""
+        started_s = time.perf_counter()
+        outcomes: list[Passages | RetrievalFailed]
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                outcomes = list(await self._attempts()(self._transport.search, queries, top_k))
+        except TimeoutError:
+            reason = f"no answer within {self._deadline_s:g} s"
+            outcomes = [RetrievalFailed(reason=reason) for _ in queries]
+        except RetrievalError as error:
+            outcomes = [RetrievalFailed(reason=str(error)) for _ in queries]
+        latency_s = time.perf_counter() - started_s
+        for outcome in outcomes:
+            self._stats.add(latency_s, failed=isinstance(outcome, RetrievalFailed))
+        return outcomes
+
+    def metrics(self) -> dict[str, float]:
+        """Over recent queries: `latency_p50_s`, `latency_p99_s`, `failure_rate`; `num_queries`."""
+        return self._stats.metrics()
+
+    async def close(self) -> None:
+        """Closes the transport."""
+        await self._transport.close()
+
+    def _attempts(self) -> AsyncRetrying:
+        return AsyncRetrying(
+            retry=retry_if_exception_type(RetrievalUnavailableError),
+            stop=stop_after_attempt(self._max_retries + 1),
+            wait=wait_random_exponential(multiplier=self._backoff_s, max=MAX_BACKOFF_S),
+            reraise=True,
+        )
+
+
+class HttpTransport:
+    """Speaks Search-R1's `POST /retrieve`; can be pickled until its first use."""
+
+    def __init__(self, url: str, token: str | None = None) -> None:
+        """Talks to the service at `url`, e.g. `http://127.0.0.1:8000`.
+
+        Raises:
+            InputError: `url` is no HTTP address.
+        """
+        try:
+            parsed = httpx.URL(url)
+        except httpx.InvalidURL as error:
+            raise InputError(f"retrieval url '{url}' is no address: {error}") from error
+        if parsed.scheme not in ("http", "https") or not parsed.host:
+            raise InputError(f"retrieval url '{url}' must look like http://127.0.0.1:8000")
+        self._url = url.rstrip("/")
+        self._token = token
+        self._http: httpx.AsyncClient | None = None
+
+    async def search(self, queries: Sequence[str], top_k: int) -> list[Passages]:
+        """See `Transport`."""
+        body = RetrieveRequest(queries=list(queries), topk=top_k, return_scores=True)
+        try:
+            # Escaped to ASCII, in which every string can be sent, broken Unicode too.
+            response = await self._client().post(
+                "/retrieve",
+                content=json.dumps(body.model_dump()),
+                headers={"Content-Type": "application/json"},
+            )
+        except httpx.RequestError as error:
+            raise RetrievalUnavailableError(f"{self._url} does not answer: {error!r}") from error
+        if response.is_error:
+            failure = (
+                RetrievalUnavailableError
+                if response.status_code in PASSING_STATUSES
+                else RetrievalError
+            )
+            raise failure(f"{self._url} answered {response.status_code}: {response.text[:300]}")
+        try:
+            result = ScoredResponse.model_validate_json(response.content).result
+        except ValidationError as error:
+            raise RetrievalError(f"{self._url} sent no Search-R1 response: {error}") from error
+        if len(result) != len(queries):
+            raise RetrievalError(
+                f"{self._url} sent {len(result)} results for {len(queries)} queries"
+            )
+        return [tuple(map(to_passage, documents)) for documents in result]
+
+    async def close(self) -> None:
+        """See `Transport`."""
+        if self._http is not None:
+            await self._http.aclose()
+            self._http = None
+
+    def _client(self) -> httpx.AsyncClient:
+        # Made late, as neither connections nor their event loop can be pickled.
+        if self._http is None:
+            self._http = httpx.AsyncClient(
+                base_url=self._url,
+                headers={b"Authorization": f"Bearer {self._token}".encode()} if self._token else {},
+                # How long an answer may take is the deadline's business.
+                timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT_S),
+                limits=httpx.Limits(max_connections=None),
+            )
+        return self._http
+
+
+class Service(Protocol):
+    """The part of `RetrievalService` that a transport needs."""
+
+    async def search(self, queries: Sequence[str], top_k: int) -> list[Passages]:
+        """One result per query, in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalTransport:
+    """Asks a service of the same event loop, which it does not own: others may be using it."""
+
+    service: Service
+
+    async def search(self, queries: Sequence[str], top_k: int) -> list[Passages]:
+        """See `Transport`."""
+        return await self.service.search(queries, top_k)
+
+    async def close(self) -> None:
+        """See `Transport`."""
