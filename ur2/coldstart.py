@@ -17,6 +17,7 @@ from ur2.datasets import load_demonstrations
 from ur2.errors import InputError, run_entry
 from ur2.policy.scratch import make_model
 from ur2.trainer.coldstart import fingerprint, steps_of, to_samples, train_phase
+from ur2.trainer.cluster import Cluster
 from ur2.trainer.options import ColdstartOptions
 from ur2.types import Demonstration
 
@@ -63,8 +64,6 @@ async def _train(
     console: Console,
 ) -> list[list[float]]:
     """Runs the phases; returns their losses by step."""
-    from ur2.trainer.cluster import Cluster
-
     base = _base(cold, staged)
     renderer = make_renderer(options, base)
     cluster = Cluster(options.cluster)

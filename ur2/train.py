@@ -12,7 +12,6 @@ from ur2.config.prepare import prepare
 from ur2.config.schema import RunOptions
 from ur2.errors import run_entry
 from ur2.trainer.run_directory import RunDirectory
-from ur2.wiring import run_training
 
 
 def main() -> None:
@@ -43,6 +42,8 @@ def train(options: RunOptions) -> None:
             "or pass another run_dir"
         )
         return
+    from ur2.wiring import run_training  # loads ray and torch: only once all checks have passed
+
     console.rule(f"[bold]{options.experiment}, seed {options.seed}: {run.path}", align="left")
     print_run(options, console)
     asyncio.run(run_training(options, inputs, run, console))

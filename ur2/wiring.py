@@ -191,6 +191,7 @@ def _ranks(options: RunOptions, cluster: Cluster) -> list[Actor]:
             options.algorithm,
             options.model.path,
             rank=rank,
+            world_size=policy.num_ranks,
             total_steps=options.trainer.steps * policy.updates_per_rollout,
             temperature=options.rollout.sampling.temperature,
             seed=options.seed,

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from ur2.config.schema import RunOptions
-from ur2.errors import InputError
+from ur2.errors import InputError, Ur2Error
 from ur2.options import nearest, option_keys, options_class
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -26,18 +26,26 @@ def run_composed(main: Callable[[RunOptions], None]) -> None:
 
     Raises:
         InputError: the config does not compose, or does not fit `RunOptions`.
+        Ur2Error: what a job raised; of a sweep, the first, after its last job.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra's own handler would exit 1 with a traceback hint
     ConfigStore.instance().store(name="schema", node=_defaults(RunOptions))
 
+    failures: list[Ur2Error] = []
+
     def job(tree: DictConfig) -> None:
-        main(from_tree(tree))
+        try:
+            main(from_tree(tree))
+        except Ur2Error as error:  # Hydra would add a message of its own; a sweep goes on
+            failures.append(error)
 
     compose = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")(job)
     try:
         compose()
     except HydraException as error:
         raise InputError(_explain(error)) from error
+    if failures:
+        raise failures[0]
 
 
 def compose(overrides: list[str]) -> RunOptions:

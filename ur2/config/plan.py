@@ -95,7 +95,7 @@ def _inputs_table(inputs: Sequence[Input]) -> Table:
 def _reward_table(options: RunOptions) -> Table:
     table = _table("reward", "term", "settings")
     for name, term in options.reward.terms.items():
-        settings = term.model_dump(exclude_defaults=True)
+        settings = term.model_dump(mode="json", exclude_defaults=True)
         table.add_row(name, ", ".join(f"{k}={v}" for k, v in settings.items()))
     return table
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ur2.algorithms.advantages import GROUP_RELATIVE
+from ur2.algorithms.options import GROUP_RELATIVE
 from ur2.config.schema import RunOptions
 from ur2.datasets import load_questions
 from ur2.errors import InputError

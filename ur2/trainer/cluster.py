@@ -17,7 +17,7 @@ from ray.exceptions import RayError, RayTaskError
 from ur2.errors import ComponentError, Ur2Error
 from ur2.policy.worker import PolicyWorker
 from ur2.retrieval.client import Passages
-from ur2.retrieval.errors import RetrievalUnavailable
+from ur2.retrieval.errors import RetrievalUnavailableError
 from ur2.retrieval.options import ServiceOptions
 from ur2.retrieval.service import RetrievalService
 from ur2.rollout.options import SamplingOptions
@@ -164,7 +164,7 @@ class ActorTransport:
         try:
             passages: list[Passages] = await self.service.call("search", queries, top_k)
         except ComponentError as error:
-            raise RetrievalUnavailable(str(error)) from error
+            raise RetrievalUnavailableError(str(error)) from error
         return passages
 
     async def close(self) -> None:

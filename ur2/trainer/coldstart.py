@@ -14,7 +14,7 @@ from ur2.algorithms.options import AlgorithmOptions
 from ur2.policy.group import PolicyGroup
 from ur2.prompts.options import PromptOptions
 from ur2.prompts.render import PromptRenderer
-from ur2.trainer.cluster import Cluster, PolicyRank
+from ur2.trainer.cluster import Cluster, PolicyProcess
 from ur2.trainer.options import ColdstartOptions, PhaseOptions
 from ur2.types import Author, Batch, Demonstration, Sample, Segment
 
@@ -37,10 +37,20 @@ async def train_phase(
     """
     num_steps = steps_of(phase, len(samples))
     ranks = [
-        cluster.actor(PolicyRank, phase.policy, LIKELIHOOD, base, rank, num_steps, seed)
+        cluster.actor(
+            PolicyProcess,
+            phase.policy,
+            LIKELIHOOD,
+            base,
+            rank=rank,
+            world_size=phase.policy.num_ranks,
+            temperature=1.0,
+            total_steps=num_steps,
+            seed=seed,
+        )
         for rank in range(phase.policy.num_ranks)
     ]
-    await cluster.start_policy(ranks)
+    await cluster.join(ranks)
     policy = PolicyGroup(ranks, phase.policy, cluster.weights_dir)
     rng = np.random.default_rng(seed)
     for batch in batches(samples, batch_size=phase.batch_size, num_steps=num_steps, rng=rng):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ur2.algorithms.options import AlgorithmOptions
+from ur2.algorithms.options import GROUP_RELATIVE, AlgorithmOptions
 from ur2.curriculum.curriculum import Curriculum
 from ur2.errors import ComponentError, RunInterruptedError
 from ur2.policy.group import PolicyGroup
@@ -142,7 +142,8 @@ class Trainer:
 
     def _informative(self, scored: Sequence[ScoredGroup]) -> list[ScoredGroup]:
         """The groups that carry signal."""
-        if not self.options.filter_zero_variance:
+        compares = self.algorithm.estimator in GROUP_RELATIVE
+        if not (compares and self.options.filter_zero_variance):
             return list(scored)
         return [group for group in scored if not has_zero_variance(group)]
 

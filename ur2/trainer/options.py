@@ -37,7 +37,8 @@ class TrainerOptions(Options):
     questions_per_step: int
     """Groups per step; each has `rollout.samples_per_prompt` trajectories."""
     filter_zero_variance: bool = True
-    """Leave out groups whose rewards are all equal: they carry no group-relative signal."""
+    """Leave out groups whose rewards are all equal, under estimators that compare a group's
+    samples: such groups carry no signal there."""
     eval_every: int = 0
     """Steps between held-out measurements; 0 measures only before and after."""
     checkpoint_every: int = 10

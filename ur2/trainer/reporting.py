@@ -63,7 +63,7 @@ class Reporter:
             f"accuracy {metrics['accuracy/mean']:.3f}  searches {metrics['search/mean']:.2f}  "
             f"{metrics['time/step_s']:.1f} s/step  {self._eta(step, metrics['time/step_s'])} left"
         )
-        self.console.print(line, highlight=False)
+        self.console.print(line, highlight=False, soft_wrap=True)
         logger.info(line)
 
     def trajectories(self, step: int, groups: Sequence[ScoredGroup]) -> None:
