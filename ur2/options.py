@@ -79,21 +79,27 @@ def option_keys(cls: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, A
 
 
 def _explain(cls: type[BaseModel], problem: Any) -> str:
-    location = [str(part) for part in problem["loc"]]
-    key = ".".join(location)
+    *parents, name = [str(part) for part in problem["loc"]]
+    key = ".".join([*parents, name])
     if problem["type"] == "extra_forbidden":
-        owner: type[BaseModel] | None = cls
-        for part in location[:-1]:
-            owner = (
-                options_class(owner.model_fields[part].annotation)
-                if owner and part in owner.model_fields
-                else None
-            )
-        known = list(owner.model_fields) if owner else []
-        return f"unknown key '{key}' ({nearest(location[-1], known)})"
+        return f"unknown key '{key}' ({nearest(name, _known_keys(cls, parents))})"
     if problem["type"] == "missing":
         return f"'{key}' is required"
-    return f"'{key}': {problem['msg'][0].lower()}{problem['msg'][1:]}, got {problem['input']!r}"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"'{key}': {message[0].lower()}{message[1:]}, got {problem['input']!r}"
+
+
+def _known_keys(cls: type[BaseModel], parents: Sequence[str]) -> list[str]:
+    """The keys of the options that `parents` lead to, through dicts and sequences of options."""
+    annotation: Any = cls
+    for part in parents:
+        owner = options_class(annotation)
+        if owner is not None:
+            annotation = owner.model_fields[part].annotation
+        else:
+            annotation = next(iter(typing.get_args(annotation)[-1:]), None)
+    owner = options_class(annotation)
+    return [] if owner is None else list(owner.model_fields)
 
 
 def options_class(annotation: Any) -> type[BaseModel] | None:

@@ -124,7 +124,7 @@ async def run_training(
         trainer.state.add_seconds(start.take())
         _stop_on_signals(trainer)
         after = await trainer.run()
-        facts = _facts(options, run, trainer.state)
+        facts = _facts(options, trainer.state, await trainer.save())
         reporter.finish(facts, trainer.state.before, after.to_json() if after else None)
     except Ur2Error as error:
         raise type(error)(_how_to_go_on(error, run)) from error
@@ -134,13 +134,13 @@ async def run_training(
             tracker.close()
 
 
-def _facts(options: RunOptions, run: RunDirectory, state: LoopState) -> dict[str, Any]:
+def _facts(options: RunOptions, state: LoopState, checkpoint: Path) -> dict[str, Any]:
     """What summary.json says beside the measurements."""
     return {
         "experiment": options.experiment,
         "seed": options.seed,
         "steps": state.step,
-        "model_path": str(run.newest_checkpoint() / "model"),
+        "model_path": str(checkpoint / "model"),
         "engine": options.rollout.engine.name,
         "algorithm": options.algorithm.estimator,
         "curriculum": options.curriculum.policy,

@@ -1,5 +1,7 @@
 """The whole tree of options, composed from the stages' own."""
 
+from pydantic import Field
+
 from ur2.algorithms.options import AlgorithmOptions
 from ur2.curriculum.options import CurriculumOptions
 from ur2.options import Options
@@ -23,7 +25,7 @@ class RunOptions(Options):
 
     experiment: str
     """A name; it starts the run directory's."""
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     """Seed of the curriculum and of sampling."""
     run_dir: str | None = None
     """Where the run leaves everything; by default runs/<experiment>/<time>."""

@@ -76,11 +76,11 @@ class Trainer:
                 self.state.before = before.to_json() if before else None
             while self.state.step < self.options.steps:
                 await self._step(self.state.step + 1)
-            await self._save()
+            await self.save()
             return await self._unless_stopped(self._measure("after"))
         except (RunInterruptedError, ComponentError):
             if not self._updating:  # a half-made update is in no checkpoint
-                await self._save()
+                await self.save()
             raise
 
     async def resume(self, checkpoint: Path) -> None:
@@ -119,7 +119,7 @@ class Trainer:
                 report |= evaluation.metrics() if evaluation else {}
         with phase("checkpoint"):
             if self._due(self.options.checkpoint_every):
-                await self._save()
+                await self.save()
         with phase("report"):
             report |= step_metrics(scored, version=step - 1) | retrieval_metrics(scored)
             report |= self.curriculum.metrics() | await self.service_metrics()
@@ -168,8 +168,9 @@ class Trainer:
             )
         return Evaluation.of(groups)
 
-    async def _save(self) -> None:
-        await self.checkpoints.save(self.state)
+    async def save(self) -> Path:
+        """The checkpoint of the last complete step; written unless it is there already."""
+        return await self.checkpoints.save(self.state)
 
     def _due(self, every: int) -> bool:
         return every > 0 and self.state.step % every == 0

@@ -43,6 +43,8 @@ def test_a_key_that_no_file_sets_can_be_overridden() -> None:
         ("trainer.steps=1.5", "trainer.steps"),
         ("policy.zero_stage=7", "policy.zero_stage"),
         ("algorithm=gpro", "grpo"),
+        ("+reward.terms.correct.weigth=2", "weight"),
+        ("seed=-1", "seed"),
     ],
 )
 def test_a_wrong_override_is_one_error_that_names_the_key(override: str, named: str) -> None:
