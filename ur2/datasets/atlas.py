@@ -2,7 +2,8 @@
 
     GeoNames ─▶ world ─▶ passages.jsonl                      what can be looked up
                   ├─▶ train.jsonl · test.jsonl               questions
-                  └─▶ demonstrations_{skills,habits}.jsonl   worked examples for the cold start
+                  ├─▶ demonstrations_{skills,habits}.jsonl   worked examples for the cold start
+                  └─▶ tokenizer.jsonl                        what its tokenizer is trained on
 
 The test asks about held-out countries and their cities only, and no training question does. The
 demonstrations say one thing of held-out countries, their continent, because easy questions ask for
@@ -100,6 +101,24 @@ def _files(options: AtlasOptions) -> Iterator[tuple[str, Iterable[object]]]:
         ),
     )
     yield from _demonstrations(options, world)
+    yield "tokenizer.jsonl", _tokenizer_texts(options, world)
+
+
+def _tokenizer_texts(options: AtlasOptions, world: World) -> Iterator[Mapping[str, str]]:
+    """What a tokenizer may see: nothing of held-out entities.
+
+    A held-out name with a token of its own could never be written: no example ends in that token.
+    """
+    train = world.part(held_out=False)
+    source = ProblemSource(train, real_names(world), np.random.default_rng([options.seed, 6]))
+    for passage in passages(train):
+        yield {"text": passage.text}
+    rng = np.random.default_rng([options.seed, 7])
+    for demonstration in skills(source, rng, num=options.num_tokenizer_texts, fictional_share=1.0):
+        yield {"text": demonstration.question.text}
+        for turn in demonstration.turns:
+            yield from ({"text": text} for text in (turn.thought, turn.search, turn.answer) if text)
+            yield from ({"text": passage.text} for passage in turn.documents)
 
 
 def _demonstrations(

@@ -28,5 +28,7 @@ class AtlasOptions(Options):
     """Clean demonstrations."""
     num_habits: Count = 4000
     """Demonstrations with imperfect habits."""
+    num_tokenizer_texts: Count = 6000
+    """Examples about fictional entities among the texts for the tokenizer."""
     fictional_share: Annotated[float, Field(ge=0, le=1)] = 0.75
     """Clean demonstrations about entities made up anew, which teach copying."""

@@ -1,6 +1,8 @@
 """A tiny model made from nothing: tokenizer trained on given texts, weights drawn from a seed.
 
-The folder loads in transformers and in vllm like any downloaded model. Its LM head is untied.
+The folder loads in transformers and in vllm like any downloaded model. Its LM head is untied. It is
+a Llama with attention biases, which is Qwen2's architecture in all but name: what loads Qwen2
+folders replaces the tokenizer's way of splitting words by Qwen2's own.
 Importing this module is light, as the configuration does it; torch loads in `make_model`.
 """
 
@@ -16,7 +18,8 @@ from ur2.errors import InputError
 from ur2.options import Options
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast, Qwen2Config
+    from torch import Tensor
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -52,6 +55,8 @@ class ScratchOptions(Options):
     """Base of the rotary position frequencies."""
     initializer_range: Annotated[float, Field(gt=0)] = 0.02
     """Standard deviation of the initial weights."""
+    copying_start: bool = True
+    """Start with heads that copy (`start_copying`); needs two layers and two heads."""
     special_tokens: tuple[str, ...] = (
         "<search>",
         "</search>",
@@ -64,7 +69,7 @@ class ScratchOptions(Options):
 
 
 def make_model(options: ScratchOptions, texts: Iterable[str], out: str, seed: int) -> None:
-    """Writes a float32 Qwen2 folder to `out`, all of it or nothing.
+    """Writes a float32 model folder to `out`, all of it or nothing.
 
     Args:
         options: the model's shape and its special tokens.
@@ -76,18 +81,20 @@ def make_model(options: ScratchOptions, texts: Iterable[str], out: str, seed: in
         InputError: the heads do not divide the width, or `out` cannot be written.
     """
     import torch
-    from transformers import GenerationConfig, Qwen2ForCausalLM
+    from transformers import GenerationConfig, LlamaForCausalLM
 
-    if options.hidden_size % options.num_heads:
+    if options.hidden_size % (2 * options.num_heads):
         raise InputError(
-            f"scratch model: hidden_size {options.hidden_size} is no multiple of "
-            f"num_heads {options.num_heads}; choose one that is"
+            f"scratch model: hidden_size {options.hidden_size} must be an even multiple of "
+            f"num_heads {options.num_heads}; choose such a width"
         )
     tokenizer = train_tokenizer(options, texts)
     config = _config(options, tokenizer)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = Qwen2ForCausalLM(config).to(torch.float32)
+        model = LlamaForCausalLM(config).to(torch.float32)
+        if options.copying_start and options.num_layers > 1 and options.num_heads > 1:
+            start_copying(model)
     model.generation_config = GenerationConfig(
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
@@ -141,10 +148,61 @@ def train_tokenizer(options: ScratchOptions, texts: Iterable[str]) -> "PreTraine
     )
 
 
-def _config(options: ScratchOptions, tokenizer: "PreTrainedTokenizerFast") -> "Qwen2Config":
-    from transformers import Qwen2Config
+def start_copying(model: "LlamaForCausalLM") -> None:
+    """Sets some heads to the circuit that copies a name (Olsson et al. 2022, induction heads).
 
-    return Qwen2Config(
+    Random weights find this circuit only after millions of tokens; from here it is learned in a few
+    hundred thousand. A start in the spirit of Trockman & Kolter 2023: all of it is trained on.
+
+    - Layer 0, heads 0 and 1 look one token back, by biases alone. Rotary positions turn the query
+      at i by i·θ and the key at j by j·θ, so a query bias turned back by θ scores
+      Σ_f cos((i-j-1)·θ_f), highest at j = i-1. They write A_h e(j), of the token they see, into a
+      subspace B_h.
+    - Layer 1, heads 0 and 1 ask with A_h e(i) for keys B_h: tokens that follow an earlier e(i), and
+      write what they find back along the axes they read it from.
+    - The LM head starts equal to the embedding, so that what is written back is what is said.
+    """
+    import torch
+
+    config = model.config
+    size = config.hidden_size // config.num_attention_heads
+    theta = config.rope_parameters["rope_theta"] ** (-torch.arange(0, size, 2) / size)
+    reach = _POSITION_STRENGTH * (theta > _FAST_ROTATION)
+    back, ask = (layer.self_attn for layer in model.model.layers[:2])
+    with torch.no_grad():
+        for head in range(2):
+            rows = slice(head * size, (head + 1) * size)
+            read, write, copy = (_axes(size, config.hidden_size) for _ in range(3))
+            back.k_proj.bias[rows] = torch.cat([reach, torch.zeros_like(reach)])
+            back.q_proj.bias[rows] = torch.cat([reach * theta.cos(), -reach * theta.sin()])
+            back.v_proj.weight[rows] = _WRITE_STRENGTH * read
+            back.o_proj.weight[:, rows] = write.T
+            ask.q_proj.weight[rows] = _MATCH_STRENGTH * read
+            ask.k_proj.weight[rows] = _MATCH_STRENGTH * write
+            ask.v_proj.weight[rows] = 2 * _WRITE_STRENGTH * copy
+            ask.o_proj.weight[:, rows] = copy.T
+        model.lm_head.weight.copy_(model.model.embed_tokens.weight)
+
+
+_POSITION_STRENGTH = 5.0
+_FAST_ROTATION = 0.15
+"""Radians per token from which a rotary frequency tells neighbours apart."""
+_WRITE_STRENGTH = 0.03
+_MATCH_STRENGTH = 1.0
+
+
+def _axes(num: int, width: int) -> "Tensor":
+    """Random orthonormal rows, (num, width)."""
+    import torch
+
+    axes: Tensor = torch.linalg.qr(torch.randn(width, num))[0].T
+    return axes
+
+
+def _config(options: ScratchOptions, tokenizer: "PreTrainedTokenizerFast") -> "LlamaConfig":
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
         vocab_size=options.vocab_size,
         hidden_size=options.hidden_size,
         intermediate_size=options.intermediate_size,
@@ -154,6 +212,7 @@ def _config(options: ScratchOptions, tokenizer: "PreTrainedTokenizerFast") -> "Q
         max_position_embeddings=options.max_positions,
         rope_parameters={"rope_type": "default", "rope_theta": options.rope_theta},
         initializer_range=options.initializer_range,
+        attention_bias=True,
         tie_word_embeddings=False,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
