@@ -3,8 +3,6 @@
 Shapes: _B sequences, _T tokens (right-padded), _N chosen positions, _D width.
 """
 
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -68,12 +66,3 @@ def load_lm(
     if gradient_checkpointing:
         lm.gradient_checkpointing_enable({"use_reentrant": False})
     return lm
-
-
-def model_folder(path: str, revision: str | None) -> Path:
-    """Where the files of a model lie on this machine."""
-    if Path(path).is_dir():
-        return Path(path)
-    from huggingface_hub import snapshot_download
-
-    return Path(snapshot_download(path, revision=revision))

@@ -94,7 +94,7 @@ class _TokenLogprobs(torch.autograd.Function):
             else:
                 shifted_CV = _shifted_logits(hidden_CD, weight_VD, bias_V, ctx.inverse_temperature)
                 probability_CV = shifted_CV.softmax(dim=1)
-            grad_CV = probability_CV * -grad_C1
+            grad_CV = probability_CV.mul_(-grad_C1)
             grad_CV.scatter_add_(1, target_N[start : start + size, None], grad_C1)
             if grad_bias_V is not None:
                 grad_bias_V += grad_CV.sum(dim=0)
@@ -111,5 +111,5 @@ def _shifted_logits(
     """Logits / temperature, less each row's largest, in float32. (C, V)."""
     logits_CV = functional.linear(hidden_CD, weight_VD, bias_V).float()
     if inverse_temperature != 1.0:
-        logits_CV = logits_CV * inverse_temperature
-    return logits_CV - logits_CV.amax(dim=1, keepdim=True)
+        logits_CV.mul_(inverse_temperature)
+    return logits_CV.sub_(logits_CV.amax(dim=1, keepdim=True))

@@ -3,10 +3,13 @@
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import PreTrainedModel
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 TOKENIZER_FILES = (
     "tokenizer*",
@@ -30,7 +33,7 @@ def write_published(parts: Iterator[Mapping[str, Tensor]], folder: Path, version
 
 
 def write_exported(
-    weights: Mapping[str, Tensor], lm: PreTrainedModel, source: Path, folder: Path
+    weights: Mapping[str, Tensor], lm: "PreTrainedModel", source: Path, folder: Path
 ) -> None:
     """Writes a folder that loads like `source`, with other weights."""
     staged = _stage(folder)
@@ -39,6 +42,15 @@ def write_exported(
         for file in source.glob(pattern):
             shutil.copy(file, staged / file.name)
     _reveal(staged, folder)
+
+
+def model_folder(path: str, revision: str | None) -> Path:
+    """Where the files of a model lie on this machine."""
+    if Path(path).is_dir():
+        return Path(path)
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(path, revision=revision))
 
 
 def _stage(folder: Path) -> Path:

@@ -14,13 +14,12 @@ from ur2.algorithms.reductions import Denominators
 from ur2.errors import ComponentError, InputError
 from ur2.policy.deepspeed_config import shards_bf16
 from ur2.policy.microbatch import Report, collate, microbatch_loss
-from ur2.policy.model import PolicyModel, load_lm, model_folder
 from ur2.policy.options import PolicyOptions
 from ur2.policy.packing import Microbatch, RankPlan, RankStep, plan
 from ur2.policy.ranks import gather_objects, merge, restore_rng, rng_state
 from ur2.policy.schedule import learning_rate_factor
 from ur2.policy.totals import Totals
-from ur2.policy.weights import write_exported, write_published
+from ur2.policy.weights import model_folder, write_exported, write_published
 from ur2.types import Batch, Sample
 
 PUBLISH_PART_BYTES = 1 << 29
@@ -73,8 +72,9 @@ class PolicyWorker:
         Raises:
             InputError: the model cannot be loaded, or the options do not go together.
         """
-        # importing deepspeed decides on the device, so that the process must be the worker's own
+        # heavy, and deepspeed decides on the device when imported: only in the worker's own process
         from ur2.policy.engine import TrainEngine, join_ranks
+        from ur2.policy.model import PolicyModel, load_lm
 
         torch.set_num_threads(self.options.num_threads)
         torch.manual_seed(self.seed + self.rank)
