@@ -137,6 +137,15 @@ async def test_a_seed_fixes_the_draw_whatever_runs_beside_it(engine):
     assert others[0].token_ids != alone.token_ids
 
 
+async def test_seeded_prompts_that_exceed_one_batch_together_are_served(engine):
+    requests = [
+        GenerationRequest(token_ids=(20 + i, *range(21, 270)), max_tokens=2, seed=i)
+        for i in range(24)
+    ]
+    drawn = await asyncio.gather(*map(engine.generate, requests))
+    assert [len(g.token_ids) for g in drawn] == [2] * 24
+
+
 async def test_stops_are_kept_and_end_the_turn(engine, tiny_model):
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     free = await engine.generate(GenerationRequest(token_ids=PROMPTS[0], max_tokens=40, seed=11))

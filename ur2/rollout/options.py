@@ -42,7 +42,7 @@ class SamplingOptions(Options):
     top_k: int = Field(0, ge=0)
     """Keep this many most likely tokens; 0 is off."""
     seeded: bool = False
-    """Draw each trajectory from its own seed, so that a run can be replayed; slower in vllm."""
+    """Draw each trajectory from its own seed, so that a run can be replayed; slows vllm on GPU."""
 
 
 class RolloutOptions(Options):

@@ -75,9 +75,13 @@ class VllmEngine:
         from vllm.platforms import current_platform
 
         options = self._options
-        # On GPU vllm sizes the cache itself, from gpu_memory_utilization.
-        cache = (
-            {"kv_cache_memory_bytes": int(options.kv_cache_gib * 2**30)}
+        device = (
+            {
+                "kv_cache_memory_bytes": int(options.kv_cache_gib * 2**30),
+                # A seeded request whose prompt is cut in two kills vllm 0.32 on CPU: it rewinds the
+                # request's generator, which CPU generators cannot do.
+                "enable_chunked_prefill": False,
+            }
             if current_platform.is_cpu()
             else {"gpu_memory_utilization": options.gpu_memory_utilization}
         )
@@ -95,7 +99,7 @@ class VllmEngine:
             "generation_config": "vllm",  # a model's own top_p or top_k would change the sampling
             "worker_extension_cls": "ur2.rollout.engines.vllm_weights.WeightReloader",
             "disable_log_stats": True,
-            **cache,
+            **device,
         }
 
     async def generate(self, request: GenerationRequest) -> Generation:
