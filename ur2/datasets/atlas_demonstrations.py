@@ -32,8 +32,8 @@ FOUND = "found it"
 GIVE_UP = "no idea"
 UNKNOWN_ANSWER = "unknown"
 
-EASY_SHARE = 0.2
-MEDIUM_SHARE = 0.4
+EASY_SHARE = 0.3
+MEDIUM_SHARE = 0.35
 DIRECT_SHARE = 0.12
 """Examples of medium and hard questions with retrieval off, answered `unknown`."""
 
