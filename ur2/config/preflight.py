@@ -13,6 +13,7 @@ from ur2.datasets import load_questions
 from ur2.errors import InputError
 from ur2.prompts.protocol import Protocol
 from ur2.prompts.render import PromptRenderer
+from ur2.retrieval.manifest import load_manifest
 from ur2.rewards.rubric import Rubric
 from ur2.rollout.engines.factory import check_installed
 from ur2.rollout.engines.text import load_tokenizer
@@ -43,6 +44,7 @@ def check_options(options: RunOptions) -> None:
         *_batch_problems(options),
         *_sampling_problems(options),
         *_length_problems(options),
+        *_retrieval_problems(options),
     ]
     if problems:
         raise InputError("config: " + "; ".join(problems))
@@ -55,7 +57,7 @@ def find_inputs(options: RunOptions) -> list[Input]:
         ("model.path", options.model.path),
         ("dataset.train", options.dataset.train),
         ("dataset.eval", options.dataset.eval),
-        ("retrieval.index", options.retrieval.index),
+        ("retrieval.index", _own_index(options)),
     ]
     return [_find(key, path, options) for key, path in named if path is not None]
 
@@ -97,6 +99,8 @@ def load_inputs(options: RunOptions) -> Inputs:
             prompt, or the model is too short for the budgets.
     """
     check_inputs_exist(find_inputs(options))
+    if (index := _own_index(options)) is not None:
+        load_manifest(Path(index))
     renderer = make_renderer(options, options.model.path)
     rubric = Rubric.from_options(options.reward, renderer.protocol)
     files = [options.dataset.train, *([options.dataset.eval] if options.dataset.eval else [])]
@@ -127,6 +131,10 @@ def load_checked(path: str, renderer: PromptRenderer) -> list[Question]:
         for retrieval in (True, False):
             renderer.prompt(question, retrieval)
     return questions
+
+
+def _own_index(options: RunOptions) -> str | None:
+    return options.retrieval.index if options.retrieval.backend == "actor" else None
 
 
 def _find(key: str, path: str, options: RunOptions) -> Input:
@@ -174,6 +182,13 @@ def _length_problems(options: RunOptions) -> Iterator[str]:
             f"rollout.max_prompt_tokens + rollout.max_tokens = {needed} is more than "
             f"model.max_length = {options.model.max_length}"
         )
+
+
+def _retrieval_problems(options: RunOptions) -> Iterator[str]:
+    retrieval = options.retrieval
+    needed = {"actor": "index", "http": "url"}[retrieval.backend]
+    if getattr(retrieval, needed) is None:
+        yield f"retrieval.{needed} is required with retrieval.backend={retrieval.backend}"
 
 
 def buckets(questions: Sequence[Question]) -> dict[str, int]:
