@@ -32,14 +32,16 @@ from ur2.types import Demonstration
 
 log = logging.getLogger("ur2.atlas")
 
-FORMAT = 1
+FORMAT = 2
 """Raised when the same options would write other files."""
 
 
 def write_atlas(options: AtlasOptions) -> dict[str, int]:
-    """Writes the folder `options.out` at once or not at all; returns rows by file name.
+    """Writes the files of `options.out`; returns rows by file name.
 
-    An existing folder made with the same options is left as it is.
+    All are made beside the folder before the first is moved in, and the manifest is complete only
+    when the last one is. Files made with the same options are left as they are; what others put
+    into the folder (an index, a model) stays.
 
     Raises:
         InputError: `out` holds something else, or cannot be written.
@@ -52,11 +54,11 @@ def write_atlas(options: AtlasOptions) -> dict[str, int]:
     partial = out.with_name(f".partial-{out.name}-{os.getpid()}")
     try:
         rows = {name: write_jsonl(str(partial / name), lines) for name, lines in _files(options)}
-        text = json.dumps({**manifest, "rows": rows}, indent=2) + "\n"
-        (partial / "manifest.json").write_text(text, encoding="utf-8")
-        if out.exists():
-            shutil.rmtree(out)
-        partial.replace(out)
+        out.mkdir(parents=True, exist_ok=True)
+        _write_manifest(out, manifest)
+        for name in rows:
+            (partial / name).replace(out / name)
+        _write_manifest(out, {**manifest, "rows": rows})
     except OSError as error:
         raise InputError(f"{out}: cannot be written ({error}); choose another out=") from error
     finally:
@@ -151,6 +153,12 @@ def _manifest(options: AtlasOptions) -> dict[str, Any]:
             "changes": "names folded to ASCII, populations rounded to thousands",
         },
     }
+
+
+def _write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    partial = folder / ".partial-manifest.json"
+    partial.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    partial.replace(folder / "manifest.json")
 
 
 def _written_before(out: Path) -> Mapping[str, Any] | None:

@@ -13,7 +13,7 @@ class AtlasOptions(Options):
     """How much of the atlas world is written."""
 
     out: str = "data/atlas"
-    """The folder to write; it is replaced whole."""
+    """The folder to write."""
     seed: int = 0
     """Decides the held-out countries, the questions and the demonstrations."""
     num_cities: Count = 5000
@@ -24,9 +24,9 @@ class AtlasOptions(Options):
     """Training questions, a third per level."""
     num_test_per_level: Count = 320
     """Test questions of each level, all about held-out countries and cities."""
-    num_skills: Count = 24000
+    num_skills: Count = 17600
     """Clean demonstrations."""
-    num_habits: Count = 4000
+    num_habits: Count = 1920
     """Demonstrations with imperfect habits."""
     num_tokenizer_texts: Count = 6000
     """Examples about fictional entities among the texts for the tokenizer."""

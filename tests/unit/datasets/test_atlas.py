@@ -159,15 +159,29 @@ def test_the_same_options_are_not_written_twice_and_others_replace_them(tmp_path
     options = AtlasOptions(out=str(out), num_tokenizer_texts=10, **SMALL)
     rows = write_atlas(options)
     first = (out / "train.jsonl").read_bytes()
-    (out / "mark").touch()
+    written_ns = (out / "train.jsonl").stat().st_mtime_ns
     assert write_atlas(options) == rows
-    assert (out / "mark").exists()
+    assert (out / "train.jsonl").stat().st_mtime_ns == written_ns
+    (out / "index").mkdir()
     write_atlas(options.model_copy(update={"seed": 1}))
-    assert not (out / "mark").exists()
     assert (out / "train.jsonl").read_bytes() != first
+    assert (out / "index").is_dir()
     write_atlas(options)
     assert (out / "train.jsonl").read_bytes() == first
     assert [p.name for p in tmp_path.iterdir()] == ["atlas"]
+
+
+def test_an_interrupted_writing_is_done_again(tmp_path: Path) -> None:
+    out = tmp_path / "atlas"
+    options = AtlasOptions(out=str(out), num_tokenizer_texts=10, **SMALL)
+    write_atlas(options)
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["provenance"]["licence"] == "CC BY 4.0"
+    del manifest["rows"]
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    (out / "test.jsonl").unlink()
+    write_atlas(options)
+    assert load_questions(str(out / "test.jsonl"))
 
 
 def test_a_folder_of_something_else_is_never_replaced(tmp_path: Path) -> None:
