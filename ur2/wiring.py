@@ -174,7 +174,8 @@ def _rollouts(options: RunOptions, cluster: Cluster, service: Actor | None) -> R
             dtype="float32" if options.policy.precision == "fp32" else "bfloat16",
             retriever=retriever,
             top_k=retrieval.top_k,
-            seed=options.seed + number,
+            seed=options.seed,
+            number=number,
             num_gpus=options.cluster.num_gpus_per_rollout_worker,
         )
         for number in range(options.rollout.num_workers)

@@ -125,8 +125,12 @@ class PolicyProcess(PolicyWorker):
 class RolloutProcess(RolloutWorker):
     """A rollout worker that builds its engine and renderer where it runs."""
 
-    def __init__(self, *args: Any, seed: int, **kwargs: Any) -> None:
-        super().__init__(make_players(*args, seed=seed, **kwargs), seed=seed)
+    def __init__(self, *args: Any, seed: int, number: int, **kwargs: Any) -> None:
+        """As `make_players`; `number` tells the workers of one run apart.
+
+        Trajectories have seeds of their own, which must not depend on who plays them.
+        """
+        super().__init__(make_players(*args, seed=seed + number, **kwargs), seed=seed)
 
 
 class RetrievalProcess:
