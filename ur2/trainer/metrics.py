@@ -6,7 +6,7 @@ from statistics import fmean
 
 import numpy as np
 
-from ur2.types import Author, Score, ScoredGroup, Status, Trajectory
+from ur2.types import Author, Level, Score, ScoredGroup, Status, Trajectory
 
 
 def accuracy_by_bucket(groups: Sequence[ScoredGroup]) -> dict[str, float]:
@@ -64,7 +64,13 @@ def _by_bucket(
         bucket = scored.group.assignment.question.bucket
         for trajectory, score in zip(scored.group.trajectories, scored.scores, strict=True):
             values[bucket].append(value(trajectory, score))
-    return {bucket: fmean(values[bucket]) for bucket in sorted(values)}
+    return {bucket: fmean(values[bucket]) for bucket in sorted(values, key=by_difficulty)}
+
+
+def by_difficulty(bucket: str) -> tuple[str, int]:
+    """Sorts buckets by task, then from easy to very hard."""
+    task, _, level = bucket.partition("/")
+    return task, list(Level).index(Level(level))
 
 
 def _part_means(scores: Sequence[Score]) -> dict[str, float]:

@@ -7,6 +7,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 Metrics = Sequence[Mapping[str, float]]
 BEFORE, AFTER = "#9aa5b1", "#1f6feb"
@@ -125,6 +126,8 @@ def _bars(before: Mapping[str, Any], after: Mapping[str, Any], key: str, title: 
 def _finish(figure: Figure, axes: Axes, title: str, xlabel: str = "step") -> Figure:
     axes.set_title(title)
     axes.set_xlabel(xlabel)
+    if xlabel == "step":
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3, axis="y")
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure

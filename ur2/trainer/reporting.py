@@ -21,7 +21,7 @@ from rich.table import Table
 from ur2.trainer.plots import draw
 from ur2.trainer.run_directory import RunDirectory
 from ur2.trainer.trackers import Tracker
-from ur2.types import Level, ScoredGroup
+from ur2.types import ScoredGroup
 
 logger = logging.getLogger(__name__)
 
@@ -111,13 +111,8 @@ def _comparison(before: Mapping[str, Any], after: Mapping[str, Any]) -> Table:
     for column in ("bucket", "accuracy before", "after", "searches before", "after"):
         table.add_column(column, justify="left" if column == "bucket" else "right")
     keys = ("accuracy_by_bucket", "searches_by_bucket")
-    for bucket in sorted(before["accuracy_by_bucket"], key=_by_difficulty):
+    for bucket in before["accuracy_by_bucket"]:
         cells = [f"{part[key][bucket]:.2f}" for key in keys for part in (before, after)]
         table.add_row(bucket, *cells)
     table.add_row("all", f"{before['accuracy']:.2f}", f"{after['accuracy']:.2f}", "", "")
     return table
-
-
-def _by_difficulty(bucket: str) -> tuple[str, int]:
-    task, _, level = bucket.partition("/")
-    return task, list(Level).index(Level(level))

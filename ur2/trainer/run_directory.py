@@ -75,7 +75,9 @@ class RunDirectory:
         )
         handler = logging.FileHandler(self.events_path)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-        logging.getLogger("ur2").addHandler(handler)
+        logger = logging.getLogger("ur2")
+        logger.setLevel(logging.INFO)
+        logger.addHandler(handler)
 
     def newest_checkpoint(self) -> Path | None:
         """The last complete checkpoint."""

@@ -1,7 +1,10 @@
 from collections.abc import Callable, Sequence
 
 import pytest
+import yaml
 
+from ur2.config.load import CONFIGS
+from ur2.prompts.options import PromptOptions
 from ur2.types import (
     Assignment,
     Author,
@@ -62,3 +65,9 @@ def scored_group() -> ScoredGroup:
 @pytest.fixture
 def group_of() -> MakeGroup:
     return make_group
+
+
+@pytest.fixture
+def prompt_options() -> PromptOptions:
+    text = (CONFIGS / "prompt" / "atlas.yaml").read_text()
+    return PromptOptions.load(yaml.safe_load(text), where="atlas")
