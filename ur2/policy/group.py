@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ur2.errors import ComponentError
 from ur2.policy.options import PolicyOptions
 from ur2.policy.packing import plan
-from ur2.types import Batch
+from ur2.types import Batch, Sample
 
 
 class Rank(Protocol):
@@ -43,6 +46,10 @@ class PolicyGroup:
             [rank.call("update", planned.for_rank(i)) for i, rank in enumerate(self.ranks)]
         )
         return dict(reports[0])
+
+    async def logprobs(self, samples: Sequence[Sample]) -> list[NDArray[np.float32]]:
+        """The policy's logprob of every trained token, one array (T,) per sample."""
+        return list((await self._gather([r.call("logprobs", samples) for r in self.ranks]))[0])
 
     async def publish(self, version: int) -> str:
         """Writes the weights where engines can load them; returns the folder."""
