@@ -32,7 +32,7 @@ from ur2.types import Demonstration
 
 log = logging.getLogger("ur2.atlas")
 
-FORMAT = 2
+FORMAT = 3
 """Raised when the same options would write other files."""
 
 

@@ -166,8 +166,12 @@ def city_weights(cities: Sequence[City]) -> NDArray[np.float64]:
 
 
 def _city_lookup(city: City) -> Lookup:
+    # The encoder finds a city by what its passage states: by its bare name it finds the country's
+    # passage about its capital instead.
     return Lookup(
-        query=f"{city.name} city", passage=atlas.city_passage(city), found=city.country.name
+        query=f"{city.name} city population",
+        passage=atlas.city_passage(city),
+        found=city.country.name,
     )
 
 

@@ -109,7 +109,7 @@ def phone_passage(country: Country) -> Passage:
 
 def continent_passage(country: Country) -> Passage:
     """States the continent."""
-    text = f"{country.name} is a country in {country.continent}."
+    text = f"The continent of {country.name} is {country.continent}."
     return Passage(id=f"{country.code}-continent", text=text)
 
 

@@ -49,7 +49,7 @@ def test_there_is_a_passage_per_fact_of_a_country_and_per_city(folder: Path, wor
     passages = read_passages(folder)
     assert len(passages) == 4 * len(world.countries) + len(world.cities)
     assert passages["FR-capital"] == "The capital of France is Paris."
-    assert passages["FR-continent"] == "France is a country in Europe."
+    assert passages["FR-continent"] == "The continent of France is Europe."
     assert "Paris is a city in France. Population " in passages["city-2988507"]
 
 
