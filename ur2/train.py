@@ -44,7 +44,7 @@ def train(options: RunOptions) -> None:
         return
     from ur2.wiring import run_training  # loads ray and torch: only once all checks have passed
 
-    console.rule(f"[bold]{options.experiment}, seed {options.seed}: {run.path}", align="left")
+    console.print(f"[bold]▸ training in {run.path}", soft_wrap=True, highlight=False)
     print_run(options, console)
     asyncio.run(run_training(options, inputs, run, console))
 

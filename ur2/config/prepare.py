@@ -28,7 +28,7 @@ def prepare(options: RunOptions, console: Console) -> None:
                 if not Path(path).exists():
                     raise InputError(f"'{path}' does not exist; make it with: {step.command}")
             continue
-        console.rule(f"[bold]{step.command}", align="left")
+        console.print(f"[bold]▸ {step.command}", soft_wrap=True, highlight=False)
         code = subprocess.run([sys.executable, *words[1:]], check=False).returncode
         if code:
             failure = InputError if code == InputError.exit_code else ComponentError
