@@ -29,19 +29,17 @@ def train(options: RunOptions) -> None:
         return
     prepare(options, console)
     inputs = load_inputs(options)
-    run = RunDirectory.choose(
-        options.run_dir,
-        options.resume,
-        options.experiment,
-        options.model_dump(mode="json"),
-        f"{datetime.now():%Y%m%d-%H%M%S}",
-    )
-    if run.summary_path.exists():
+    config = options.model_dump(mode="json")
+    now = f"{datetime.now():%Y%m%d-%H%M%S}"
+    run = RunDirectory.choose(options.run_dir, options.resume, options.experiment, config, now)
+    if run.finished_steps() >= options.trainer.steps:
         console.print(
             f"{run.path} holds a finished run: raise trainer.steps to go on, "
             "or pass another run_dir"
         )
         return
+    if changed := run.changed_keys(config):
+        console.print(f"note: continuing {run.path} with other values of {', '.join(changed)}")
     from ur2.wiring import run_training  # loads ray and torch: only once all checks have passed
 
     console.print(f"[bold]▸ training in {run.path}", soft_wrap=True, highlight=False)

@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def run(row: str) -> Summary:
-    folder = RUNS / row.replace(",", "+")
+    folder = RUNS / row.replace(",", "+").replace("=", "-")
     if not (folder / "summary.json").exists():
         overrides = row.split(",")
         command = [sys.executable, "-m", "ur2.train", "+experiment=quickstart", f"run_dir={folder}"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel
@@ -109,6 +109,11 @@ def _explain(error: HydraException) -> str:
     """Hydra's message on one line, with the nearest known key where a key was wrong."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     message = " ".join(lines)
+    if isinstance(error, OverrideParseException):
+        return (
+            f"cannot read '{error.override}' as key=value ({lines[0]}); quote a value with special "
+            "characters, as in key='\"a=b\"'"
+        )
     if (
         message.startswith("Could not override '")
         and "No match in the defaults list" not in message

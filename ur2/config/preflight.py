@@ -101,6 +101,7 @@ def load_inputs(options: RunOptions) -> Inputs:
     check_inputs_exist(find_inputs(options))
     if (index := _own_index(options)) is not None:
         load_manifest(Path(index))
+    _check_model_length(options)
     renderer = make_renderer(options, options.model.path)
     rubric = Rubric.from_options(options.reward, renderer.protocol)
     files = [options.dataset.train, *([options.dataset.eval] if options.dataset.eval else [])]
@@ -135,6 +136,18 @@ def load_checked(path: str, renderer: PromptRenderer) -> list[Question]:
 
 def _own_index(options: RunOptions) -> str | None:
     return options.retrieval.index if options.retrieval.backend == "actor" else None
+
+
+def _check_model_length(options: RunOptions) -> None:
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(options.model.path, revision=options.model.revision)
+    longest = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if longest is not None and options.rollout.max_model_len > longest:
+        raise InputError(
+            f"rollout.max_prompt_tokens + rollout.max_tokens = {options.rollout.max_model_len} is "
+            f"more than the {longest} positions of '{options.model.path}'"
+        )
 
 
 def _find(key: str, path: str, options: RunOptions) -> Input:

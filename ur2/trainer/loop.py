@@ -79,8 +79,7 @@ class Trainer:
             await self.save()
             return await self._unless_stopped(self._measure("after"))
         except (RunInterruptedError, ComponentError):
-            if not self._updating:  # a half-made update is in no checkpoint
-                await self.save()
+            await self._rescue()
             raise
 
     async def resume(self, checkpoint: Path) -> None:
@@ -171,6 +170,15 @@ class Trainer:
     async def save(self) -> Path:
         """The checkpoint of the last complete step; written unless it is there already."""
         return await self.checkpoints.save(self.state)
+
+    async def _rescue(self) -> None:
+        """Keeps what is done when a run stops early; a half-made update is in no checkpoint."""
+        if self._updating:
+            return
+        try:
+            await self.save()
+        except ComponentError as error:  # what stopped the run is the error to report
+            logger.warning("no checkpoint could be written: %s", error)
 
     def _due(self, every: int) -> bool:
         return every > 0 and self.state.step % every == 0

@@ -51,7 +51,7 @@ class RunDirectory:
             for candidate in sorted(
                 (cls(p) for p in base.glob("*/")), key=lambda c: c.path.name, reverse=True
             ):
-                if candidate.is_unfinished() and candidate.has_config(config):
+                if candidate.is_unfinished() and not candidate.changed_keys(config):
                     return candidate
         return cls(base / now)
 
@@ -59,12 +59,20 @@ class RunDirectory:
         """Whether a run began here and can be continued."""
         return not self.summary_path.exists() and self.newest_checkpoint() is not None
 
-    def has_config(self, config: Mapping[str, Any]) -> bool:
-        """Whether the run here has the same config, but for where and how it is started."""
+    def finished_steps(self) -> int:
+        """Steps of the finished run that is here; 0 where there is none."""
+        if not self.summary_path.exists():
+            return 0
+        return int(json.loads(self.summary_path.read_text())["steps"])
+
+    def changed_keys(self, config: Mapping[str, Any]) -> list[str]:
+        """Keys in which `config` differs from the run here, but for where and how it is started."""
         if not self.config_path.exists():
-            return False
-        stored = yaml.safe_load(self.config_path.read_text())
-        return _stable(stored) == _stable(json.loads(json.dumps(config)))
+            return []
+        stored = _flat(yaml.safe_load(self.config_path.read_text()))
+        given = _flat(json.loads(json.dumps(config)))
+        keys = sorted(stored.keys() | given.keys())
+        return [k for k in keys if k not in VOLATILE_KEYS and stored.get(k) != given.get(k)]
 
     def open(self, config: Mapping[str, Any]) -> None:
         """Makes the directory, writes config.yaml and sends the log to events.log."""
@@ -140,8 +148,15 @@ def write_bytes(path: Path, content: bytes) -> None:
     temporary.rename(path)
 
 
-def _stable(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if key not in VOLATILE_KEYS}
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Leaves by dotted key."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
 
 
 def _trajectory_records(groups: Iterable[ScoredGroup]) -> Iterator[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """Where metrics go besides metrics.jsonl. The only home of wandb and TensorBoard."""
 
+import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -44,7 +45,7 @@ class Wandb:
         self.run = wandb.init(
             project=options.wandb_project,
             name=run_dir.name,
-            id=run_dir.name,
+            id=hashlib.sha256(str(run_dir.resolve()).encode()).hexdigest()[:16],
             resume="allow",
             dir=str(run_dir),
             mode=options.wandb_mode,

@@ -45,6 +45,7 @@ def test_a_key_that_no_file_sets_can_be_overridden() -> None:
         ("algorithm=gpro", "grpo"),
         ("+reward.terms.correct.weigth=2", "weight"),
         ("seed=-1", "seed"),
+        ("run_dir=a=b", "run_dir=a=b"),
     ],
 )
 def test_a_wrong_override_is_one_error_that_names_the_key(override: str, named: str) -> None:

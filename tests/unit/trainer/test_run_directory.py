@@ -33,9 +33,15 @@ def test_the_same_command_after_a_kill_continues_the_run() -> None:
 
 
 def test_a_finished_run_or_another_config_is_not_continued() -> None:
-    killed_run("finished").write_summary({})
+    killed_run("finished").write_summary({"steps": 10})
     killed_run("other", CONFIG | {"seed": 1})
     assert choose() == Path("runs/toy/now")
+
+
+def test_other_values_are_named_by_key_and_where_a_run_is_started_does_not_count() -> None:
+    run = killed_run("earlier", {**CONFIG, "policy": {"learning_rate": 1.0, "betas": [0.9]}})
+    given = {**CONFIG, "policy": {"learning_rate": 2.0, "betas": (0.9,)}, "resume": "none"}
+    assert run.changed_keys(given) == ["policy.learning_rate"]
 
 
 def test_resume_none_starts_anew_and_never_writes_over() -> None:
@@ -43,6 +49,13 @@ def test_resume_none_starts_anew_and_never_writes_over() -> None:
     assert choose("none") == Path("runs/toy/now")
     with pytest.raises(InputError, match="already holds a run"):
         RunDirectory.choose(str(killed.path), "none", "toy", CONFIG, "now")
+
+
+def test_a_finished_run_knows_its_steps() -> None:
+    run = killed_run("run")
+    assert run.finished_steps() == 0
+    run.write_summary({"steps": 7})
+    assert run.finished_steps() == 7
 
 
 def test_a_half_written_checkpoint_is_no_checkpoint() -> None:
