@@ -4,11 +4,12 @@ import asyncio
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from statistics import fmean
 
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+from rich.progress import MofNCompleteColumn, Progress
 
 from ur2.config.load import run_composed
 from ur2.config.preflight import make_renderer
@@ -73,30 +74,34 @@ async def _train(
             zip(cold.phases, demonstrations, strict=True), start=1
         ):
             samples = to_samples(
-                examples,
-                renderer,
-                max_observation_tokens=options.rollout.max_observation_tokens,
+                examples, renderer, max_observation_tokens=options.rollout.max_observation_tokens
             )
             out = str(staged / f"phase{number}")
-            columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeRemainingColumn())
-            with Progress(*columns, console=console, transient=True) as bar:
-                task = bar.add_task(f"phase {number}", total=steps_of(phase, len(samples)))
-                history = []
-                async for metrics in train_phase(
-                    cluster, phase, samples, base=base, out=out, seed=cold.seed
-                ):
-                    history.append(metrics["policy/loss"])
-                    bar.update(
-                        task, advance=1, description=f"phase {number} loss {history[-1]:.3f}"
-                    )
-            console.print(
-                f"cold start, phase {number}: {len(history)} steps, loss {history[0]:.3f} -> "
-                f"{sum(history[-20:]) / len(history[-20:]):.3f}"
-            )
-            losses.append(history)
+            steps = train_phase(cluster, phase, samples, base=base, out=out, seed=cold.seed)
+            total = steps_of(phase, len(samples))
+            losses.append(await _watch(steps, f"cold start, phase {number}", total, console))
             base = out
     finally:
         await cluster.close()
+    return losses
+
+
+async def _watch(
+    steps: AsyncIterator[dict[str, float]], label: str, total: int, console: Console
+) -> list[float]:
+    """Shows a phase as it goes on, by a bar or, where the output is no terminal, by lines."""
+    losses: list[float] = []
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task(label, total=total)
+        async for metrics in steps:
+            losses.append(metrics["policy/loss"])
+            bar.update(task, advance=1, description=f"{label}, loss {losses[-1]:.3f}")
+            if len(losses) % max(1, total // 5) == 0 and not console.is_terminal:
+                console.print(f"{label}: step {len(losses)}/{total}, loss {losses[-1]:.3f}")
+    console.print(f"{label}: {total} steps, loss {losses[0]:.3f} -> {fmean(losses[-20:]):.3f}")
     return losses
 
 

@@ -82,7 +82,9 @@ def make_model(options: ScratchOptions, texts: Iterable[str], out: str, seed: in
     """
     import torch
     from transformers import GenerationConfig, LlamaForCausalLM
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()  # a model this small is written at once
     if options.hidden_size % (2 * options.num_heads):
         raise InputError(
             f"scratch model: hidden_size {options.hidden_size} must be an even multiple of "

@@ -91,7 +91,12 @@ class Reporter:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=self.console, transient=True) as bar:
+        with Progress(
+            *columns,
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        ) as bar:
             task = bar.add_task(label, total=total)
             yield lambda: bar.advance(task)
         self.console.print(f"{label}: {total} in {time.perf_counter() - started:.1f} s")
