@@ -7,9 +7,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import psutil
 import pytest
+import zstandard
+from safetensors.numpy import load_file
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
@@ -66,6 +70,35 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run without a stop."""
+    folder = tmp_path_factory.mktemp("straight") / "run"
+    finish(train(folder))
+    return folder
+
+
+def read_trajectories(folder: Path, step: int) -> list[dict[str, Any]]:
+    packed = (folder / f"trajectories/step_{step:06d}.jsonl.zst").read_bytes()
+    return [json.loads(line) for line in zstandard.decompress(packed).splitlines()]
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(finished: Path, straight: Path) -> None:
+    """Same questions, same retrieval, same draws; so the same tokens and the same weights."""
+    for step in (1, 2):
+        stopped, whole = (read_trajectories(f, step) for f in (finished, straight))
+        asked = [[(t["id"], t["question_id"], t["retrieval"]) for t in x] for x in (stopped, whole)]
+        assert asked[0] == asked[1]
+        texts = [[[s["token_ids"] for s in t["segments"]] for t in x] for x in (stopped, whole)]
+        assert texts[0] == texts[1]
+    weights = [
+        load_file(f / "checkpoints/step_000002/model/model.safetensors")
+        for f in (finished, straight)
+    ]
+    for name, array in weights[0].items():
+        np.testing.assert_allclose(array, weights[1][name], atol=1e-5, err_msg=name)
+
+
 def test_a_stopped_run_continues_to_its_summary(finished: Path) -> None:
     summary = json.loads((finished / "summary.json").read_text())
     assert summary["steps"] == 2
@@ -78,8 +111,6 @@ def test_a_stopped_run_continues_to_its_summary(finished: Path) -> None:
 
 def test_the_policy_really_moved(finished: Path) -> None:
     assert all(m["policy/grad_norm"] > 0 for m in read_metrics(finished))
-    from safetensors.numpy import load_file
-
     first, second = (
         load_file(finished / f"checkpoints/step_00000{step}/model/model.safetensors")
         for step in (1, 2)

@@ -76,5 +76,5 @@ async def evaluate(
         )
         for position, question in enumerate(questions)
     ]
-    groups = await rollouts.collect(assignments, 1, sampling, on_group=on_group)
+    groups = await rollouts.collect(assignments, 1, sampling, on_group=lambda _: on_group())
     return [await rubric.score(group, step) for group in groups]

@@ -7,6 +7,23 @@ from ur2.policy.options import PolicyOptions
 from ur2.policy.scratch import ScratchOptions
 
 
+class ShapeOptions(Options):
+    """The size of a model, as its config.json tells it."""
+
+    num_parameters: int
+    """Weights in all, shared ones once."""
+    num_layers: int
+    """Transformer layers."""
+    hidden_size: int
+    """Width of the residual stream."""
+    num_kv_heads: int
+    """Key and value heads."""
+    head_dim: int
+    """Width of a head."""
+    vocab_size: int
+    """Rows of the LM head."""
+
+
 class ModelOptions(Options):
     """The language model that is trained."""
 
@@ -16,6 +33,8 @@ class ModelOptions(Options):
     """A commit or tag of a Hugging Face name."""
     max_length: int = 4096
     """Longest context in tokens, prompt included."""
+    shape: ShapeOptions | None = None
+    """For the dry run's estimates where the model is not at hand."""
 
 
 class DatasetOptions(Options):
@@ -64,6 +83,8 @@ class ClusterOptions(Options):
     """GPUs of one policy rank."""
     num_gpus_per_rollout_worker: int = 0
     """GPUs of one rollout worker, its tensor-parallel size."""
+    gpu_memory_gib: float | None = None
+    """Memory of one GPU, which the dry run compares with its estimate."""
     object_store_bytes: int | None = None
     """Ray's object store of a local cluster; ray's own default otherwise."""
     weights_dir: str | None = None

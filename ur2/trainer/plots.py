@@ -76,7 +76,7 @@ def _curves(metrics: Metrics, main: str, prefix: str, title: str) -> Figure:
     """The mean in bold and one thin line per part or bucket."""
     figure = Figure(figsize=(7, 4))
     axes = figure.subplots()
-    names = sorted({key for m in metrics for key in m if key.startswith(prefix) and key != main})
+    names = dict.fromkeys(k for m in metrics for k in m if k.startswith(prefix) and k != main)
     for name in names:
         axes.plot(*_series(metrics, name), linewidth=1.2, label=name.removeprefix(prefix))
     axes.plot(*_series(metrics, main), color="black", linewidth=2.2, label="mean")

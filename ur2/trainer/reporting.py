@@ -77,7 +77,7 @@ class Reporter:
         self.run.write_summary({**facts, "before": before, "after": after})
         if before and after:
             self.console.print(_comparison(before, after))
-        self.console.print(f"plots: {', '.join(str(p) for p in plots)}", soft_wrap=True)
+        self.console.print(f"plots: {len(plots)} in {self.run.plots}", soft_wrap=True)
         self.console.print(f"summary: {self.run.summary_path}", soft_wrap=True)
 
     @contextmanager
