@@ -7,7 +7,13 @@ from rich.console import Console
 
 from ur2.config.load import run_composed
 from ur2.config.plan import print_plan, print_run
-from ur2.config.preflight import check_inputs_exist, check_options, find_inputs, load_inputs
+from ur2.config.preflight import (
+    check_inputs_exist,
+    check_machine,
+    check_options,
+    find_inputs,
+    load_inputs,
+)
 from ur2.config.prepare import prepare
 from ur2.config.schema import RunOptions
 from ur2.errors import run_entry
@@ -27,6 +33,7 @@ def train(options: RunOptions) -> None:
     if options.dry_run:
         print_plan(options, console)
         return
+    check_machine(options)
     prepare(options, console)
     inputs = load_inputs(options)
     config = options.model_dump(mode="json")

@@ -33,6 +33,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         (["+experiment=smoke", "rollout.sampling.top_p=0.9"], "top_p"),
         (["+experiment=smoke", "retrieval.backend=http"], "retrieval.url"),
         (["+experiment=smoke", "rollout.max_tokens=100000"], "model.max_length"),
+        (["+experiment=smoke", "cluster=node_8gpu"], "GPUs"),
     ],
 )
 def test_a_wrong_command_is_one_clear_error(

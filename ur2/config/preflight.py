@@ -51,6 +51,30 @@ def check_options(options: RunOptions) -> None:
     check_installed(options.rollout.engine)
 
 
+def check_machine(options: RunOptions) -> None:
+    """Raises an InputError where the run wants more GPUs than a local cluster will have."""
+    wanted = num_gpus(options)
+    if options.cluster.address != "local" or not wanted:
+        return
+    import torch
+
+    if wanted > torch.cuda.device_count():
+        raise InputError(
+            f"this run wants {wanted} GPUs and this machine has {torch.cuda.device_count()}: join "
+            "a cluster with cluster.address=auto, or choose another cluster=... "
+            "(dry_run=true prints the plan anyway)"
+        )
+
+
+def num_gpus(options: RunOptions) -> int:
+    """GPUs of all policy ranks and rollout workers."""
+    cluster = options.cluster
+    return (
+        options.policy.num_ranks * cluster.num_gpus_per_policy_rank
+        + options.rollout.num_workers * cluster.num_gpus_per_rollout_worker
+    )
+
+
 def find_inputs(options: RunOptions) -> list[Input]:
     """Where each input stands."""
     named = [

@@ -14,12 +14,13 @@ import psutil
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from ur2.errors import ComponentError, Ur2Error
+from ur2.errors import ComponentError, InputError, Ur2Error
 from ur2.policy.worker import PolicyWorker
 from ur2.retrieval.client import Passages
 from ur2.retrieval.errors import RetrievalUnavailableError
 from ur2.retrieval.options import ServiceOptions
 from ur2.retrieval.service import RetrievalService
+from ur2.rollout.chat import ChatWorker
 from ur2.rollout.options import SamplingOptions
 from ur2.rollout.worker import RolloutWorker, make_players
 from ur2.trainer.options import ClusterOptions
@@ -35,17 +36,29 @@ class Cluster:
     """Starts workers as ray actors and ends them; nothing is left behind after `close`."""
 
     def __init__(self, options: ClusterOptions) -> None:
+        """Starts ray, or joins a running cluster.
+
+        Raises:
+            InputError: there is no cluster at `options.address`.
+        """
         self.options = options
         self.actors: list[Actor] = []
-        self.weights_dir = _weights_dir(options)
         local = options.address == "local"
-        ray.init(
-            address=options.address,
-            include_dashboard=False if local else None,
-            object_store_memory=options.object_store_bytes if local else None,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-        )
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        try:
+            ray.init(
+                address=options.address,
+                include_dashboard=False if local else None,
+                object_store_memory=options.object_store_bytes if local else None,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+            )
+        except ConnectionError as error:
+            raise InputError(
+                f"cluster.address: no ray cluster answers at '{options.address}' ({error}); start "
+                "one with `ray start --head`, or set cluster.address=local"
+            ) from error
+        self.weights_dir = _weights_dir(options)
 
     def actor(self, cls: type, *args: Any, num_gpus: int = 0, **kwargs: Any) -> "Actor":
         """A worker of class `cls`, in a process of its own."""
@@ -131,6 +144,10 @@ class RolloutProcess(RolloutWorker):
         Trajectories have seeds of their own, which must not depend on who plays them.
         """
         super().__init__(make_players(*args, seed=seed + number, **kwargs), seed=seed)
+
+
+class ChatProcess(ChatWorker):
+    """A chat worker in a process of its own; ray wants a class of the driver's."""
 
 
 class RetrievalProcess:

@@ -47,6 +47,7 @@ async def train_phase(
             temperature=1.0,
             total_steps=num_steps,
             seed=seed,
+            num_gpus=cluster.options.num_gpus_per_policy_rank,
         )
         for rank in range(phase.policy.num_ranks)
     ]
