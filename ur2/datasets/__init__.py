@@ -1,7 +1,10 @@
 """Question files in, validated `Question` records out.
 
-Enters: a path to JSON lines (plain, `.gz` or `.zst`) in this project's schema or in UR²'s.
-Leaves: `Question` and `Demonstration` records; `ur2.datasets.atlas` makes a whole world of them.
+Enters: JSON lines, a JSON array, parquet or a Hugging Face name, in this project's schema, UR²'s
+or a benchmark's own (`rows.SCHEMAS`).
+Leaves: `Question` and `Demonstration` records. `ur2.datasets.inspect` counts a file's rows,
+`ur2.datasets.overlap` finds training questions among held-out ones, and `ur2.datasets.atlas`
+makes a whole world of questions and passages.
 Invariant: a file is checked whole before anything starts, and ids within a file are unique.
 """
 

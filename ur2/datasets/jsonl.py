@@ -1,8 +1,10 @@
-"""JSON lines, plain or compressed by the file's last suffix (`.gz`, `.zst`)."""
+"""JSON lines and whole files, plain or compressed by the last suffix (`.gz`, `.zst`)."""
 
 import gzip
 import io
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -14,6 +16,12 @@ from ur2.errors import InputError
 MAX_PROBLEMS_SHOWN = 20
 """Problems that one error message lists; the rest are counted."""
 
+MAX_LINE_BYTES = 4 << 20
+"""Longest line that is taken for a row."""
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+"""What some editors put before UTF-8 text; it carries nothing."""
+
 
 class Problems:
     """Collects what is wrong with one file, to be raised as one error."""
@@ -23,11 +31,11 @@ class Problems:
         self._shown: list[str] = []
         self._count = 0
 
-    def add(self, line: int, text: str) -> None:
-        """Notes a problem of a line (counted from 1)."""
+    def add(self, place: str, text: str) -> None:
+        """Notes a problem at a place, such as `line 3` (all places count from 1)."""
         self._count += 1
         if len(self._shown) < MAX_PROBLEMS_SHOWN:
-            self._shown.append(f"  line {line}: {text}")
+            self._shown.append(f"  {place}: {text}")
 
     def raise_if_any(self) -> None:
         """Raises one `InputError` naming the file, the first problems and how many there are."""
@@ -35,25 +43,52 @@ class Problems:
             return
         more = self._count - len(self._shown)
         tail = [f"  ... and {more} more"] if more else []
-        head = f"{self._path}: {self._count} bad line(s); correct or remove them:"
+        head = f"{self._path}: {self._count} bad row(s); correct or remove them:"
         raise InputError("\n".join([head, *self._shown, *tail]))
 
 
 def read_lines(path: str) -> Iterator[tuple[int, bytes]]:
     """Yields (line number from 1, bytes) of every line that is not blank.
 
+    A byte order mark and carriage returns are dropped. Of a line above `MAX_LINE_BYTES` the first
+    `MAX_LINE_BYTES` + 1 bytes are given, so that a file without line ends fits in memory.
+
+    Raises:
+        InputError: the file is missing or its compression is damaged.
+    """
+    with opened(path) as stream:
+        number, start = 0, True
+        while line := stream.readline(MAX_LINE_BYTES + 1):
+            number += start
+            if start and (text := _without_mark(line, number).strip()):
+                yield number, text
+            start = line.endswith(b"\n")
+
+
+def read_all(path: str) -> bytes:
+    """The whole file, without a byte order mark.
+
+    Raises:
+        InputError: as `read_lines`.
+    """
+    with opened(path) as stream:
+        return stream.read().removeprefix(BYTE_ORDER_MARK)
+
+
+@contextmanager
+def opened(path: str) -> Iterator[BinaryIO]:
+    """Opens a file for reading, through its compression.
+
     Raises:
         InputError: the file is missing or its compression is damaged.
     """
     file = Path(path)
     if not file.is_file():
-        raise InputError(f"no such file: {path}")
+        raise InputError(f"no such file: {path}; check the path, or fetch or make it first")
     try:
         with _READERS.get(file.suffix, _open_plain)(file) as stream:
-            for number, line in enumerate(stream, start=1):
-                if text := line.strip():
-                    yield number, text
-    except (OSError, EOFError, zstandard.ZstdError) as error:
+            yield stream
+    except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
         raise InputError(f"{path}: cannot be read ({error}); fetch or make it again") from error
 
 
@@ -78,6 +113,10 @@ def write_jsonl(path: str, rows: Iterable[object]) -> int:
     finally:
         partial.unlink(missing_ok=True)
     return count
+
+
+def _without_mark(line: bytes, number: int) -> bytes:
+    return line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line
 
 
 def _open_plain(file: Path) -> BinaryIO:

@@ -1,20 +1,15 @@
-"""Typed records from JSON lines: every row is validated, every problem is reported at once.
+"""Typed records from question files: every row is checked, all problems are reported at once."""
 
-Two schemas are recognised, row by row, by their fields:
-
-- this project's: the fields of `Question` by name (`id`, `task`, `text`, `answers`, `level`, ...);
-- UR²'s: `question`, `answer`, and where present `source`, `level`, `idx`, `options`, `subject`.
-"""
-
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
-from pydantic_core import from_json
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import from_json, to_json
 
-from ur2.datasets.jsonl import Problems, read_lines
-from ur2.datasets.rows import NativeRow, Ur2Row
+from ur2.datasets.fields import Origin
+from ur2.datasets.jsonl import MAX_LINE_BYTES, Problems
+from ur2.datasets.rows import SCHEMAS, NativeRow, Row, field_names
+from ur2.datasets.sources import RawRow, Source, parse_source, read_rows
 from ur2.errors import InputError
 from ur2.types import Demonstration, Question, Task
 
@@ -22,75 +17,145 @@ RecordT = TypeVar("RecordT")
 
 _DEMONSTRATION = TypeAdapter(Demonstration)
 
+_ADVICE: Mapping[str, str] = {
+    "missing": "is missing; add it",
+    "string_type": "must be a text in quotes",
+    "int_type": "must be a whole number",
+    "bool_type": "must be true or false",
+    "tuple_type": "must be a list",
+    "dict_type": "must be an object",
+    "string_pattern_mismatch": "is blank; fill it in",
+    "too_short": "has too few entries; add what is missing",
+    "extra_forbidden": "is no field of this schema; remove it, or put it under meta",
+}
+"""What to tell the user of pydantic's error types; others speak for themselves."""
+
 
 def load_questions(path: str, *, task: Task | None = None) -> list[Question]:
-    """Reads a question file, plain, `.gz` or `.zst`.
+    """Reads questions; `ur2.datasets.sources` tells how files and hub sets are named.
 
     Args:
-        path: JSON lines in either schema.
-        task: what UR² rows are that name no source and have no options (open QA by default).
+        path: JSON lines, a JSON array or parquet, or an `hf:` name, in any schema of
+            `ur2.datasets.rows`; JSON may be compressed (`.gz`, `.zst`).
+        task: what rows are that do not tell; open QA by default.
 
     Raises:
         InputError: the file is missing, empty, or any row is wrong; the message lists the first
-            problems by line and field, and their count.
+            problems by place and field, and their count.
     """
+    source = parse_source(path)
 
-    def parse(line: int, text: bytes) -> Question:
-        return _question(path, line, text, task)
+    def parse(raw: RawRow) -> Question:
+        origin = Origin(name=path, stem=source.stem, number=raw.number, task=task or source.task)
+        return _question(raw.value, origin)
 
-    return _load(path, parse, lambda question: question.id)
+    return _load(source, parse, lambda question: question.id)
 
 
 def load_demonstrations(path: str) -> list[Demonstration]:
-    """Reads worked examples, plain, `.gz` or `.zst`; several may share one question.
+    """Reads worked examples; several may share one question.
 
     Raises:
         InputError: as `load_questions`.
     """
-    return _load(path, lambda _, text: _DEMONSTRATION.validate_json(text, strict=False), None)
+
+    def parse(raw: RawRow) -> Demonstration:
+        return _DEMONSTRATION.validate_json(to_json(_parsed(raw.value)), strict=False)
+
+    return _load(parse_source(path), parse, None)
 
 
 def _load(
-    path: str, parse: Callable[[int, bytes], RecordT], key: Callable[[RecordT], str] | None
+    source: Source, parse: Callable[[RawRow], RecordT], key: Callable[[RecordT], str] | None
 ) -> list[RecordT]:
-    problems = Problems(path)
+    problems = Problems(source.name)
     records: list[RecordT] = []
-    first_line: dict[str, int] = {}
-    for line, text in read_lines(path):
+    first_place: dict[str, str] = {}
+    rows: Iterable[RawRow] = read_rows(source)
+    for raw in rows:
         try:
-            record = parse(line, text)
+            record = parse(raw)
         except ValidationError as error:
-            problems.add(line, "; ".join(_explanations(error)))
+            problems.add(raw.place, "; ".join(_explanations(error)))
             continue
         except ValueError as error:
-            problems.add(line, str(error))
+            problems.add(raw.place, str(error))
             continue
-        name = key(record) if key else str(line)
-        if name in first_line:
-            problems.add(line, f"id '{name}' is already used on line {first_line[name]}")
+        name = key(record) if key else raw.place
+        if name in first_place:
+            problems.add(raw.place, f"id: '{name}' is already used on {first_place[name]}")
             continue
-        first_line[name] = line
+        first_place[name] = raw.place
         records.append(record)
     problems.raise_if_any()
     if not records:
-        raise InputError(f"{path}: holds no rows; give a file with one JSON object per line")
+        raise InputError(f"{source.name}: holds no rows; give a file with one JSON object per line")
     return records
 
 
-def _question(path: str, line: int, text: bytes, task: Task | None) -> Question:
-    row = from_json(text)
-    if not isinstance(row, dict):
-        raise ValueError(f"a JSON object is needed, not {type(row).__name__}")
-    schema: type[BaseModel] = Ur2Row if "question" in row else NativeRow
-    typed = schema.model_validate_json(text, strict=True)
-    if isinstance(typed, Ur2Row):
-        return typed.to_question(file=Path(path), line=line, default_task=task or "qa")
-    assert isinstance(typed, NativeRow)
-    return typed.to_question(source=path)
+def _question(value: object, origin: Origin) -> Question:
+    row = _parsed(value)
+    schema = _schema(row)
+    known = field_names(schema)
+    kept = {
+        name: field
+        for name, field in row.items()
+        if field is not None and (name in known or schema is NativeRow)
+    }
+    return schema.model_validate_json(to_json(kept), strict=True).to_question(origin)
+
+
+def _schema(row: Mapping[str, Any]) -> type[Row]:
+    for field, schema in SCHEMAS.items():
+        if field in row:
+            return schema
+    has = ", ".join(row) or "none"
+    raise ValueError(f"no known schema has these fields ({has}); one of {', '.join(SCHEMAS)} tells")
+
+
+def _parsed(value: object) -> Mapping[str, Any]:
+    if isinstance(value, bytes):
+        if len(value) > MAX_LINE_BYTES:
+            raise ValueError(
+                f"longer than {MAX_LINE_BYTES:,} bytes; is the file one JSON array? Name it .json"
+            )
+        value = _from_json(value)
+    if not isinstance(value, dict):
+        raise ValueError(
+            f"a JSON object is needed, not {type(value).__name__}; "
+            "a file that is one array must end in .json"
+        )
+    return value
+
+
+def _from_json(line: bytes) -> object:
+    try:
+        line.decode("utf-8")
+        return from_json(line, allow_inf_nan=False)
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"byte {error.start + 1} (0x{line[error.start]:02x}) is not UTF-8; "
+            "save the file as UTF-8"
+        ) from error
+    except ValueError as error:
+        raise ValueError(f"not JSON: {str(error).replace(' at line 1', ' at')}") from error
 
 
 def _explanations(error: ValidationError) -> Iterator[str]:
+    """One phrase per field; the alternatives of a field joined by `or`."""
+    by_field: dict[str, dict[str, Any]] = {}
     for problem in error.errors(include_url=False):
-        field = ".".join(str(part) for part in problem["loc"])
-        message: Any = problem["msg"]
-        yield f"{field}: {message}" if field else message
+        name, *inner = problem["loc"] or ("",)
+        field = ".".join([str(name), *(str(part) for part in inner if isinstance(part, int))])
+        message = _ADVICE.get(problem["type"], problem["msg"].removeprefix("Value error, "))
+        by_field.setdefault(field, {})[message] = problem["input"]
+    for field, messages in by_field.items():
+        text = " or ".join(messages)
+        yield f"{field}: {text}{_got(messages.popitem()[1])}" if field else text
+
+
+def _got(value: object) -> str:
+    if isinstance(value, dict) or value == "":
+        return ""
+    shown = repr(value)
+    return f", got {shown if len(shown) <= 60 else shown[:57] + '...'}"

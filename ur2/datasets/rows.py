@@ -1,36 +1,26 @@
-"""The row schemas of question files, and how each becomes a `Question`."""
+"""The row schemas of question files, each recognised by a field that only it has."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from string import ascii_uppercase
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from ur2.datasets.fields import (
+    Golds,
+    KeyedRow,
+    NonEmpty,
+    Origin,
+    check_choice,
+    task_of_source,
+)
 from ur2.types import Level, Question, Task
 
-TASK_OF_SOURCE: Mapping[str, Task] = {
-    "math": "math",
-    "rag": "qa",
-    **dict.fromkeys(
-        ("philosophy", "history", "economics", "law", "medicine", "health", "medqa"), "choice"
-    ),
-}
-"""UR²'s `source` field; its multiple-choice subjects all grade alike."""
+TASK_OF_FILE: Mapping[str, Task] = {"minerva": "math"}
+"""Known files whose rows do not tell their task, by how the file's name begins."""
 
-LEVEL_OF_NUMBER: Mapping[int, Level] = {
-    1: Level.EASY,
-    2: Level.EASY,
-    3: Level.MEDIUM,
-    4: Level.HARD,
-    5: Level.VERY_HARD,
-}
-"""The MATH data set's difficulty numbers."""
-
-DEFAULT_LEVEL = Level.MEDIUM
-"""Evaluation files carry no level."""
-
-NonEmpty = Annotated[str, Field(min_length=1)]
+GSM8K_MARK = "\n#### "
+"""GSM8K's answers are worked solutions; the gold follows this mark."""
 
 
 class NativeRow(BaseModel):
@@ -43,7 +33,7 @@ class NativeRow(BaseModel):
     text: NonEmpty
     answers: Annotated[tuple[NonEmpty, ...], Field(min_length=1)]
     level: Level
-    options: tuple[str, ...] = ()
+    options: tuple[NonEmpty, ...] = ()
     subject: str = ""
     source: str = ""
     meta: dict[str, str] = {}
@@ -54,8 +44,8 @@ class NativeRow(BaseModel):
             check_choice(self.answers, len(self.options))
         return self
 
-    def to_question(self, *, source: str) -> Question:
-        """The record; `source` is used where the row names none."""
+    def to_question(self, origin: Origin) -> Question:
+        """The record; the file is its source where the row names none."""
         return Question(
             id=self.id,
             task=self.task,
@@ -64,83 +54,222 @@ class NativeRow(BaseModel):
             level=self.level,
             options=self.options,
             subject=self.subject,
-            source=self.source or source,
+            source=self.source or origin.name,
             meta=self.meta,
         )
 
 
-class Ur2Row(BaseModel):
-    """UR²'s schema and that of its evaluation files; fields that carry no question are ignored."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
+class Ur2Row(KeyedRow):
+    """UR²'s open QA and math; Bamboogle, Minerva, R1-Searcher, NQ and GSM8K look alike."""
 
     question: NonEmpty
-    answer: NonEmpty | Annotated[tuple[NonEmpty, ...], Field(min_length=1)]
+    answer: Golds
     source: str | None = None
-    level: Level | int | None = None
-    idx: int | str | None = None
-    id: int | str | None = None
-    question_id: int | str | None = None
-    options: tuple[str, ...] = ()
+    level: int | str | None = None
+    solution: str | None = None
+    """Present in math rows only."""
+    subject: str = ""
+
+    def to_question(self, origin: Origin) -> Question:
+        """The record; raises ValueError as `KeyedRow.make`, or for an unknown source."""
+        return self.make(
+            origin,
+            task=self._task(origin),
+            text=self.question,
+            answers=tuple(gold.rpartition(GSM8K_MARK)[2].strip() for gold in self.answer),
+            level=self.level,
+            subject=self.subject,
+            meta={"source": self.source} if self.source else None,
+        )
+
+    def _task(self, origin: Origin) -> Task:
+        if self.source is not None:
+            return task_of_source(self.source)
+        if self.solution is not None or GSM8K_MARK in self.answer[0]:
+            return "math"
+        for name, task in TASK_OF_FILE.items():
+            if origin.task is None and origin.stem.startswith(name):
+                return task
+        return origin.task or "qa"
+
+
+def _option_texts(value: object) -> object:
+    """Options under their letters become a list in letter order."""
+    if isinstance(value, list):
+        return tuple(value)
+    if isinstance(value, dict):
+        letters = "".join(sorted(value))
+        if letters != ascii_uppercase[: len(value)]:
+            raise ValueError(f"letters must be A, B, C ... without a gap, got {letters}")
+        return tuple(value[letter] for letter in letters)
+    return value
+
+
+class ChoiceRow(KeyedRow):
+    """Multiple choice: UR²'s, MedQA with any number of options, MMLU-Pro and its medical part.
+
+    The gold is a letter (`answer_idx`, or `answer`) or the text of an option (`answer`).
+    """
+
+    question: NonEmpty
+    options: Annotated[tuple[NonEmpty, ...], Field(min_length=2), BeforeValidator(_option_texts)]
+    answer: NonEmpty
     answer_idx: str | None = None
     """The gold's letter, where `answer` is its text (MedQA)."""
-    solution: str | None = None
-    """Present in MATH rows only."""
+    answer_index: int | None = None
+    """The gold's place from 0, beside the letter (MMLU-Pro)."""
+    context: tuple[str, ...] = ()
+    """What is told before the question (MediQ's split of MedQA)."""
+    source: str | None = None
+    level: int | str | None = None
     subject: str = ""
     category: str = ""
+    sub_category: str = ""
 
-    def to_question(self, *, file: Path, line: int, default_task: Task) -> Question:
+    def to_question(self, origin: Origin) -> Question:
         """The record.
 
         Raises:
-            ValueError: an unknown source or level, or a gold that is not among the options.
+            ValueError: the gold is not among the options, its fields contradict one another, or
+                the source is unknown or not of multiple choice.
         """
-        task = self._task(default_task)
-        golds = (self.answer,) if isinstance(self.answer, str) else self.answer
-        if task == "choice":
-            golds = (self.answer_idx,) if self.answer_idx else golds
-            check_choice(golds, len(self.options))
-        return Question(
-            id=f"{file.name.partition('.')[0]}-{self._key(line)}",
-            task=task,
-            text=self.question.strip(),
-            answers=golds,
-            level=self._level(),
+        if self.source is not None and task_of_source(self.source) != "choice":
+            raise ValueError(f"options: a row of source '{self.source}' has none; remove one")
+        return self.make(
+            origin,
+            task="choice",
+            text="\n".join([*self.context, self.question]),
+            answers=(self._letter(),),
+            level=self.level,
             options=self.options,
-            subject=self.subject or self.category,
-            source=str(file),
+            subject=self.subject or self.category or self.sub_category,
+            meta={"source": self.source} if self.source else None,
         )
 
-    def _task(self, default: Task) -> Task:
-        if self.source is None:
-            return "choice" if self.options else "math" if self.solution else default
-        if self.source not in TASK_OF_SOURCE:
-            known = ", ".join(TASK_OF_SOURCE)
-            raise ValueError(f"source: '{self.source}' is unknown; known: {known}")
-        return TASK_OF_SOURCE[self.source]
-
-    def _level(self) -> Level:
-        if self.level is None:
-            return DEFAULT_LEVEL
-        if isinstance(self.level, Level):
-            return self.level
-        if self.level not in LEVEL_OF_NUMBER:
-            raise ValueError(f"level: {self.level} is unknown; known: 1 to 5, or a name")
-        return LEVEL_OF_NUMBER[self.level]
-
-    def _key(self, line: int) -> int | str:
-        keys = (self.idx, self.id, self.question_id)
-        return next((key for key in keys if key is not None), line)
+    def _letter(self) -> str:
+        named = self.answer_idx or self.answer
+        if self.answer_idx is None and len(named) > 1 and self.options.count(named) == 1:
+            named = ascii_uppercase[self.options.index(self.answer)]
+        check_choice((named,), len(self.options))
+        text = self.options[ascii_uppercase.index(named)]
+        if self.answer_idx is not None and self.answer not in (text, named):
+            raise ValueError(
+                f"answer: '{self.answer}' is not option {named} ('{text}') that answer_idx names"
+            )
+        if self.answer_index not in (None, ascii_uppercase.index(named)):
+            raise ValueError(f"answer_index: {self.answer_index} is not the place of {named}")
+        return named
 
 
-def check_choice(golds: tuple[str, ...], num_options: int) -> None:
-    """Checks that every gold is the letter of an option.
+class MultiHopRow(KeyedRow):
+    """HotpotQA and 2WikiMultiHopQA, with or without their paragraphs."""
 
-    Raises:
-        ValueError: naming the gold and the letters there are.
-    """
-    letters = ascii_uppercase[:num_options]
-    for gold in golds:
-        if len(gold) != 1 or gold not in letters:
-            known = f"one of {letters}" if letters else "impossible: the row has no options"
-            raise ValueError(f"answer: '{gold}' is not an option's letter, which is {known}")
+    question: NonEmpty
+    answer: Golds
+    answer_aliases: tuple[NonEmpty, ...] = ()
+    level: str | None = None
+    type: str = ""
+
+    def to_question(self, origin: Origin) -> Question:
+        """The record; raises ValueError for an unknown level."""
+        return self.make(
+            origin,
+            task="qa",
+            text=self.question,
+            answers=tuple(dict.fromkeys((*self.answer, *self.answer_aliases))),
+            level=self.level,
+            meta={"type": self.type} if self.type else None,
+        )
+
+
+class MusiqueRow(KeyedRow):
+    """MuSiQue; its unanswerable twins have no gold and are refused."""
+
+    question: NonEmpty
+    answer: Golds
+    answer_aliases: tuple[NonEmpty, ...] = ()
+    answerable: bool = True
+
+    def to_question(self, origin: Origin) -> Question:
+        """The record; raises ValueError for an unanswerable question."""
+        if not self.answerable:
+            raise ValueError("answerable: false, so nothing can be graded; use the answerable part")
+        answers = tuple(dict.fromkeys((*self.answer, *self.answer_aliases)))
+        return self.make(origin, task="qa", text=self.question, answers=answers)
+
+
+class GoldenAnswersRow(KeyedRow):
+    """Open QA sets as FlashRAG and Search-R1 publish them."""
+
+    question: NonEmpty
+    golden_answers: Golds
+
+    def to_question(self, origin: Origin) -> Question:
+        """The record."""
+        task = origin.task or "qa"
+        return self.make(origin, task=task, text=self.question, answers=self.golden_answers)
+
+
+class MathRow(KeyedRow):
+    """MATH and MATH-500 as published; the gold is the last box of the solution if not given."""
+
+    problem: NonEmpty
+    answer: Golds | None = None
+    solution: str | None = None
+    level: int | str | None = None
+    subject: str = ""
+    type: str = ""
+    """What the first release calls the subject."""
+
+    def to_question(self, origin: Origin) -> Question:
+        r"""The record; raises ValueError where neither `answer` nor a `\boxed{}` gives a gold."""
+        answers = self.answer
+        if answers is None:
+            gold = last_boxed(self.solution or "")
+            if not gold:
+                raise ValueError("answer: is missing, and the solution has no \\boxed{}; add it")
+            answers = (gold,)
+        return self.make(
+            origin,
+            task="math",
+            text=self.problem,
+            answers=answers,
+            level=self.level,
+            subject=self.subject or self.type,
+        )
+
+
+def last_boxed(text: str) -> str:
+    r"""What the last `\boxed{...}` of `text` holds, braces balanced; empty without one."""
+    opening = "\\boxed{"
+    start = text.rfind(opening)
+    depth = 1
+    for position in range(start + len(opening), len(text) if start >= 0 else 0):
+        depth += {"{": 1, "}": -1}.get(text[position], 0)
+        if depth == 0:
+            return text[start + len(opening) : position].strip()
+    return ""
+
+
+Row = NativeRow | Ur2Row | ChoiceRow | MultiHopRow | MusiqueRow | GoldenAnswersRow | MathRow
+
+SCHEMAS: Mapping[str, type[Row]] = {
+    "text": NativeRow,
+    "problem": MathRow,
+    "options": ChoiceRow,
+    "golden_answers": GoldenAnswersRow,
+    "question_decomposition": MusiqueRow,
+    "answerable": MusiqueRow,
+    "supporting_facts": MultiHopRow,
+    "question": Ur2Row,
+}
+"""The schema of a row is that of the first of these fields that it has."""
+
+
+def field_names(schema: type[Row]) -> frozenset[str]:
+    """The fields of a schema, as files name them."""
+    return frozenset(info.alias or name for name, info in schema.model_fields.items())
+
+
+KNOWN_FIELDS = frozenset(SCHEMAS).union(*(field_names(schema) for schema in SCHEMAS.values()))
+"""All that a table may be cut to before its rows are read."""

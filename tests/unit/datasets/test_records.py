@@ -73,7 +73,7 @@ def test_ur2_rows_map_source_to_task_and_keep_their_level(tmp_path: Path) -> Non
 
 def test_evaluation_rows_are_recognised_by_their_fields(tmp_path: Path) -> None:
     medqa = {"question": "?", "answer": "y", "options": ["x", "y"], "answer_idx": "B"}
-    mmlu = {"question_id": 7, "question": "?", "options": ["x"], "answer": "A", "category": "law"}
+    mmlu = {"question_id": 7, "question": "?", "options": ["x", "y"], "answer": "A", "category": "law"}
     math500 = {"id": 3, "question": "?", "answer": "4", "solution": "so 4", "level": 5}
     plain = {"question": "?", "answer": "4"}
     path = write(tmp_path / "e.jsonl", medqa, mmlu, math500, plain)
@@ -92,7 +92,7 @@ def test_evaluation_rows_are_recognised_by_their_fields(tmp_path: Path) -> None:
         ({"question": "?", "answer": "x", "level": 9}, "level: 9 is unknown"),
         ({"question": "?", "answer": "C", "source": "law", "options": ["x", "y"]}, "one of AB"),
         ({"question": "?", "answer": "A", "source": "law"}, "the row has no options"),
-        ({"question": "", "answer": "x"}, "question: String should have at least 1"),
+        ({"question": "", "answer": "x"}, "question: is blank; fill it in"),
         ({"question": "?"}, "answer"),
         ({"id": "a", "task": "qa", "text": "?", "answers": [], "level": "easy"}, "answers"),
         ({"id": "a", "task": "qa", "text": "?", "answers": ["x"], "level": "easy", "z": 1}, "z"),
@@ -115,7 +115,7 @@ def test_all_problems_of_a_file_come_at_once_and_are_counted(tmp_path: Path) -> 
         load_questions(str(path))
     message = str(caught.value)
     assert message.count("\n  line ") == MAX_PROBLEMS_SHOWN
-    assert "30 bad line(s)" in message
+    assert "30 bad row(s)" in message
     assert "and 10 more" in message
 
 
@@ -128,7 +128,7 @@ def test_bytes_that_are_not_utf8_are_a_problem_of_their_line(tmp_path: Path) -> 
 
 def test_two_rows_with_one_id_are_an_error(tmp_path: Path) -> None:
     row = {"idx": 1, "question": "?", "answer": "x"}
-    with pytest.raises(InputError, match="id 'd-1' is already used on line 1"):
+    with pytest.raises(InputError, match="id: 'd-1' is already used on line 1"):
         load_questions(write(tmp_path / "d.jsonl", row, row))
 
 

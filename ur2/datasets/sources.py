@@ -1,0 +1,149 @@
+"""Where rows come from: JSON lines, JSON arrays, parquet, or the Hugging Face hub.
+
+A source is named `PATH` or `hf:OWNER/NAME[#CONFIG/SPLIT]`, and may end in `?task=math` (or `qa`)
+for rows that do not tell their task. CONFIG may be empty; the split is `train` by default.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast, get_args
+
+from pydantic_core import from_json
+
+from ur2.datasets.jsonl import BYTE_ORDER_MARK, opened, read_all, read_lines
+from ur2.datasets.rows import KNOWN_FIELDS
+from ur2.errors import InputError
+from ur2.types import Task
+
+HUB_PREFIX = "hf:"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """The parts of a source's name."""
+
+    name: str
+    """As the user wrote it."""
+    path: str
+    """The local file, or the hub's OWNER/NAME."""
+    on_hub: bool
+    config: str | None = None
+    split: str = "train"
+    task: Task | None = None
+
+    @property
+    def stem(self) -> str:
+        """The file's name without suffixes, which begins the ids of its rows."""
+        stem = Path(self.path).name.partition(".")[0]
+        return "-".join([stem, *filter(None, [self.config]), self.split]) if self.on_hub else stem
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RawRow:
+    """A row before it is checked."""
+
+    number: int
+    """From 1."""
+    place: str
+    """For messages: `line 3`, `item 3`, `row 3`."""
+    value: object
+    """The bytes of a line, or an object that a table or array held."""
+
+
+def parse_source(name: str) -> Source:
+    """Takes a source's name apart.
+
+    Raises:
+        InputError: the part after `?` is not a task.
+    """
+    rest, _, query = name.partition("?")
+    task = query.removeprefix("task=") if query else None
+    if task not in (None, *get_args(Task)):
+        known = ", ".join(f"?task={task}" for task in get_args(Task))
+        raise InputError(f"{name}: '?{query}' is not understood; known: {known}")
+    typed = cast(Task | None, task)
+    if not rest.startswith(HUB_PREFIX):
+        return Source(name=name, path=rest, on_hub=False, task=typed)
+    path, _, part = rest.removeprefix(HUB_PREFIX).partition("#")
+    config, _, split = part.rpartition("/")
+    return Source(
+        name=name,
+        path=path,
+        on_hub=True,
+        config=config or None,
+        split=split or "train",
+        task=typed,
+    )
+
+
+def read_rows(source: Source) -> Iterator[RawRow]:
+    """Yields the rows of a source.
+
+    Raises:
+        InputError: the source is missing, damaged, or cannot be fetched.
+    """
+    if source.on_hub:
+        return _read_hub(source)
+    if source.path.endswith(".parquet"):
+        return _read_parquet(source.path)
+    if _is_array(source.path):
+        return _read_array(source.path)
+    return (
+        RawRow(number=number, place=f"line {number}", value=line)
+        for number, line in read_lines(source.path)
+    )
+
+
+def _is_array(path: str) -> bool:
+    """Whether a `.json` file is one array; many published ones are JSON lines."""
+    if ".json" not in Path(path).suffixes:
+        return False
+    with opened(path) as stream:
+        return stream.read(4096).removeprefix(BYTE_ORDER_MARK).lstrip().startswith(b"[")
+
+
+def _read_array(path: str) -> Iterator[RawRow]:
+    try:
+        items = from_json(read_all(path), allow_inf_nan=False)
+    except ValueError as error:
+        raise InputError(f"{path}: not a JSON array ({error}); correct it there") from error
+    for number, item in enumerate(items, start=1):
+        yield RawRow(number=number, place=f"item {number}", value=item)
+
+
+def _read_parquet(path: str) -> Iterator[RawRow]:
+    import pyarrow
+    from pyarrow import parquet
+
+    with opened(path) as stream:
+        try:
+            table = parquet.ParquetFile(stream)
+            known = [name for name in table.schema_arrow.names if name in KNOWN_FIELDS]
+            rows = (row for batch in table.iter_batches(columns=known) for row in batch.to_pylist())
+            for number, row in enumerate(rows, start=1):
+                yield RawRow(number=number, place=f"row {number}", value=row)
+        except pyarrow.ArrowException as error:
+            raise InputError(f"{path}: not a parquet file ({error}); fetch it again") from error
+
+
+def _read_hub(source: Source) -> Iterator[RawRow]:
+    import datasets
+    import httpx
+
+    try:
+        table = datasets.load_dataset(source.path, source.config, split=source.split)
+    except (OSError, ValueError, httpx.HTTPError, datasets.exceptions.DatasetsError) as error:
+        raise InputError(
+            f"{source.name}: cannot be loaded ({_first_line(error)}). Check the name "
+            "(hf:OWNER/NAME#CONFIG/SPLIT) and the network; without a network, download the file "
+            "elsewhere and give its path"
+        ) from error
+    known = [name for name in table.column_names if name in KNOWN_FIELDS]
+    rows = cast(Iterator[Mapping[str, Any]], iter(table.select_columns(known)))
+    for number, row in enumerate(rows, start=1):
+        yield RawRow(number=number, place=f"row {number}", value=dict(row))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
