@@ -1,19 +1,40 @@
 """Options of the rollouts: the engine, how it samples, and the budgets of an episode."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from ur2.options import Options
+from ur2.types import Task
 
-EngineName = Literal["vllm", "hf"]
+EngineName = Literal["vllm", "hf", "remote"]
+
+
+class RemoteOptions(Options):
+    """An OpenAI-compatible endpoint; evaluation only, as its weights cannot be replaced."""
+
+    url: str | None = None
+    """The endpoint's base address, e.g. `http://127.0.0.1:8000/v1`."""
+    api: Literal["completions", "chat"] = "completions"
+    """`completions`: token ids in and out, as `vllm serve` offers; `chat`: text messages only."""
+    model: str | None = None
+    """The name the endpoint serves the model under; by default the checkpoint's."""
+    key_variable: str | None = None
+    """The environment variable that holds the API key, where the endpoint asks for one."""
+    max_retries: int = Field(5, ge=0)
+    """Further attempts after a failure that may pass: no connection, busy, an error of its own."""
+    timeout_s: float = Field(300.0, gt=0.0)
+    """Longest wait for one attempt."""
 
 
 class EngineOptions(Options):
     """The inference engine of one rollout worker."""
 
     name: EngineName = "vllm"
-    """`vllm` (fast; GPU or CPU build) or `hf` (transformers; needs nothing more, for debugging)."""
+    """`vllm` (fast; GPU or CPU build), `hf` (transformers; needs nothing more, for debugging), or
+    `remote` (an endpoint; evaluation only)."""
+    remote: RemoteOptions = RemoteOptions()
+    """The endpoint of `remote`; it gets at most `max_num_seqs` requests at a time."""
     tensor_parallel_size: int = Field(1, ge=1)
     """GPUs that share one copy of the model; vllm only."""
     gpu_memory_utilization: float = Field(0.85, gt=0.0, le=1.0)
@@ -60,6 +81,10 @@ class RolloutOptions(Options):
     """Turns of the policy; the last one must answer, its searches are refused."""
     max_tokens_per_turn: int = Field(256, ge=1)
     """Tokens that the policy may sample in one turn."""
+    max_tokens_per_turn_by_task: dict[Task, Annotated[int, Field(ge=1)]] = Field(
+        default_factory=dict
+    )
+    """Tasks whose turns have another limit."""
     max_observation_tokens: int = Field(512, ge=1)
     """Tokens of one observation with its markers; longer documents are cut, the markers stay."""
     max_tokens: int = Field(1024, ge=1)
@@ -79,3 +104,7 @@ class RolloutOptions(Options):
     def max_model_len(self) -> int:
         """Tokens of the longest context an engine sees."""
         return self.max_prompt_tokens + self.max_tokens
+
+    def turn_tokens(self, task: Task) -> int:
+        """Tokens that the policy may sample in one turn of `task`."""
+        return self.max_tokens_per_turn_by_task.get(task, self.max_tokens_per_turn)

@@ -113,7 +113,7 @@ class RolloutPool:
         num_samples: int,
         sampling: SamplingOptions,
         *,
-        on_group: Callable[[], None] = lambda: None,
+        on_group: Callable[[Group], object] = lambda group: None,
     ) -> list[Group]:
         """Plays every assignment; the groups come in the order of the assignments.
 
@@ -121,7 +121,7 @@ class RolloutPool:
             assignments: one group each.
             num_samples: trajectories per group.
             sampling: how tokens are drawn.
-            on_group: called whenever a group is done.
+            on_group: called with each group as soon as it is done.
 
         Raises:
             ComponentError: a worker died or hangs; what was under way is cancelled.
@@ -143,7 +143,7 @@ class RolloutPool:
                     )
                 finally:
                     ledger.close(index, group)
-                on_group()
+                on_group(group)
                 return group
 
         groups = await gather_or_cancel(play(assignment) for assignment in assignments)

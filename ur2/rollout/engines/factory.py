@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from ur2.errors import InputError
 from ur2.rollout.engines.base import Engine
 from ur2.rollout.engines.hf import HfEngine
+from ur2.rollout.engines.remote import RemoteEngine
 from ur2.rollout.engines.vllm import VllmEngine
 from ur2.rollout.options import EngineName, EngineOptions
 
@@ -42,8 +43,13 @@ def check_installed(options: EngineOptions) -> None:
         )
 
 
-ENGINES: Mapping[EngineName, type[VllmEngine] | type[HfEngine]] = {
+ENGINES: Mapping[EngineName, type[VllmEngine] | type[HfEngine] | type[RemoteEngine]] = {
     "vllm": VllmEngine,
     "hf": HfEngine,
+    "remote": RemoteEngine,
 }
-_LIBRARIES: Mapping[EngineName, str] = {"vllm": "vllm", "hf": "transformers"}
+_LIBRARIES: Mapping[EngineName, str] = {
+    "vllm": "vllm",
+    "hf": "transformers",
+    "remote": "transformers",
+}

@@ -1,0 +1,85 @@
+"""The remote engine: token ids to an endpoint that takes and returns them, as `vllm serve` does."""
+
+from typing import Any
+
+from ur2.errors import ComponentError
+from ur2.rollout.engines.base import Finish, Generation, GenerationRequest
+from ur2.rollout.engines.endpoint import Endpoint
+from ur2.rollout.engines.text import decode, load_tokenizer, split_stops
+from ur2.rollout.options import EngineOptions
+
+_FINISHES: dict[str, Finish] = {"stop": "stop", "length": "length"}
+
+
+class RemoteEngine:
+    """See `Engine` for the contract, from which it departs in two points.
+
+    Its weights are fixed, and its logprobs are what the endpoint calls so: those of the sampling
+    distribution where the server runs with `--logprobs-mode processed_logprobs`.
+    """
+
+    def __init__(
+        self,
+        options: EngineOptions,
+        *,
+        model_path: str,
+        dtype: str,
+        max_model_len: int,
+        seed: int,
+    ) -> None:
+        """Takes what `start` needs; `dtype`, `max_model_len` and `seed` are the server's to set."""
+        self._endpoint = Endpoint(options, model_path)
+        self._model_path = model_path
+        self._tokenizer: Any = None
+
+    async def start(self) -> None:
+        """Loads the tokenizer and looks for the model at the endpoint."""
+        self._tokenizer = load_tokenizer(self._model_path)
+        await self._endpoint.open()
+
+    async def generate(self, request: GenerationRequest) -> Generation:
+        """Samples one turn."""
+        answer = await self._endpoint.request("POST", "completions", self._body(request))
+        try:
+            choice = answer["choices"][0]
+            token_ids = tuple(int(token) for token in choice["token_ids"])
+            logprobs = tuple(float(x) for x in choice["logprobs"]["token_logprobs"])
+            finish = _FINISHES[choice["finish_reason"]]
+        except (KeyError, IndexError, TypeError) as error:
+            raise ComponentError(
+                "the endpoint returned no token ids with logprobs: it must be a recent "
+                "`vllm serve`; set rollout.engine.remote.api=chat for one that knows text only"
+            ) from error
+        return Generation(
+            token_ids=token_ids,
+            logprobs=logprobs,
+            text=decode(self._tokenizer, token_ids),
+            finish=finish,
+            weight_version=0,
+        )
+
+    async def load_weights(self, path: str, version: int) -> None:
+        """Refuses: an endpoint's weights are fixed."""
+        raise ComponentError("a remote engine cannot take weights; train with vllm or hf")
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._endpoint.close()
+
+    def _body(self, request: GenerationRequest) -> dict[str, Any]:
+        stop_token_ids, stop_strings = split_stops(self._tokenizer, request.stop_strings)
+        body = {
+            "model": self._endpoint.model,
+            "prompt": list(request.token_ids),
+            "max_tokens": request.max_tokens,
+            "temperature": request.temperature,
+            "top_p": request.top_p,
+            "top_k": request.top_k,
+            "stop": list(stop_strings),
+            "stop_token_ids": [*request.stop_token_ids, *stop_token_ids],
+            "include_stop_str_in_output": True,
+            "skip_special_tokens": False,
+            "return_token_ids": True,
+            "logprobs": 1,
+        }
+        return body if request.seed is None else {**body, "seed": request.seed}
