@@ -20,7 +20,6 @@ from ur2.retrieval.client import Passages
 from ur2.retrieval.errors import RetrievalUnavailableError
 from ur2.retrieval.options import ServiceOptions
 from ur2.retrieval.service import RetrievalService
-from ur2.rollout.chat import ChatWorker
 from ur2.rollout.options import SamplingOptions
 from ur2.rollout.worker import RolloutWorker, make_players
 from ur2.trainer.options import ClusterOptions
@@ -144,10 +143,6 @@ class RolloutProcess(RolloutWorker):
         Trajectories have seeds of their own, which must not depend on who plays them.
         """
         super().__init__(make_players(*args, seed=seed + number, **kwargs), seed=seed)
-
-
-class ChatProcess(ChatWorker):
-    """A chat worker in a process of its own; ray wants a class of the driver's."""
 
 
 class RetrievalProcess:

@@ -1,0 +1,240 @@
+"""Episodes over a chat endpoint that knows text only: for evaluation, never for training.
+
+An endpoint like this tells no token ids, so segments hold text alone, and each observation is a
+message of the user. Token budgets of what the environment writes count characters instead,
+`CHARS_PER_TOKEN` for a token; those of what the model writes are the endpoint's own count.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from ur2.errors import ComponentError
+from ur2.prompts.options import PromptOptions
+from ur2.prompts.protocol import Answer, Protocol, Search, Stop
+from ur2.prompts.render import PromptRenderer
+from ur2.rollout.engines.endpoint import Endpoint
+from ur2.rollout.environment import Refused, Rules
+from ur2.rollout.episode import Retriever, turn_seed
+from ur2.rollout.options import RolloutOptions, SamplingOptions
+from ur2.rollout.tasks import gather_or_cancel
+from ur2.types import (
+    Assignment,
+    Author,
+    Group,
+    RetrievalFailed,
+    SearchEvent,
+    Segment,
+    Status,
+    Task,
+    Trajectory,
+)
+
+CHARS_PER_TOKEN = 4
+
+
+class ChatWorker:
+    """Plays groups as `RolloutWorker` does, on an endpoint's chat interface."""
+
+    def __init__(
+        self,
+        options: RolloutOptions,
+        prompt: PromptOptions,
+        *,
+        model: str,
+        retriever: Retriever,
+        top_k: int,
+        seed: int,
+    ) -> None:
+        """Takes what `start` needs.
+
+        Args:
+            options: endpoint and budgets.
+            prompt: protocol and texts.
+            model: the served name, where the options give none.
+            retriever: where its episodes search.
+            top_k: passages per search.
+            seed: of the run, for seeded sampling.
+
+        Raises:
+            InputError: the endpoint has no address.
+        """
+        self.options = options
+        self.renderer = text_renderer(options, prompt)
+        self.retriever = retriever
+        self.top_k = top_k
+        self.seed = seed
+        self.endpoint = Endpoint(options.engine, model)
+
+    async def start(self) -> None:
+        """Looks for the model at the endpoint; see `Endpoint.open`."""
+        await self.endpoint.open()
+
+    async def run_group(
+        self, assignment: Assignment, num_samples: int, sampling: SamplingOptions
+    ) -> Group:
+        """Plays `num_samples` episodes of one question, all at once.
+
+        Raises:
+            ComponentError: the endpoint gave no answer after its retries.
+        """
+        trajectories = await gather_or_cancel(
+            _Conversation(self, assignment, sampling, f"{assignment.id}/{index}").play()
+            for index in range(num_samples)
+        )
+        return Group(assignment=assignment, trajectories=tuple(trajectories))
+
+    async def update_weights(self, path: str, version: int) -> None:
+        """Refuses: an endpoint's weights are fixed."""
+        raise ComponentError("a chat endpoint cannot take weights; train with vllm or hf")
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self.endpoint.close()
+
+
+class _Conversation:
+    """One episode under way, as messages."""
+
+    def __init__(
+        self, worker: ChatWorker, assignment: Assignment, sampling: SamplingOptions, id: str
+    ) -> None:
+        self._worker = worker
+        self._sampling = sampling
+        self._id = id
+        self._protocol = worker.renderer.protocol
+        self._rules = Rules(
+            protocol=self._protocol,
+            task=assignment.question.task,
+            retrieval=assignment.retrieval,
+            max_turns=worker.options.max_turns,
+        )
+        prompt = worker.renderer.prompt(assignment.question, assignment.retrieval)
+        self._messages: list[dict[str, str]] = json.loads(prompt.text)
+        self._segments = [Segment(author=Author.PROMPT, token_ids=(), text=prompt.text)]
+        self._searches: list[SearchEvent] = []
+        self._num_turns = 0
+
+    async def play(self) -> Trajectory:
+        """The whole episode."""
+        while (status := await self._turn()) is None:
+            pass
+        return Trajectory(
+            id=self._id,
+            segments=tuple(self._segments),
+            searches=tuple(self._searches),
+            status=status,
+        )
+
+    async def _turn(self) -> Status | None:
+        text, finish = await self._complete()
+        if finish != "length":
+            text = close_marker(text, self._protocol, self._rules.task)
+        self._say("assistant", Author.POLICY, text)
+        self._num_turns += 1
+        if finish == "length":
+            return Status.TRUNCATED
+        match self._rules.react(text, num_turns=self._num_turns, num_searches=len(self._searches)):
+            case Answer():
+                return Status.ANSWERED
+            case Stop():
+                return Status.NO_ANSWER
+            case Refused(query, status):
+                self._searches.append(SearchEvent(query=query, outcome="refused"))
+                return status
+            case Search(query):
+                return await self._search(query)
+
+    async def _complete(self) -> tuple[str, str]:
+        """What the model writes next, and why it stopped."""
+        sampling, options = self._sampling, self._worker.options
+        body = {
+            "model": self._worker.endpoint.model,
+            "messages": self._messages,
+            "max_tokens": options.turn_tokens(self._rules.task),
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "stop": list(self._protocol.stop_strings),
+        }
+        if sampling.seeded:
+            body["seed"] = turn_seed(self._worker.seed, self._id, self._num_turns)
+        try:
+            async with asyncio.timeout(options.generate_timeout_s):
+                answer = await self._worker.endpoint.request("POST", "chat/completions", body)
+            choice = answer["choices"][0]
+            return str(choice["message"]["content"] or ""), str(choice["finish_reason"])
+        except TimeoutError as error:
+            raise ComponentError(
+                f"the endpoint gave '{self._id}' no turn within {options.generate_timeout_s:g} s "
+                "(rollout.generate_timeout_s)"
+            ) from error
+        except (KeyError, IndexError, TypeError) as error:
+            raise ComponentError(f"the endpoint sent no chat completion: {answer}") from error
+
+    async def _search(self, query: str) -> Status | None:
+        started = time.perf_counter()
+        (found,) = await self._worker.retriever.search([query], self._worker.top_k)
+        latency_s = time.perf_counter() - started
+        if isinstance(found, RetrievalFailed):
+            self._searches.append(SearchEvent(query=query, outcome="failed", latency_s=latency_s))
+            return Status.TOOL_FAILED
+        ids = tuple(passage.id for passage in found)
+        self._searches.append(
+            SearchEvent(query=query, outcome="found", passage_ids=ids, latency_s=latency_s)
+        )
+        documents = self._worker.renderer.documents(
+            found, max_tokens=self._worker.options.max_observation_tokens
+        )
+        self._say("user", Author.ENVIRONMENT, documents.text)
+        return None
+
+    def _say(self, role: str, author: Author, text: str) -> None:
+        self._messages.append({"role": role, "content": text})
+        step = max(0, self._num_turns - (author is Author.ENVIRONMENT))
+        self._segments.append(Segment(author=author, token_ids=(), text=text, step=step))
+
+
+def close_marker(text: str, protocol: Protocol, task: Task) -> str:
+    """`text` with the stop string that ended it, which chat endpoints cut off.
+
+    It is put back where the marker opened last is not closed; a model that ends its turn there by
+    itself is read the same way.
+    """
+    form = protocol.answer_form(task)
+    pairs = [(protocol.search.open, protocol.search.close)]
+    if form.form == "tags":
+        pairs.append((form.open, form.close))
+    position, closing = max((text.rfind(opening), closing) for opening, closing in pairs)
+    return text if position < 0 or closing in text[position:] else f"{text}{closing}"
+
+
+def text_renderer(options: RolloutOptions, prompt: PromptOptions) -> PromptRenderer:
+    """Renders messages as JSON text, for an endpoint whose tokenizer is its own business.
+
+    Raises:
+        InputError: a template does not render.
+    """
+    return PromptRenderer(
+        cast(Any, _Messages()),
+        Protocol(prompt.protocol),
+        prompt.model_copy(update={"chat_template_kwargs": {}}),
+        max_prompt_tokens=options.max_prompt_tokens,
+    )
+
+
+class _Messages:
+    """A tokenizer whose chat template is JSON and whose tokens only measure length."""
+
+    name_or_path = "messages"
+    chat_template = "json"
+    eos_token = None
+    eos_token_id = None
+    added_tokens_decoder: Mapping[int, Any] = {}
+
+    def apply_chat_template(self, messages: Sequence[Mapping[str, str]], **_: object) -> str:
+        return json.dumps(messages, ensure_ascii=False)
+
+    def encode(self, text: str, **_: object) -> range:
+        return range(-(-len(text) // CHARS_PER_TOKEN))
