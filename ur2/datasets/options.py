@@ -1,5 +1,8 @@
-"""Options of the commands that make question files."""
+"""Options of the commands that make and check question files."""
 
+import json
+import re
+from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import Field
@@ -7,6 +10,8 @@ from pydantic import Field
 from ur2.options import Options
 
 Count = Annotated[int, Field(ge=1)]
+
+_NAMED = re.compile(r"-|[a-z_]+=")
 
 
 class AtlasOptions(Options):
@@ -32,3 +37,39 @@ class AtlasOptions(Options):
     """Examples about fictional entities among the texts for the tokenizer."""
     fictional_share: Annotated[float, Field(ge=0, le=1)] = 0.75
     """Clean demonstrations about entities made up anew, which teach copying."""
+
+
+class InspectOptions(Options):
+    """What is looked at."""
+
+    paths: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Question files or `hf:` names."""
+
+
+class OverlapOptions(Options):
+    """Which questions are compared."""
+
+    train: str
+    """Questions to learn from."""
+    eval: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Held-out question files."""
+    out: str | None = None
+    """Where to write the training questions that match none; nothing is written by default."""
+    threshold: Annotated[float, Field(gt=0, le=1)] = 0.8
+    """Similarity of word 3-grams from which questions that share a gold are the same."""
+    examples: Annotated[int, Field(ge=0)] = 5
+    """Near matches to show, least similar first, and as many exact ones."""
+
+
+def with_positionals(argv: Sequence[str], *keys: str) -> list[str]:
+    """Turns bare arguments into `key=value`: one for each key but the last, which takes the rest.
+
+    An argument is bare unless it begins with `-` or with a lower-case word and `=`.
+    """
+    bare = [argument for argument in argv if not _NAMED.match(argument)]
+    named = [argument for argument in argv if _NAMED.match(argument)]
+    *single, rest = keys
+    firsts = dict(zip(single, bare, strict=False))
+    remaining = bare[len(single) :]
+    values = {**firsts, **({rest: remaining} if remaining else {})}
+    return [*named, *(f"{key}={json.dumps(value)}" for key, value in values.items())]

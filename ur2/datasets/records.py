@@ -109,8 +109,9 @@ def _schema(row: Mapping[str, Any]) -> type[Row]:
     for field, schema in SCHEMAS.items():
         if field in row:
             return schema
-    has = ", ".join(row) or "none"
-    raise ValueError(f"no known schema has these fields ({has}); one of {', '.join(SCHEMAS)} tells")
+    has = ", ".join([*list(row)[:6], *(["..."] if len(row) > 6 else [])]) or "none"
+    known = ", ".join(SCHEMAS)
+    raise ValueError(f"no schema is known by these fields: {has}; rename one to any of {known}")
 
 
 def _parsed(value: object) -> Mapping[str, Any]:

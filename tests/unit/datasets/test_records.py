@@ -73,7 +73,13 @@ def test_ur2_rows_map_source_to_task_and_keep_their_level(tmp_path: Path) -> Non
 
 def test_evaluation_rows_are_recognised_by_their_fields(tmp_path: Path) -> None:
     medqa = {"question": "?", "answer": "y", "options": ["x", "y"], "answer_idx": "B"}
-    mmlu = {"question_id": 7, "question": "?", "options": ["x", "y"], "answer": "A", "category": "law"}
+    mmlu = {
+        "question_id": 7,
+        "question": "?",
+        "options": ["x", "y"],
+        "answer": "A",
+        "category": "law",
+    }
     math500 = {"id": 3, "question": "?", "answer": "4", "solution": "so 4", "level": 5}
     plain = {"question": "?", "answer": "4"}
     path = write(tmp_path / "e.jsonl", medqa, mmlu, math500, plain)
