@@ -26,7 +26,7 @@ EXAMPLE_CHARS = 160
 def show_questions(path: str, questions: Sequence[Question]) -> None:
     """Prints counts by source, task and level, golds and options, and how long questions are."""
     console = Console()
-    console.print(Text(f"{path}: {len(questions):,} questions", style="bold"))
+    console.print(Text(f"{path}: {len(questions):,} questions", style="bold"), soft_wrap=True)
     console.print(_level_table("source", Counter((_source(q), q.level) for q in questions)))
     console.print(_level_table("task", Counter((q.task, q.level) for q in questions)))
     console.print(_histogram("question, characters", [len(q.text) for q in questions]))
@@ -43,7 +43,8 @@ def show_overlap(by_file: Mapping[str, Overlap], together: Overlap, *, num_examp
         Text(
             f"{together.num_train:,} training questions ({together.num_distinct_train:,} distinct)",
             style="bold",
-        )
+        ),
+        soft_wrap=True,
     )
     table = Table("found in", "exactly", "distinct", "nearly", "left")
     for column in table.columns[1:]:
@@ -60,12 +61,12 @@ def show_overlap(by_file: Mapping[str, Overlap], together: Overlap, *, num_examp
     exact = [match for match in together.matches if match.exact]
     near = sorted((m for m in together.matches if not m.exact), key=lambda m: m.similarity)
     for match in (*exact[:num_examples], *near[:num_examples]):
-        console.print(_example(match))
+        console.print(_example(match), soft_wrap=True)
 
 
 def show_written(path: str, num_rows: int) -> None:
     """Prints what was written where."""
-    Console().print(Text(f"{num_rows:,} questions are left: {path}"))
+    Console().print(Text(f"{num_rows:,} questions are left: {path}"), soft_wrap=True)
 
 
 def _source(question: Question) -> str:
