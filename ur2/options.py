@@ -79,13 +79,15 @@ def option_keys(cls: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, A
 
 
 def _explain(cls: type[BaseModel], problem: Any) -> str:
+    message = problem["msg"].removeprefix("Value error, ")
+    if not problem["loc"]:  # about the options as a whole
+        return str(message)
     *parents, name = [str(part) for part in problem["loc"]]
     key = ".".join([*parents, name])
     if problem["type"] == "extra_forbidden":
         return f"unknown key '{key}' ({nearest(name, _known_keys(cls, parents))})"
     if problem["type"] == "missing":
         return f"'{key}' is required"
-    message = problem["msg"].removeprefix("Value error, ")
     return f"'{key}': {message[0].lower()}{message[1:]}, got {problem['input']!r}"
 
 

@@ -36,7 +36,8 @@ def boxed(text: str) -> list[Span]:
     r"""Every `\boxed{...}` with balanced braces, in text order; `\{` and `\}` are not braces."""
     spans = []
     stack: list[re.Match[str]] = []
-    for token in _BRACES.finditer(text):
+    first = text.find("\\boxed")  # no token before it matters, and the scan is the slow part
+    for token in _BRACES.finditer(text, first) if first >= 0 else ():
         if token["boxed"] or token["open"]:
             stack.append(token)
         elif token["close"] and stack:
@@ -52,14 +53,29 @@ def phrased(text: str, phrase: str) -> list[Span]:
 
     The content is the rest of the line, or the next line with text; it ends before a chat token.
     """
-    openings = list(re.finditer(re.escape(phrase), text, re.IGNORECASE))
+    openings = _occurrences(text, phrase)
     spans = []
     for position, opening in enumerate(openings, start=1):
-        limit = openings[position].start() if position < len(openings) else len(text)
-        blank = _BLANK.match(text, opening.end(), limit)
-        start = blank.end() if blank else opening.end()
+        limit = openings[position] if position < len(openings) else len(text)
+        after = opening + len(phrase)
+        blank = _BLANK.match(text, after, limit)
+        start = blank.end() if blank else after
         cut = _PHRASE_END.search(text, start, limit)
         end = cut.start() if cut else limit
         content = text[start:end].strip(_MARKUP)
-        spans.append(Span(opening.start(), end, content))
+        spans.append(Span(opening, end, content))
     return spans
+
+
+def _occurrences(text: str, phrase: str) -> list[int]:
+    """Where a phrase starts, in any case; `find` is far faster than a pattern that ignores case."""
+    lower = text.lower()
+    if len(lower) != len(text):  # a character such as İ moves every position after it
+        return [m.start() for m in re.finditer(re.escape(phrase), text, re.IGNORECASE)]
+    wanted = phrase.lower()
+    starts = []
+    position = lower.find(wanted)
+    while position >= 0:
+        starts.append(position)
+        position = lower.find(wanted, position + len(wanted))
+    return starts

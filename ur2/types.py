@@ -188,6 +188,8 @@ class Score:
     parts: Mapping[str, float]
     correct: float
     """Graded correctness in [0, 1], whatever the reward weighs; feeds accuracy."""
+    unscored: bool = False
+    """The judge was asked and gave no verdict: the configured rule stands in for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

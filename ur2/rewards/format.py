@@ -10,32 +10,32 @@ from ur2.types import Question, Trajectory
 MAX_ANSWER_WORDS = 10
 """Answers of `qa` and `math` may be longer only where the gold is."""
 
-_CHAT_TOKEN = re.compile(r"<\|\w{1,40}\|>|</?s>|\[/?INST\]")
-_FINAL_CHAT_TOKEN = re.compile(rf"(?:{_CHAT_TOKEN.pattern})$")
-_ROLE_LINE = re.compile(r"^(?:system|user|assistant|human)[ \t]*:?[ \t]*$", re.MULTILINE)
+# Each of these begins with a literal, for which the scan skips fast.
+_CHAT_TOKEN = re.compile(r"<\|\w{1,40}\|>")
+_BARE_TOKEN = re.compile(r"</?s>")
+_INSTRUCTION = re.compile(r"\[/?INST\]")
+_TOKENS = (_CHAT_TOKEN, _BARE_TOKEN, _INSTRUCTION)
+_FINAL_CHAT_TOKEN = re.compile(r"(?:<\|\w{1,40}\|>|</?s>|\[/?INST\])$")
+_ROLE_LINE = re.compile(r"\n(?:system|user|assistant|human)[ \t]*:?[ \t]*(?=\n|$)")
 _CHINESE = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Written:
     """What a check sees."""
 
     turns: tuple[str, ...]
     """The policy's turns, without the token that ended each."""
+    text: str
+    """The turns, each on lines of its own and after a line break; no marker crosses a line."""
     question: Question
     retrieval: bool
     answer: str | None
     """The final answer, where there is one."""
+    num_searches: int
+    """Searches that reached the retriever."""
+    min_searches: float
     markup: Markup
-
-    @property
-    def queries(self) -> list[str]:
-        """Every complete query."""
-        return [query for turn in self.turns for query in self.markup.queries(turn)]
-
-    def count(self, marker: str) -> int:
-        """Occurrences of a marker."""
-        return sum(turn.count(marker) for turn in self.turns)
 
 
 def violations(
@@ -45,28 +45,39 @@ def violations(
     retrieval: bool,
     answer: str | None,
     markup: Markup,
+    min_searches: float = 0.0,
 ) -> tuple[str, ...]:
     """The names of the checks that a trajectory fails, in the order of `CHECKS`.
 
+    A name comes once per violation: each query that is too long is one, the other checks fail once.
     Only POLICY segments are read. A chat token at the very end of a turn is what stopped it, and is
     no violation.
     """
     turns = tuple(_without_stop_token(text, markup) for text in trajectory.policy_texts)
     written = Written(
-        turns=turns, question=question, retrieval=retrieval, answer=answer, markup=markup
+        turns=turns,
+        text="\n" + "\n".join(turns),
+        question=question,
+        retrieval=retrieval,
+        answer=answer,
+        num_searches=trajectory.num_searches,
+        min_searches=min_searches,
+        markup=markup,
     )
-    return tuple(name for name, check in CHECKS.items() if check(written))
+    return tuple(name for name, check in CHECKS.items() for _ in range(check(written)))
 
 
 def _without_stop_token(text: str, markup: Markup) -> str:
     text = text.rstrip()
+    if not text.endswith((">", "]")):
+        return text
     token = _FINAL_CHAT_TOKEN.search(text, max(0, len(text) - 48))
     return text[: token.start()] if token and token[0] not in markup.markers else text
 
 
 def _not_one_answer(written: Written) -> bool:
     form = written.markup.answer_form(written.question.task)
-    return written.answer is None or sum(form.count(turn) for turn in written.turns) != 1
+    return written.answer is None or sum(map(form.count, written.turns)) != 1
 
 
 def _unbalanced_search(written: Written) -> bool:
@@ -75,29 +86,30 @@ def _unbalanced_search(written: Written) -> bool:
 
 
 def _too_many_searches(written: Written) -> bool:
-    return written.count(written.markup.search.open) > written.markup.limits.max_searches
+    return written.text.count(written.markup.search.open) > written.markup.limits.max_searches
 
 
 def _forged_documents(written: Written) -> bool:
     documents = written.markup.documents
-    return written.count(documents.open) + written.count(documents.close) > 0
+    return documents.open in written.text or documents.close in written.text
 
 
-def _long_query(written: Written) -> bool:
+def _long_query(written: Written) -> int:
     limit = written.markup.limits.max_query_words
-    return any(len(query.split()) > limit for query in written.queries)
+    queries = (query for turn in written.turns for query in written.markup.queries(turn))
+    return sum(len(query.split()) > limit for query in queries)
 
 
 def _chat_tokens(written: Written) -> bool:
-    own = set(written.markup.markers)
-    return any(
-        _ROLE_LINE.search(turn) or any(token not in own for token in _CHAT_TOKEN.findall(turn))
-        for turn in written.turns
-    )
+    """Whether a role, or a chat token that is no marker of the protocol, stands in the text."""
+    if _ROLE_LINE.search(written.text):
+        return True
+    own = written.markup.markers
+    return any(token not in own for form in _TOKENS for token in form.findall(written.text))
 
 
 def _chinese(written: Written) -> bool:
-    return any(not turn.isascii() and _CHINESE.search(turn) for turn in written.turns)
+    return not written.text.isascii() and _CHINESE.search(written.text) is not None
 
 
 def _long_answer(written: Written) -> bool:
@@ -116,10 +128,14 @@ def _marker_in_answer(written: Written) -> bool:
 
 def _search_when_off(written: Written) -> bool:
     search = written.markup.search
-    return not written.retrieval and written.count(search.open) + written.count(search.close) > 0
+    return not written.retrieval and (search.open in written.text or search.close in written.text)
 
 
-CHECKS: Mapping[str, Callable[[Written], bool]] = {
+def _too_few_searches(written: Written) -> bool:
+    return written.retrieval and written.num_searches < written.min_searches
+
+
+CHECKS: Mapping[str, Callable[[Written], int]] = {
     "not_one_answer": _not_one_answer,
     "unbalanced_search": _unbalanced_search,
     "too_many_searches": _too_many_searches,
@@ -130,4 +146,5 @@ CHECKS: Mapping[str, Callable[[Written], bool]] = {
     "long_answer": _long_answer,
     "marker_in_answer": _marker_in_answer,
     "search_when_off": _search_when_off,
+    "too_few_searches": _too_few_searches,
 }

@@ -1,21 +1,38 @@
-"""Equivalence of mathematical answers, by math-verify in a process that can be killed."""
+"""Equivalence of mathematical answers, by math-verify in processes that may hang or die."""
 
+import asyncio
 import atexit
+import functools
 import json
 import os
-import select
+import queue
+import re
+import socket
 import subprocess
 import sys
 import threading
-import time
-from typing import IO, cast
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from ur2.errors import ComponentError
 
 START_TIMEOUT_S = 60.0
-"""Longest wait for the worker to import its libraries; not part of a comparison's deadline."""
+"""Longest wait for the libraries to be imported; not part of a comparison's deadline."""
+GRACE_S = 5.0
+"""A worker ends itself at its deadline; this much later it is given up unseen."""
 MAX_CHARS = 4096
-"""A longer expression is equivalent only to itself."""
+MAX_DEPTH = 12
+MAX_DIGITS = 10_000
+"""A longer expression, a deeper one, or one with a power of more digits equals only itself."""
+
+_INTEGER = re.compile(r"[+-]?\d{1,15}")
+_TOWER = re.compile(r"(\d+)\s*\^\s*[{(]*\s*(\d{1,9})\s*\^\s*[{(]*\s*(\d{1,9})")
+_EXPLOSIVE = re.compile(
+    r"(?:\^\s*(?:\{[^{}^]*|\w+\s*)){4}"  # a tower of powers
+    r"|\^\s*[{(]*\s*-?\d{5,}"  # a huge power
+    r"|\d{5,}\s*!|![\s)}\]]*!"  # a huge factorial, a factorial of a factorial
+    r"|\\[dt]?binom\s*\{\s*\d{5,}"
+)
 
 
 def equivalent(prediction: str, gold: str, *, timeout_s: float = 5.0) -> bool:
@@ -32,87 +49,182 @@ def equivalent(prediction: str, gold: str, *, timeout_s: float = 5.0) -> bool:
         ComponentError: the comparing process does not start.
     """
     said, wanted = _canonical(prediction), _canonical(gold)
-    if not said or not wanted or said == wanted:
-        return bool(said) and said == wanted
-    if max(len(said), len(wanted)) > MAX_CHARS:
-        return False
-    return _VERIFIER.equal(said, wanted, timeout_s)
+    known = _known(said, wanted)
+    return _VERIFIER.equal(said, wanted, timeout_s, timeout_s) if known is None else known
+
+
+async def equivalent_to_any(
+    prediction: str, golds: Sequence[str], *, timeout_s: float = 5.0, cpu_s: float = 0.25
+) -> bool:
+    """Whether one of several golds is equivalent; waits without blocking the event loop.
+
+    Args:
+        prediction: as in `equivalent`.
+        golds: accepted answers.
+        timeout_s: deadline of each comparison.
+        cpu_s: processor seconds of each comparison, which a busy machine does not use up.
+
+    Raises:
+        ComponentError: the comparing process does not start.
+    """
+    said = _canonical(prediction)
+    open_golds = []
+    for wanted in map(_canonical, golds):
+        known = _known(said, wanted)
+        if known:
+            return True
+        if known is None:
+            open_golds.append(wanted)
+    loop = asyncio.get_running_loop()
+    for wanted in open_golds:
+        call = functools.partial(_VERIFIER.equal, said, wanted, timeout_s, cpu_s)
+        if await loop.run_in_executor(_VERIFIER.threads, call):
+            return True
+    return False
 
 
 class _Verifier:
-    """One worker process, started on first use and again after it was killed; thread-safe."""
+    """Worker processes: started on first use, replaced when they died; thread-safe."""
 
-    def __init__(self) -> None:
-        self._process: subprocess.Popen[bytes] | None = None
-        self._unread = b""
+    def __init__(self, size: int) -> None:
+        self.threads = ThreadPoolExecutor(size, thread_name_prefix="ur2-math")
+        """One per worker, so that a worker is idle whenever a thread asks for one."""
+        self._idle: queue.LifoQueue[socket.socket | None] = queue.LifoQueue()
+        for _ in range(size):
+            self._idle.put(None)
         self._lock = threading.Lock()
+        self._parent: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
 
-    def equal(self, prediction: str, gold: str, timeout_s: float) -> bool:
-        request = json.dumps({"prediction": prediction, "gold": gold}).encode() + b"\n"
-        with self._lock:
-            reply = self._ask(self._started(), request, timeout_s)
+    def equal(self, prediction: str, gold: str, timeout_s: float, cpu_s: float) -> bool:
+        """Asks a worker; False where it does not answer."""
+        fields = {"prediction": prediction, "gold": gold, "timeout_s": timeout_s, "cpu_s": cpu_s}
+        request = json.dumps(fields).encode() + b"\n"
+        worker = self._idle.get()
+        try:
+            worker = self._connected(worker)
+            reply = _ask(worker, request, timeout_s + GRACE_S)
+            if reply is None:
+                worker.close()
+                worker = None
+        finally:
+            self._idle.put(worker)
         return reply is not None and bool(json.loads(reply)["equal"])
 
     def close(self) -> None:
-        """Ends the process."""
-        process, self._process = self._process, None
-        if process is not None:
-            process.kill()
-            process.communicate()
+        """Ends the processes; the next comparison starts them again."""
+        with self._lock:
+            self._end()
 
-    def _started(self) -> subprocess.Popen[bytes]:
-        if self._process is not None and self._process.poll() is not None:
-            self.close()
-        if self._process is None:
-            self._unread = b""
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "ur2.rewards.math_worker"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            )
-            if self._read_line(self._process, START_TIMEOUT_S) is None:
-                self.close()
+    def _connected(self, worker: socket.socket | None) -> socket.socket:
+        """The worker, or a fresh one where it died while it was idle."""
+        if worker is not None:
+            if not _has_ended(worker):
+                return worker
+            worker.close()
+        mine, its = socket.socketpair()
+        with its, self._lock:
+            try:
+                socket.send_fds(self._started(), [b"w"], [its.fileno()])
+            except OSError:  # the parent died: once more with another
+                self._end()
+                socket.send_fds(self._started(), [b"w"], [its.fileno()])
+        return mine
+
+    def _started(self) -> socket.socket:
+        if self._control is None:
+            mine, its = socket.socketpair()
+            with its:
+                self._parent = subprocess.Popen(
+                    [sys.executable, "-m", "ur2.rewards.math_worker", str(its.fileno())],
+                    pass_fds=[its.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                )
+            self._control = mine
+            if _read_line(mine, START_TIMEOUT_S) is None:
+                self._end()
                 raise ComponentError(
                     "the process that compares mathematical answers does not start; "
-                    "`python -m ur2.rewards.math_worker` shows why"
+                    '`python -c "import ur2.rewards.math_worker"` shows why'
                 )
-        return self._process
+        return self._control
 
-    def _ask(
-        self, process: subprocess.Popen[bytes], request: bytes, timeout_s: float
-    ) -> bytes | None:
-        """The reply, or None after killing a process that gave none in time."""
-        try:
-            os.write(cast(IO[bytes], process.stdin).fileno(), request)
-            reply = self._read_line(process, timeout_s)
-        except BrokenPipeError:
-            reply = None
-        if reply is None:
-            self.close()
-        return reply
+    def _end(self) -> None:
+        if self._control is not None:
+            self._control.close()
+        if self._parent is not None:
+            self._parent.kill()
+            self._parent.wait()
+        self._control = self._parent = None
 
-    def _read_line(self, process: subprocess.Popen[bytes], timeout_s: float) -> bytes | None:
-        deadline = time.monotonic() + timeout_s
-        pipe = cast(IO[bytes], process.stdout).fileno()
-        poll = select.poll()
-        poll.register(pipe, select.POLLIN)
-        while b"\n" not in self._unread:
-            wait_s = deadline - time.monotonic()
-            if wait_s <= 0 or not poll.poll(1000 * wait_s):
-                return None
-            chunk = os.read(pipe, 65536)
+
+def _ask(worker: socket.socket, request: bytes, timeout_s: float) -> bytes | None:
+    try:
+        worker.sendall(request)
+    except OSError:
+        return None
+    return _read_line(worker, timeout_s)
+
+
+def _read_line(connection: socket.socket, timeout_s: float) -> bytes | None:
+    """The next line; None where the other end closes or is silent for too long."""
+    connection.settimeout(timeout_s)
+    received = b""
+    try:
+        while not received.endswith(b"\n"):
+            chunk = connection.recv(65536)
             if not chunk:
                 return None
-            self._unread += chunk
-        line, _, self._unread = self._unread.partition(b"\n")
-        return line
+            received += chunk
+    except OSError:
+        return None
+    return received
+
+
+def _has_ended(worker: socket.socket) -> bool:
+    """Whether the other end is closed; an idle worker says nothing."""
+    worker.settimeout(0)
+    try:
+        return not worker.recv(1)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
+def _known(said: str, wanted: str) -> bool | None:
+    """What needs no algebra: the same text, two integers, a text that cannot be handled."""
+    if not said or not wanted:
+        return False
+    if said == wanted:
+        return True
+    if _INTEGER.fullmatch(said) and _INTEGER.fullmatch(wanted):
+        return int(said) == int(wanted)
+    return False if _is_explosive(said) or _is_explosive(wanted) else None
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_explosive(text: str) -> bool:
+    """Whether reading the expression would take more than any answer is worth."""
+    if len(text) > MAX_CHARS or _EXPLOSIVE.search(text):
+        return True
+    for base, middle, top in _TOWER.findall(text):
+        if len(base) * max(2, int(middle)) ** min(int(top), 64) > MAX_DIGITS:
+            return True
+    depth = 0
+    for character in text:
+        depth += (character in "{([") - (character in "})]")
+        if depth > MAX_DEPTH:
+            return True
+    return False
 
 
 def _canonical(expression: str) -> str:
     return " ".join(expression.strip().strip("$").split())
 
 
-_VERIFIER = _Verifier()
+_VERIFIER = _Verifier(max(2, min(8, os.cpu_count() or 2)))
 atexit.register(_VERIFIER.close)

@@ -1,23 +1,46 @@
-"""Options of the rubric: terms, gates, weights by step, graders."""
+"""Options of the rubric: terms, gates, weights by step, graders, the judge."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from ur2.options import Options
 from ur2.types import Level, Task
 
 GraderName = Literal["exact_match", "cover_exact_match", "f1", "choice", "equivalent"]
-TermKind = Literal["answer", "format", "searches", "search_bonus", "unsearchable"]
+TermKind = Literal[
+    "answer", "format", "violations", "searches", "search_bonus", "unsearchable", "constant"
+]
+Verdict = Literal["correct", "partially correct", "incorrect"]
+UnscoredRule = Literal["exact", "zero", "group_mean", "fail"]
 
 
 class WeightPhase(Options):
-    """A weight that holds up to a step."""
+    """A value that holds up to a step."""
 
     value: float
-    """The weight."""
+    """The value."""
     until: int | None = Field(None, ge=1)
     """The last step, counted from 1, at which it holds; None: it holds to the end."""
+
+
+def _are_ordered(schedule: float | tuple[WeightPhase, ...]) -> float | tuple[WeightPhase, ...]:
+    if isinstance(schedule, tuple):
+        ends = [float("inf") if p.until is None else p.until for p in schedule]
+        if not ends or sorted(set(ends)) != ends:
+            raise ValueError("a schedule is a list of phases with increasing `until`")
+    return schedule
+
+
+Schedule = Annotated[float | tuple[WeightPhase, ...], AfterValidator(_are_ordered)]
+"""A number, or phases in order of their last step; after the last phase it is 0."""
+
+
+def at_step(schedule: Schedule, step: int) -> float:
+    """The value of a schedule at a step, counted from 1."""
+    if not isinstance(schedule, tuple):
+        return schedule
+    return next((p.value for p in schedule if p.until is None or step <= p.until), 0.0)
 
 
 class TermOptions(Options):
@@ -25,9 +48,10 @@ class TermOptions(Options):
 
     kind: TermKind
     """`answer`: the grade of the final answer, 0 to 1; `format`: 1 without a violation, else 0;
-    `searches`: the number of searches; `search_bonus`: `values` at the number of searches;
-    `unsearchable`: the number of searches answered as not searchable."""
-    weight: float | tuple[WeightPhase, ...] = 1.0
+    `violations`: their number; `searches`: the number of searches; `search_bonus`: `values` at the
+    number of searches; `unsearchable`: the number of searches answered as not searchable;
+    `constant`: 1."""
+    weight: Schedule = 1.0
     """A number, or phases in order of their last step; after the last phase the weight is 0."""
     tasks: tuple[Task, ...] | None = None
     """Tasks it applies to; None: all."""
@@ -35,6 +59,11 @@ class TermOptions(Options):
     """Levels it applies to; None: all."""
     retrieval: bool | None = None
     """Applies only where retrieval is on (true) or off (false); None: both."""
+    requires: tuple[str, ...] = ()
+    """Names of terms: this one counts only where each of them measures 1 or more, before weights.
+    `constant` with `requires` is a bonus for meeting all of them."""
+    unless: tuple[str, ...] = ()
+    """Names of terms: this one counts only where none of them measures 1 or more."""
     values: tuple[float, ...] = ()
     """Of `search_bonus`: the value at 0, 1, 2, ... searches; the last holds for more."""
     clip: tuple[float, float] | None = None
@@ -46,17 +75,59 @@ class TermOptions(Options):
             raise ValueError("`values` belongs to kind 'search_bonus', which needs it")
         if self.clip is not None and self.clip[0] > self.clip[1]:
             raise ValueError("`clip` is [lowest, highest]")
-        if isinstance(self.weight, tuple):
-            ends = [float("inf") if p.until is None else p.until for p in self.weight]
-            if not ends or sorted(set(ends)) != ends:
-                raise ValueError("`weight` is a list of phases with increasing `until`")
         return self
 
     def weight_at(self, step: int) -> float:
         """The weight at a step, counted from 1."""
-        if not isinstance(self.weight, tuple):
-            return self.weight
-        return next((p.value for p in self.weight if p.until is None or step <= p.until), 0.0)
+        return at_step(self.weight, step)
+
+
+class MathOptions(Options):
+    """Limits of one comparison by the grader `equivalent`; past them it is not equivalent."""
+
+    timeout_s: float = Field(5.0, gt=0)
+    """Seconds on the clock."""
+    cpu_s: float = Field(0.25, gt=0)
+    """Processor seconds; real answers take a few hundredths."""
+
+
+class JudgeOptions(Options):
+    """A language model that grades what the task's grader did not find fully right."""
+
+    tasks: tuple[Task, ...]
+    """Tasks whose answers it sees where their grade is below 1."""
+    unscored: UnscoredRule
+    """What an answer without a verdict counts as (`reward/unscored_fraction` shows how many):
+    `exact`: the grader's own grade; `zero`: 0; `group_mean`: the trajectory gets the mean reward of
+    its group's others, so that it carries no advantage; `fail`: the run stops."""
+    url: str | None = None
+    """Base address of an OpenAI-compatible endpoint, up to and with `/v1`; None: there is none."""
+    model: str = "gpt-4.1-mini"
+    """The model that it serves."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """The environment variable that holds the key; unset: no key is sent."""
+    grades: dict[Verdict, float] = Field(
+        {"correct": 1.0, "partially correct": 0.5, "incorrect": 0.0}
+    )
+    """The grade of each verdict, 0 to 1."""
+    max_concurrency: int = Field(32, ge=1)
+    """Requests under way at once."""
+    timeout_s: float = Field(20.0, gt=0)
+    """Seconds for one try."""
+    max_tries: int = Field(5, ge=1)
+    """Tries per answer."""
+    deadline_s: float = Field(60.0, gt=0)
+    """Seconds for all tries of an answer."""
+    cache: str | None = None
+    """A file that keeps verdicts across steps and runs; None keeps none."""
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> Self:
+        if set(self.grades) != {"correct", "partially correct", "incorrect"}:
+            raise ValueError("`grades` names correct, partially correct and incorrect")
+        if not all(0 <= grade <= 1 for grade in self.grades.values()):
+            raise ValueError("`grades` are between 0 and 1")
+        return self
 
 
 class RewardOptions(Options):
@@ -67,13 +138,24 @@ class RewardOptions(Options):
     graders: dict[Task, GraderName]
     """How the final answer of each task is graded, for the `answer` term and for accuracy; a task
     without a grader is refused."""
+    min_searches: Schedule = 0.0
+    """Fewer searches than this are a format violation where retrieval is on; a number or phases."""
     clip: tuple[float, float] | None = None
     """The lowest and highest total."""
+    math: MathOptions = MathOptions()
+    """Limits of the grader `equivalent`."""
+    judge: JudgeOptions | None = None
+    """Grades after the graders; None: the graders' word is final."""
 
     @model_validator(mode="after")
     def _is_complete(self) -> Self:
-        if "clip" in self.terms:
-            raise ValueError("a term cannot be called 'clip': it names what clipping changed")
+        reserved = {"clip": "what clipping changed", "unscored": "what a missing verdict changed"}
+        for name in reserved.keys() & self.terms.keys():
+            raise ValueError(f"a term cannot be called '{name}': it names {reserved[name]}")
+        for name, term in self.terms.items():
+            unknown = sorted({*term.requires, *term.unless} - self.terms.keys())
+            if unknown:
+                raise ValueError(f"term '{name}' names '{unknown[0]}', which is no term")
         if self.clip is not None and self.clip[0] > self.clip[1]:
             raise ValueError("`clip` is [lowest, highest]")
         return self

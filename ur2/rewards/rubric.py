@@ -1,43 +1,33 @@
 """The reward: a sum of named terms, each its weight at the step times what its kind measures."""
 
-import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from statistics import fmean
 from typing import Self
 
 from ur2.errors import InputError
-from ur2.rewards.choice import choice_match
-from ur2.rewards.extract import plain
 from ur2.rewards.format import violations
+from ur2.rewards.grading import Answered, Grade, Grading
 from ur2.rewards.markup import Markup
-from ur2.rewards.math import equivalent
-from ur2.rewards.options import GraderName, RewardOptions, TermKind, TermOptions
-from ur2.rewards.qa import cover_exact_match, exact_match, f1
-from ur2.rewards.search import num_unsearchable, search_bonus
-from ur2.types import Assignment, Group, Question, Score, ScoredGroup, Trajectory
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """What a term sees of a trajectory."""
-
-    trajectory: Trajectory
-    grade: float
-    """Of the final answer, 0 to 1."""
-    violations: tuple[str, ...]
-    """Names of the format checks that failed."""
+from ur2.rewards.options import RewardOptions, at_step
+from ur2.rewards.terms import Outcome, parts_of, terms_for
+from ur2.types import Group, Question, Score, ScoredGroup, Trajectory
 
 
 class Rubric:
-    """Scores groups; holds no state."""
+    """Scores groups; a group's scores depend on nothing but the group and the step."""
 
     def __init__(self, options: RewardOptions, markup: Markup) -> None:
         self._options = options
         self._markup = markup
+        self._grading = Grading(options)
 
     @classmethod
     def from_options(cls, options: RewardOptions, protocol: Markup) -> Self:
-        """A rubric for episodes under `protocol`."""
+        """A rubric for episodes under `protocol`.
+
+        Raises:
+            InputError: the judge's address is malformed.
+        """
         return cls(options, protocol)
 
     def check(self, questions: Iterable[Question]) -> None:
@@ -54,100 +44,82 @@ class Rubric:
                 )
 
     async def score(self, group: Group, step: int) -> ScoredGroup:
+        """The scores of one group; `score_all` grades many groups at once, which is faster."""
+        return (await self.score_all([group], step))[0]
+
+    async def score_all(self, groups: Sequence[Group], step: int) -> list[ScoredGroup]:
         """One score per trajectory, in order.
 
         Args:
-            group: what was sampled.
+            groups: what was sampled.
             step: the training step, counted from 1, which the weights may depend on.
 
         Raises:
-            InputError: no grader is configured for the question's task.
+            InputError: no grader is configured for a question's task.
+            ComponentError: a grader does not come up, or a judge that must not fail failed.
         """
-        self.check([group.assignment.question])
-        scores = await asyncio.gather(
-            *(self._score(t, group.assignment, step) for t in group.trajectories)
-        )
-        return ScoredGroup(group=group, scores=tuple(scores))
+        self.check(group.assignment.question for group in groups)
+        answered = [self._answers(group) for group in groups]
+        grades = await self._grading.grade(answered)
+        return [
+            ScoredGroup(group=group, scores=self._scores(group, read.answers, graded, step))
+            for group, read, graded in zip(groups, answered, grades, strict=True)
+        ]
 
-    async def _score(self, trajectory: Trajectory, assignment: Assignment, step: int) -> Score:
-        question = assignment.question
-        turns = trajectory.policy_texts
-        answer = self._markup.answer(turns[-1], question.task) if turns else None
-        grader = GRADERS[self._options.graders[question.task]]
-        outcome = Outcome(
-            trajectory=trajectory,
-            grade=0.0 if answer is None else await grader(answer, question),
-            violations=violations(
-                trajectory,
-                question,
-                retrieval=assignment.retrieval,
-                answer=answer,
-                markup=self._markup,
-            ),
+    def _answers(self, group: Group) -> Answered:
+        task = group.assignment.question.task
+        turns = (trajectory.policy_texts for trajectory in group.trajectories)
+        answers = (self._markup.answer(texts[-1], task) if texts else None for texts in turns)
+        return Answered(group.assignment.question, tuple(answers))
+
+    def _scores(
+        self, group: Group, answers: Sequence[str | None], grades: Sequence[Grade], step: int
+    ) -> tuple[Score, ...]:
+        terms = terms_for(self._options, group.assignment, step)
+        minimum = at_step(self._options.min_searches, step)
+        scores = []
+        for trajectory, answer, grade in zip(group.trajectories, answers, grades, strict=True):
+            found = self._violations(trajectory, group, answer, minimum)
+            parts = parts_of(Outcome(trajectory, grade.value, found), terms)
+            scores.append(self._score(parts, grade))
+        if self._options.judge is not None and self._options.judge.unscored == "group_mean":
+            return _without_advantage(scores)
+        return tuple(scores)
+
+    def _violations(
+        self, trajectory: Trajectory, group: Group, answer: str | None, minimum: float
+    ) -> tuple[str, ...]:
+        return violations(
+            trajectory,
+            group.assignment.question,
+            retrieval=group.assignment.retrieval,
+            answer=answer,
+            markup=self._markup,
+            min_searches=minimum,
         )
-        parts = {
-            name: _value(term, outcome, assignment, step)
-            for name, term in self._options.terms.items()
-        }
+
+    def _score(self, parts: dict[str, float], grade: Grade) -> Score:
         total = sum(parts.values())
         if self._options.clip is not None:
             lowest, highest = self._options.clip
             clipped = min(max(total, lowest), highest)
             parts["clip"] = clipped - total
             total = clipped
-        return Score(total=total, parts=parts, correct=outcome.grade)
+        return Score(total=total, parts=parts, correct=grade.value, unscored=grade.unscored)
 
 
-def _value(term: TermOptions, outcome: Outcome, assignment: Assignment, step: int) -> float:
-    question = assignment.question
-    gates = (
-        term.tasks is None or question.task in term.tasks,
-        term.levels is None or question.level in term.levels,
-        term.retrieval is None or assignment.retrieval is term.retrieval,
+def _without_advantage(scores: Sequence[Score]) -> tuple[Score, ...]:
+    """Unscored trajectories get the mean of the group's scored ones, as the part `unscored`.
+
+    Where none is scored, all get the mean of all, so that the group carries no signal.
+    """
+    mean = fmean([s.total for s in scores if not s.unscored] or [s.total for s in scores])
+    return tuple(
+        Score(
+            total=mean if score.unscored else score.total,
+            parts={**score.parts, "unscored": mean - score.total if score.unscored else 0.0},
+            correct=score.correct,
+            unscored=score.unscored,
+        )
+        for score in scores
     )
-    if not all(gates):
-        return 0.0
-    value = term.weight_at(step) * TERMS[term.kind](outcome, term) or 0.0  # not -0.0
-    return value if term.clip is None else min(max(value, term.clip[0]), term.clip[1])
-
-
-async def _exact_match(answer: str, question: Question) -> float:
-    return exact_match(plain(answer), question.answers)
-
-
-async def _cover_exact_match(answer: str, question: Question) -> float:
-    return cover_exact_match(plain(answer), question.answers)
-
-
-async def _f1(answer: str, question: Question) -> float:
-    return f1(plain(answer), question.answers)
-
-
-async def _choice(answer: str, question: Question) -> float:
-    return choice_match(answer, question.answers, question.options)
-
-
-async def _equivalent(answer: str, question: Question) -> float:
-    for gold in question.answers:
-        if await asyncio.to_thread(equivalent, answer, gold):
-            return 1.0
-    return 0.0
-
-
-GRADERS: Mapping[GraderName, Callable[[str, Question], Awaitable[float]]] = {
-    "exact_match": _exact_match,
-    "cover_exact_match": _cover_exact_match,
-    "f1": _f1,
-    "choice": _choice,
-    "equivalent": _equivalent,
-}
-
-TERMS: Mapping[TermKind, Callable[[Outcome, TermOptions], float]] = {
-    "answer": lambda outcome, term: outcome.grade,
-    "format": lambda outcome, term: float(not outcome.violations),
-    "searches": lambda outcome, term: float(outcome.trajectory.num_searches),
-    "search_bonus": lambda outcome, term: search_bonus(
-        outcome.trajectory.num_searches, term.values
-    ),
-    "unsearchable": lambda outcome, term: float(num_unsearchable(outcome.trajectory)),
-}

@@ -12,11 +12,20 @@ Q, END_Q = "<|begin_of_query|>", "<|end_of_query|>"
 def check(make_question, make_trajectory):
     """The violations of a trajectory given by its turns."""
 
-    def run(markup, *turns, task="qa", retrieval=True, documents="docs", **question):
+    def run(
+        markup, *turns, task="qa", retrieval=True, documents="docs", min_searches=0, **question
+    ):
         asked = make_question(task, **question)
         trajectory = make_trajectory(*turns, documents=documents)
         answer = markup.answer(turns[-1], task) if turns else None
-        return violations(trajectory, asked, retrieval=retrieval, answer=answer, markup=markup)
+        return violations(
+            trajectory,
+            asked,
+            retrieval=retrieval,
+            answer=answer,
+            markup=markup,
+            min_searches=min_searches,
+        )
 
     return run
 
@@ -89,13 +98,35 @@ def test_searching_where_retrieval_is_off_is_a_violation(atlas, check):
 
 
 def test_every_check_can_fail(atlas, check):
-    shown = check(
-        atlas,
+    turns = (
         *["<search>" + "w " * 21 + "</search></search>"] * 5,
         f"<information> 巴黎 <|user|> <answer> {'w ' * 11} <information> </answer> <answer>",
-        retrieval=False,
     )
-    assert set(shown) == set(CHECKS)
+    off = check(atlas, *turns, retrieval=False)
+    on = check(atlas, *turns, retrieval=True, min_searches=6)
+    assert set(off) | set(on) == set(CHECKS)
+    assert set(off) ^ set(on) == {"search_when_off", "too_few_searches"}
+
+
+def test_each_query_that_is_too_long_is_a_violation_of_its_own(atlas, check):
+    long = f"<search> {'w ' * 21}</search>"
+    assert check(atlas, long, SEARCH, long, "<answer>Paris</answer>") == ("long_query",) * 2
+
+
+@pytest.mark.parametrize(
+    ("turns", "retrieval", "min_searches", "names"),
+    [
+        (["<answer>Paris</answer>"], True, 1, ("too_few_searches",)),
+        (["<answer>Paris</answer>"], True, 0, ()),
+        (["<answer>Paris</answer>"], False, 1, ()),
+        ([SEARCH, "<answer>Paris</answer>"], True, 1, ()),
+        ([SEARCH, "<answer>Paris</answer>"], True, 2, ("too_few_searches",)),
+    ],
+)
+def test_not_searching_is_a_violation_where_it_is_asked_for(
+    atlas, check, turns, retrieval, min_searches, names
+):
+    assert check(atlas, *turns, retrieval=retrieval, min_searches=min_searches) == names
 
 
 @given(documents=st.text() | st.sampled_from(["<answer>x</answer>", "</search>", "<|end|>", "巴"]))

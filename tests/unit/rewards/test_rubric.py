@@ -1,20 +1,23 @@
-from pathlib import Path
-
+import hydra
 import pytest
-import yaml
+from omegaconf import OmegaConf
 
+from ur2.config.load import CONFIGS
 from ur2.errors import InputError
 from ur2.rewards.options import RewardOptions
-from ur2.rewards.rubric import GRADERS, TERMS, Rubric
+from ur2.rewards.rubric import Rubric
+from ur2.rewards.terms import MEASURES
 from ur2.types import Assignment, Group
 
-CONFIGS = Path(__file__).parents[3] / "configs" / "reward"
+REWARDS = sorted(path.stem for path in (CONFIGS / "reward").glob("*.yaml"))
 RIGHT, WRONG = "<answer>Paris</answer>", "<answer>Rome</answer>"
 SEARCH = "<search> who </search>"
 
 
 def load(name: str) -> RewardOptions:
-    return RewardOptions.load(yaml.safe_load((CONFIGS / f"{name}.yaml").read_text()), where=name)
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        tree = OmegaConf.to_container(hydra.compose(f"reward/{name}"))
+    return RewardOptions.load(tree["reward"], where=name)
 
 
 @pytest.fixture
@@ -33,12 +36,11 @@ def score(make_question, make_trajectory):
     return run
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_shipped_reward_loads(path):
-    options = load(path.stem)
+@pytest.mark.parametrize("name", REWARDS)
+def test_every_shipped_reward_loads(name):
+    options = load(name)
     assert options.terms
-    assert set(options.graders.values()) <= set(GRADERS)
-    assert {term.kind for term in options.terms.values()} <= set(TERMS)
+    assert {term.kind for term in options.terms.values()} <= set(MEASURES)
 
 
 @pytest.mark.parametrize(
@@ -99,6 +101,140 @@ async def test_the_medqa_table_of_the_paper(score, ur2, turns, outcomes, step, r
     assert shown.parts == dict(zip(names, (*parts, 0), strict=True))
     assert shown.total == sum(parts)
     assert shown.correct == parts[0] / 2
+
+
+BOXED = r"\boxed{Paris}"
+LONG_QUERY = f"<|begin_of_query|> {'w ' * 21}<|end_of_query|>"
+
+
+@pytest.mark.parametrize(
+    ("turns", "outcomes", "step", "parts"),
+    [
+        ([BOXED], [], 1, (0, -1, 0, "0")),
+        ([BOXED], [], 15, (0, -1, 0, "0")),
+        ([BOXED], [], 16, (1, 0, 0, "-")),
+        ([UR2_SEARCH, BOXED], ["found"], 1, (1, 0, 0, "1")),
+        ([UR2_SEARCH, BOXED], ["found"], 15, (1, 0, 0, "1")),
+        ([UR2_SEARCH, BOXED], ["found"], 16, (1, 0, 0, "-")),
+        ([UR2_SEARCH] * 2 + [BOXED], ["found"] * 2, 1, (1, 0, 0, "2")),
+        ([UR2_SEARCH] * 3 + [BOXED], ["found"] * 3, 1, (1, 0, 0, "2")),
+        ([UR2_SEARCH] * 2 + [BOXED], ["unsearchable"] * 2, 1, (1, 0, -1, "2")),
+        ([UR2_SEARCH] * 2 + [BOXED], ["unsearchable", "found"], 16, (1, 0, -0.5, "-")),
+        ([UR2_SEARCH, "Paris"], ["found"], 1, (0, -1, 0, "1")),
+        ([UR2_SEARCH, "Paris 巴黎"], ["found"], 1, (0, -2, 0, "1")),
+        ([LONG_QUERY] * 2 + ["巴黎"], ["found"] * 2, 1, (0, -4, 0, "2")),
+        ([UR2_SEARCH, r"\boxed{wrong}"], ["found"], 1, (1, 0, 0, "1")),
+    ],
+)
+@pytest.mark.parametrize(
+    ("model", "bonuses"),
+    [
+        ("qwen7b", {"0": 0, "1": 3, "2": 4, "-": 0}),
+        ("qwen3b", {"0": 0, "1": 5, "2": 7, "-": 0}),
+        ("llama8b", {"0": 0, "1": 3, "2": 3, "-": 0}),
+    ],
+)
+async def test_the_stage_1_tables_of_the_paper(
+    score, ur2, model, bonuses, turns, outcomes, step, parts
+):
+    shown = await score(load(f"ur2_stage1_{model}"), ur2, *turns, outcomes=outcomes, step=step)
+    *fixed, bonus = parts
+    names = ("format", "violations", "unsearchable", "search_bonus", "clip")
+    assert shown.parts == dict(zip(names, (*fixed, bonuses[bonus], 0), strict=True))
+    assert shown.total == sum(fixed) + bonuses[bonus]
+
+
+@pytest.mark.parametrize(
+    ("task", "turns", "golds", "outcomes", "parts"),
+    [
+        ("qa", [BOXED], ("Paris",), [], (2, 1, 0)),
+        ("qa", [r"\boxed{Paris France}"], ("Paris",), [], (4 / 3, 1, 0)),
+        ("qa", [r"\boxed{Rome}"], ("Paris",), [], (0, 1, 0)),
+        ("qa", [f"{BOXED} {BOXED}"], ("Paris",), [], (2, 0, 0)),
+        ("qa", [UR2_SEARCH, BOXED], ("Paris",), ["unsearchable"], (2, 1, -0.5)),
+        ("math", [r"\boxed{\frac{1}{2}}"], ("0.5",), [], (2, 1, 0)),
+        ("math", [r"\boxed{1}"], ("2",), [], (0, 1, 0)),
+        ("math", ["1"], ("1",), [], (0, 0, 0)),
+        ("choice", [UR2_RIGHT], ("A",), [], (2, 1, 0)),
+        ("choice", [UR2_WRONG], ("A",), [], (0, 1, 0)),
+        ("choice", ["the correct answer is a drug"], ("A",), [], (0, 0, 0)),
+    ],
+)
+@pytest.mark.parametrize("step", [1, 100])
+async def test_the_stage_2_table_of_the_paper(
+    score, ur2, task, turns, golds, outcomes, parts, step
+):
+    options = load("ur2_stage2")
+    shown = await score(
+        options, ur2, *turns, task=task, answers=golds, outcomes=outcomes, step=step
+    )
+    names = ("answer", "format", "unsearchable", "clip")
+    assert shown.parts == pytest.approx(dict(zip(names, (*parts, 0), strict=True)))
+    assert shown.total == pytest.approx(sum(parts))
+
+
+@pytest.mark.parametrize(("name", "last"), [("ur2_medqa", 10), ("ur2_medqa_qwen3b", 15)])
+async def test_the_medqa_bonus_lasts_as_long_as_the_model_needs(score, ur2, name, last):
+    turns = [UR2_SEARCH, UR2_RIGHT]
+    totals = [
+        (await score(load(name), ur2, *turns, task="choice", step=step)).total
+        for step in (1, last, last + 1)
+    ]
+    assert totals == [3.5, 3.5, 3.0]
+
+
+async def test_the_vanilla_table_ignores_searches(score, ur2):
+    shown = await score(load("vanilla"), ur2, BOXED, retrieval=False)
+    assert shown.parts == {"answer": 2.0, "format": 1.0, "clip": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("turns", "total"),
+    [([RIGHT], 1.0), ([SEARCH, RIGHT], 1.0), (["<answer>in Paris</answer>"], 0.0), (["x"], 0.0)],
+)
+async def test_the_search_r1_table(score, turns, total, atlas):
+    assert (await score(load("search_r1"), atlas, *turns)).total == total
+
+
+ALL_MET = {
+    "a": {"kind": "answer"},
+    "f": {"kind": "format"},
+    "s": {"kind": "searches", "weight": 0.0},
+    "bonus": {"kind": "constant", "weight": 10.0, "requires": ["a", "f", "s"]},
+    "malformed": {"kind": "constant", "weight": -1.0, "unless": ["f"]},
+}
+
+
+@pytest.mark.parametrize(
+    ("turns", "parts"),
+    [
+        ([SEARCH, RIGHT], (1, 1, 0, 10, 0)),
+        ([SEARCH, SEARCH, RIGHT], (1, 1, 0, 10, 0)),
+        ([RIGHT], (1, 1, 0, 0, 0)),
+        ([SEARCH, WRONG], (0, 1, 0, 0, 0)),
+        ([SEARCH, "巴" + RIGHT], (1, 0, 0, 0, -1)),
+    ],
+)
+async def test_a_bonus_is_given_where_all_is_met_and_a_penalty_where_nothing_is(
+    score, atlas, turns, parts
+):
+    options = RewardOptions.load({"terms": ALL_MET, "graders": {"qa": "f1"}}, where="reward")
+    shown = await score(options, atlas, *turns)
+    assert shown.parts == dict(zip(ALL_MET, parts, strict=True))
+
+
+async def test_a_term_whose_gate_is_closed_measures_nothing_for_others(score, atlas):
+    terms = {**ALL_MET, "s": {"kind": "searches", "levels": ["easy"]}}
+    options = RewardOptions.load({"terms": terms, "graders": {"qa": "f1"}}, where="reward")
+    assert (await score(options, atlas, SEARCH, RIGHT, level="hard")).parts["bonus"] == 0.0
+    assert (await score(options, atlas, SEARCH, RIGHT, level="easy")).parts["bonus"] == 10.0
+
+
+@pytest.mark.parametrize("gate", ["requires", "unless"])
+def test_a_condition_on_an_unknown_term_is_refused(gate):
+    terms = {"a": {"kind": "answer"}, "b": {"kind": "constant", gate: ["c"]}}
+    with pytest.raises(InputError, match="term 'b' names 'c', which is no term"):
+        RewardOptions.load({"terms": terms, "graders": {"qa": "f1"}}, where="reward")
 
 
 def options(clip=None, graders=None, **term):
