@@ -1,25 +1,67 @@
 """What a run would do, for `dry_run=true` and the start of every run."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
+from rich.text import Text
 
-from ur2.config.preflight import Input, buckets, find_inputs, load_checked, make_renderer
+from ur2.config.memory import (
+    GIB,
+    engine_memory,
+    find_shape,
+    kv_cache_bytes,
+    policy_memory,
+)
+from ur2.config.preflight import (
+    Input,
+    buckets,
+    find_inputs,
+    load_checked,
+    make_renderer,
+    num_gpus,
+)
 from ur2.config.schema import RunOptions
+from ur2.curriculum.options import CurriculumOptions
 from ur2.prompts.render import PromptRenderer
-from ur2.types import Question
+from ur2.rewards.options import TermOptions
+from ur2.types import Level, Question, Task
+
+EXAMPLES: Mapping[Task, Question] = {
+    "choice": Question(
+        id="example-choice",
+        task="choice",
+        text="Which vitamin does the skin make in sunlight?",
+        options=("Vitamin B12", "Vitamin C", "Vitamin D", "Vitamin K"),
+        answers=("C",),
+        level=Level.EASY,
+    ),
+    "math": Question(
+        id="example-math",
+        task="math",
+        text="What is the sum of the first ten odd numbers?",
+        answers=("100",),
+        level=Level.EASY,
+    ),
+    "qa": Question(
+        id="example-qa",
+        task="qa",
+        text="In which city was the author of the novel Solaris born?",
+        answers=("Lwów", "Lviv"),
+        level=Level.MEDIUM,
+    ),
+}
+"""Stand in for questions that are not here."""
 
 
 def print_plan(options: RunOptions, console: Console) -> None:
-    """Prints batch arithmetic, placement, inputs, reward, curriculum and one prompt per task.
+    """Prints batches, memory, inputs, reward, curriculum and one prompt per task and mode.
 
     Raises:
         InputError: an input that is here is wrong.
     """
     inputs = find_inputs(options)
-    console.print(_run_table(options), _inputs_table(inputs), _reward_table(options))
     here = {i.key for i in inputs if i.state == "here"}
     renderer = make_renderer(options, options.model.path) if "model.path" in here else None
     questions = (
@@ -27,14 +69,21 @@ def print_plan(options: RunOptions, console: Console) -> None:
         if renderer and "dataset.train" in here
         else []
     )
-    console.print(_curriculum_table(options, questions))
+    console.print(
+        _run_table(options, len(questions)),
+        _memory_table(options),
+        _inputs_table(inputs),
+        _reward_table(options),
+        _curriculum_table(options, questions),
+    )
     if renderer is None:
         console.print(
             f"Prompts are not shown: the tokenizer of '{options.model.path}' is not here. "
             "Pass model.path=<local folder> to see them."
         )
-    elif questions:
-        _print_prompts(questions, renderer, console)
+    else:
+        for panel in _prompts(options, questions, renderer):
+            console.print(panel)
 
 
 def print_run(options: RunOptions, console: Console) -> None:
@@ -42,99 +91,183 @@ def print_run(options: RunOptions, console: Console) -> None:
     console.print(_run_table(options))
 
 
-def _run_table(options: RunOptions) -> Table:
+def _run_table(options: RunOptions, num_questions: int = 0) -> Table:
     groups, samples = options.trainer.questions_per_step, options.rollout.samples_per_prompt
     trajectories = groups * samples
     policy, rollout = options.policy, options.rollout
-    table = _table("run", "what", "value")
-    for row in (
-        ("experiment", f"{options.experiment}, seed {options.seed}"),
-        ("steps", f"{options.trainer.steps}"),
-        ("trajectories per step", f"{groups} questions x {samples} samples = {trajectories}"),
+    updates = policy.updates_per_rollout
+    drawn = options.trainer.steps * groups
+    passes = f" = {drawn / num_questions:.1f} times the file's" if num_questions else ""
+    tokens = trajectories * rollout.max_model_len
+    per_rank = tokens / updates / policy.num_ranks
+    return _table(
+        "run",
+        ("what", "value"),
         (
-            "optimizer steps per rollout",
-            f"{policy.updates_per_rollout} of {trajectories // policy.updates_per_rollout} "
-            "trajectories",
-        ),
-        (
-            "tokens per step, at most",
-            f"{trajectories * rollout.max_model_len:,} "
-            f"({rollout.max_prompt_tokens} prompt + {rollout.max_tokens} after it, each)",
-        ),
-        (
-            "engine",
-            f"{rollout.engine.name}, {rollout.num_workers} worker(s), tensor parallel "
-            f"{rollout.engine.tensor_parallel_size}",
-        ),
-        (
-            "policy",
-            f"{policy.num_ranks} rank(s), ZeRO-{policy.zero_stage}, {policy.precision}, "
-            f"{policy.optimizer} lr {policy.learning_rate:g}",
-        ),
-        ("algorithm", f"{options.algorithm.estimator}, loss {options.algorithm.loss}"),
-        (
-            "GPUs",
-            str(
-                policy.num_ranks * options.cluster.num_gpus_per_policy_rank
-                + rollout.num_workers * options.cluster.num_gpus_per_rollout_worker
+            ("experiment", f"{options.experiment}, seed {options.seed}"),
+            ("steps", f"{options.trainer.steps}, with {drawn:,} questions{passes}"),
+            (
+                "trajectories per step",
+                f"{groups} questions x {samples} samples = {trajectories:,}",
             ),
+            (
+                "optimizer steps per rollout",
+                f"{updates} of {trajectories // updates:,} trajectories, "
+                f"{options.trainer.steps * updates:,} in all",
+            ),
+            (
+                "tokens per trajectory, at most",
+                f"{rollout.max_prompt_tokens:,} prompt + {rollout.max_tokens:,} after it, of which "
+                f"{_sampled_tokens(options):,} sampled",
+            ),
+            (
+                "tokens per step, at most",
+                f"{tokens:,}, in microbatches of {policy.max_tokens_per_microbatch:,}: "
+                f"{-(-per_rank // policy.max_tokens_per_microbatch):,.0f} per optimizer step and "
+                "rank",
+            ),
+            (
+                "engine",
+                f"{rollout.engine.name}, {rollout.num_workers} worker(s), tensor parallel "
+                f"{rollout.engine.tensor_parallel_size}",
+            ),
+            (
+                "policy",
+                f"{policy.num_ranks} rank(s), ZeRO-{policy.zero_stage}, {policy.precision}, "
+                f"{policy.optimizer} lr {policy.learning_rate:g}",
+            ),
+            ("algorithm", f"{options.algorithm.estimator}, loss {options.algorithm.loss}"),
+            ("GPUs", str(num_gpus(options))),
         ),
-    ):
-        table.add_row(*row)
-    return table
+    )
+
+
+def _sampled_tokens(options: RunOptions) -> int:
+    """The most that the policy can write in one trajectory."""
+    rollout = options.rollout
+    tasks = [task for task in options.prompt.templates if _may_meet(options, task)]
+    turn = max(rollout.turn_tokens(task) for task in tasks)
+    return min(rollout.max_tokens, rollout.max_turns * turn)
+
+
+def _memory_table(options: RunOptions) -> Table:
+    columns = ("process", "what", "GiB")
+    unit = "GPU" if num_gpus(options) else "process"
+    found = find_shape(options)
+    if found is None:
+        why = "unknown: the model is not here, and no model.shape is given"
+        return _table(f"memory per {unit}", columns, [("", why, "")])
+    shape, source = found
+    policy, engine = policy_memory(shape, options.policy), engine_memory(shape, options)
+    title = f"memory per {unit}, estimated for {shape.num_parameters:,} parameters ({source})"
+    capacity = options.cluster.gpu_memory_gib
+    has_gpus = capacity is not None and options.cluster.num_gpus_per_policy_rank > 0
+    rows = [
+        ("policy rank", "weights", _gib(policy.weights)),
+        ("", "gradients", _gib(policy.gradients)),
+        ("", f"{options.policy.optimizer} states and masters", _gib(policy.optimizer)),
+        ("", "communication buckets", _gib(policy.buckets)),
+        ("", "activations of a microbatch", _gib(policy.activations)),
+        ("", "logits of a chunk", _gib(policy.logits)),
+        ("", "total", _gib(policy.total) + (f" of {capacity:g}" if has_gpus else "")),
+        ("engine", "weights", _gib(engine.weights)),
+        ("", "KV cache of one longest sequence", _gib(engine.kv_cache_per_sequence)),
+    ]
+    room = kv_cache_bytes(engine, options)
+    if room is not None:
+        sequences = int(room // engine.kv_cache_per_sequence)
+        rows.append(("", f"room for KV cache: {sequences:,} longest sequences", _gib(room)))
+    return _table(title, columns, rows)
+
+
+def _gib(num_bytes: float) -> str:
+    return f"{num_bytes / GIB:.3g}"
 
 
 def _inputs_table(inputs: Sequence[Input]) -> Table:
-    table = _table("inputs", "option", "path", "state")
-    for item in inputs:
-        state = f"{item.state}: {item.command}" if item.command else item.state
-        table.add_row(item.key, item.path, state)
-    return table
+    states = ((i.key, i.path, f"{i.state}: {i.command}" if i.command else i.state) for i in inputs)
+    return _table("inputs", ("option", "path", "state"), states)
 
 
 def _reward_table(options: RunOptions) -> Table:
-    table = _table("reward", "term", "settings")
-    for name, term in options.reward.terms.items():
-        settings = term.model_dump(mode="json", exclude_defaults=True)
-        table.add_row(name, ", ".join(f"{k}={v}" for k, v in settings.items()))
-    return table
+    reward = options.reward
+    rows: list[tuple[str, ...]] = [
+        (name, term.kind, _weight(term), _settings(term)) for name, term in reward.terms.items()
+    ]
+    graded = ", ".join(f"{task} by {grader}" for task, grader in reward.graders.items())
+    rows.append(("(answers are graded)", graded, "", ""))
+    if reward.clip is not None:
+        rows.append(("(the sum is clipped)", f"{reward.clip[0]:g} to {reward.clip[1]:g}", "", ""))
+    return _table("reward", ("term", "kind", "weight", "settings"), rows)
+
+
+def _weight(term: TermOptions) -> str:
+    if not isinstance(term.weight, tuple):
+        return f"{term.weight:g}"
+    phases = [
+        f"{phase.value:g}" + (f" to step {phase.until}" if phase.until else " from then on")
+        for phase in term.weight
+    ]
+    return ", ".join(phases)
+
+
+def _settings(term: TermOptions) -> str:
+    given = term.model_dump(mode="json", exclude_defaults=True, exclude={"kind", "weight"})
+    return ", ".join(f"{key}={value}" for key, value in given.items())
 
 
 def _curriculum_table(options: RunOptions, questions: Sequence[Question]) -> Table:
     curriculum = options.curriculum
-    table = _table(f"curriculum: {curriculum.policy}", "bucket", "questions", "retrieval", "weight")
-    counts = buckets(questions) or dict.fromkeys(curriculum.static, 0)
+    counts = buckets(questions)
+    weights = curriculum.bucket_weights or counts
+    named = list(counts or dict.fromkeys([*curriculum.static, *curriculum.bucket_weights]))
+    drawn = sum(weights.get(bucket, 0) for bucket in named)
+    rows = []
+    for bucket in named or ["(every bucket)"]:
+        share = weights.get(bucket, 0) / drawn if drawn else None
+        per_step = "?" if share is None else f"{share * options.trainer.questions_per_step:.1f}"
+        rate = retrieval_rate(curriculum, bucket)
+        rows.append((bucket, str(counts.get(bucket, "?")), per_step, f"{rate:.2f}"))
+    columns = ("bucket", "questions", "per step", "retrieval on")
+    return _table(f"curriculum: {curriculum.policy}", columns, rows)
+
+
+def retrieval_rate(curriculum: CurriculumOptions, bucket: str) -> float:
+    """The share of a bucket's groups that may search."""
     fixed = {"never": 0.0, "always": 1.0}
-    for bucket, count in counts.items():
-        rate = fixed.get(curriculum.policy, curriculum.static.get(bucket, 0.0))
-        weight = curriculum.bucket_weights.get(bucket)
-        table.add_row(
-            bucket,
-            str(count or "?"),
-            f"{rate:.2f}",
-            "by size" if weight is None else f"{weight:g}",
-        )
-    return table
+    return fixed.get(curriculum.policy, curriculum.static.get(bucket, 0.0))
 
 
-def _print_prompts(
-    questions: Sequence[Question], renderer: PromptRenderer, console: Console
-) -> None:
-    first = {question.task: question for question in reversed(questions)}
-    for task, question in sorted(first.items()):
-        prompt = renderer.prompt(question, True)
-        console.print(
-            Panel(
-                prompt.text,
-                title=f"prompt of a {task} question, retrieval on: {len(prompt.token_ids)} tokens",
+def _prompts(
+    options: RunOptions, questions: Sequence[Question], renderer: PromptRenderer
+) -> Iterator[Panel]:
+    """The first question of each task, or an example, with retrieval on and off."""
+    first = {q.task: q for q in reversed(questions)}
+    tasks = first or dict.fromkeys(t for t in options.prompt.templates if _may_meet(options, t))
+    for task in sorted(tasks):
+        for retrieval in (True, False):
+            prompt = renderer.prompt(first.get(task, EXAMPLES[task]), retrieval)
+            source = "prompt" if task in first else "example prompt"
+            mode = "on" if retrieval else "off"
+            yield Panel(
+                Text(prompt.text),
+                title=f"{source}: {task}, retrieval {mode}: {len(prompt.token_ids)} tokens",
                 title_align="left",
-            ),
-            markup=False,
-        )
+            )
 
 
-def _table(title: str, *columns: str) -> Table:
+def _may_meet(options: RunOptions, task: Task) -> bool:
+    """Whether the curriculum names a bucket of the task, or none at all."""
+    named = [*options.curriculum.static, *options.curriculum.bucket_weights]
+    return not named or any(bucket.startswith(f"{task}/") for bucket in named)
+
+
+def _table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]] | Iterator[Sequence[str]]
+) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
     return table

@@ -2,12 +2,14 @@
 
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
 from ur2.options import Options
 from ur2.types import Task
 
 AnswerFormName = Literal["tags", "boxed", "phrase"]
+
+RESERVED_KWARGS = frozenset({"add_generation_prompt", "chat_template", "messages", "tokenize"})
 
 
 class MarkerOptions(Options):
@@ -100,3 +102,13 @@ class PromptOptions(Options):
     """The user message per task."""
     system: str | None = None
     """The system message; None sends none (the chat template may add its own)."""
+    chat_template_kwargs: dict[str, JsonValue] = Field(default_factory=dict)
+    """Further variables of the model's chat template, e.g. `enable_thinking: false` where it has a
+    switch of that name; one that the template does not use is refused."""
+
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _are_the_users_to_set(cls, given: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        if taken := sorted(given.keys() & RESERVED_KWARGS):
+            raise ValueError(f"{', '.join(taken)} cannot be set: rendering decides it")
+        return given

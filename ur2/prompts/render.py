@@ -1,6 +1,7 @@
 """Questions, documents and demonstrations as token ids, through the tokenizer's chat template."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from string import ascii_uppercase
 from typing import TYPE_CHECKING, Any
@@ -48,6 +49,8 @@ class PromptRenderer:
         self._tokenizer: Any = tokenizer
         self._max_prompt_tokens = max_prompt_tokens
         self._system = options.system
+        self._chat_kwargs = dict(options.chat_template_kwargs)
+        _check_used(self._chat_kwargs, str(tokenizer.chat_template))
         self._templates = _compile(options)
         self._special = tuple(
             token.content for token in tokenizer.added_tokens_decoder.values() if token.special
@@ -165,13 +168,23 @@ class PromptRenderer:
         if self._system is not None:
             messages.insert(0, {"role": "system", "content": self._system})
         text: str = self._tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True
+            messages, tokenize=False, add_generation_prompt=True, **self._chat_kwargs
         )
         return text
 
     def _encode(self, text: str) -> tuple[int, ...]:
         # The chat template writes the special tokens itself: adding them would double the BOS.
         return tuple(self._tokenizer.encode(text, add_special_tokens=False))
+
+
+def _check_used(names: Iterable[str], chat_template: str) -> None:
+    """Raises an InputError for a variable that the chat template does not mention."""
+    for name in names:
+        if not re.search(rf"\b{re.escape(name)}\b", chat_template):
+            raise InputError(
+                f"prompt.chat_template_kwargs: the model's chat template has no variable '{name}'; "
+                "remove it"
+            )
 
 
 def _compile(options: PromptOptions) -> dict[tuple[Task, bool], Template]:

@@ -161,7 +161,7 @@ class _Episode:
         players, sampling = self._players, self._sampling
         request = GenerationRequest(
             token_ids=tuple(self._context),
-            max_tokens=min(players.options.max_tokens_per_turn, self._num_tokens_left),
+            max_tokens=min(players.options.turn_tokens(self._rules.task), self._num_tokens_left),
             temperature=sampling.temperature,
             top_p=sampling.top_p,
             top_k=sampling.top_k,

@@ -3,16 +3,20 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from ur2.config.load import compose
-from ur2.config.prepare import prepare
+from ur2.config.load import CONFIGS, compose
+from ur2.config.preflight import find_inputs
+from ur2.config.prepare import needed_steps, prepare
 from ur2.config.schema import RunOptions
 from ur2.errors import InputError
 from ur2.trainer.options import PrepareOptions
 
 
-def options(tmp_path: Path, command: str, *makes: str) -> RunOptions:
-    steps = (PrepareOptions(makes=tuple(str(tmp_path / m) for m in makes), command=command),)
-    return compose(["+experiment=smoke"]).model_copy(update={"prepare": steps})
+def options(tmp_path: Path, command: str, makes: str) -> RunOptions:
+    """A run that reads what its one command makes."""
+    made = str(tmp_path / makes)
+    run = compose(["+experiment=smoke", f"dataset.train={made}"])
+    steps = (PrepareOptions(makes=(made,), command=command),)
+    return run.model_copy(update={"prepare": steps})
 
 
 def test_own_commands_run(tmp_path: Path) -> None:
@@ -26,7 +30,7 @@ def test_own_commands_run(tmp_path: Path) -> None:
 
 def test_a_failing_command_stops_the_run_with_its_own_exit_code(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="exit code 2"):
-        prepare(options(tmp_path, "python -m ur2.datasets.atlas oot=x"), Console(quiet=True))
+        prepare(options(tmp_path, "python -m ur2.datasets.atlas oot=x", "x"), Console(quiet=True))
 
 
 def test_foreign_commands_are_shown_not_run(tmp_path: Path) -> None:
@@ -34,3 +38,36 @@ def test_foreign_commands_are_shown_not_run(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="touch"):
         prepare(options(tmp_path, command, "made"), Console(quiet=True))
     assert not (tmp_path / "made").exists()
+
+
+def test_all_steps_of_the_quickstart_are_needed_in_their_order() -> None:
+    run = compose(["+experiment=quickstart"])
+    assert [s.command for s in needed_steps(run)] == [s.command for s in run.prepare]
+
+
+def test_what_a_chosen_input_replaces_is_not_made() -> None:
+    run = compose(["+experiment=quickstart", "model.path=mine"])
+    assert not any("coldstart" in step.command for step in needed_steps(run))
+    run = compose(["+experiment=medqa_qwen7b", "dataset.train=mine.jsonl"])
+    first, *_ = needed_steps(run)
+    assert first.makes == ("data/medqa/passages.jsonl",)  # the index is still made from them
+
+
+@pytest.mark.parametrize("model", ["qwen3b", "qwen7b", "llama8b"])
+def test_stage_2_starts_from_its_own_stage_1(model: str) -> None:
+    run = compose([f"+experiment=math_rag_stage2_{model}"])
+    *_, last = needed_steps(run)
+    assert last.makes == (run.model.path,)
+    stage1 = compose(last.command.split()[3:])
+    assert stage1.experiment == f"math_rag_stage1_{model}"
+    end = f"{stage1.run_dir}/checkpoints/step_{stage1.trainer.steps:06d}/model"
+    assert end == run.model.path
+    assert sum("ur2.train" in step.command for step in needed_steps(run)) == 1
+
+
+def test_experiments_name_what_makes_each_of_their_inputs() -> None:
+    for experiment in sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml")):
+        run = compose([f"+experiment={experiment}"])
+        made = {path for step in run.prepare for path in step.makes}
+        read = {item.path for item in find_inputs(run) if item.state != "on the hub"}
+        assert read <= made, experiment

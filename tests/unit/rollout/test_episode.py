@@ -174,3 +174,10 @@ def test_no_script_breaks_a_budget_or_the_account_of_tokens(
     assert len(engine.requests) <= max_turns
     assert played.num_searches <= (3 if retrieval else 0)
     assert played.token_ids == [t for s in played.segments for t in s.token_ids]
+
+
+@pytest.mark.parametrize(("limits", "expected"), [({"qa": 5}, 5), ({"math": 5}, 9)])
+async def test_a_task_may_have_its_own_limit_per_turn(game, limits, expected):
+    engine = game.ScriptedEngine(game.turns("x" * 99))
+    await game.play(engine, max_tokens_per_turn=9, max_tokens_per_turn_by_task=limits)
+    assert [request.max_tokens for request in engine.requests] == [expected]

@@ -1,0 +1,188 @@
+"""Every shipped experiment dry-runs without GPU, weights and data, and with a tiny model."""
+
+import functools
+import io
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from ur2.config.load import CONFIGS, compose
+from ur2.config.plan import EXAMPLES, print_plan, retrieval_rate
+from ur2.config.schema import RunOptions
+from ur2.errors import run_entry
+from ur2.train import main
+
+EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
+FIXTURES = Path(__file__).parents[2] / "fixtures"
+QUESTIONS = {"math_rag_stage1": "math", "math_rag_stage2": "mixed", "medqa": "choice"}
+QUESTIONS |= {"vanilla_rl": "choice", "search_r1": "qa", "quickstart": "qa", "smoke": "qa"}
+
+
+def questions(experiment: str) -> str:
+    name = next(name for prefix, name in QUESTIONS.items() if experiment.startswith(prefix))
+    return str(FIXTURES / f"{name}.jsonl")
+
+
+@pytest.fixture(scope="module")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    from ur2.policy.scratch import ScratchOptions, make_model
+
+    folder = str(tmp_path_factory.mktemp("tiny") / "model")
+    small = ScratchOptions(vocab_size=300, hidden_size=16, num_layers=2, num_heads=2)
+    make_model(small, ["What is it? It is a question about the world."], folder, seed=0)
+    return folder
+
+
+@functools.cache
+def shipped(experiment: str) -> RunOptions:
+    return compose([f"+experiment={experiment}"])
+
+
+def plan(*overrides: str) -> str:
+    shown = io.StringIO()
+    print_plan(compose(list(overrides)), Console(width=200, file=shown))
+    return shown.getvalue()
+
+
+def command_line(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["ur2.train", *arguments])
+    run_entry(main)  # raises SystemExit unless the exit code is 0
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_a_dry_run_needs_neither_gpu_nor_weights_nor_data(experiment, monkeypatch, capsys):
+    command_line(monkeypatch, f"+experiment={experiment}", "dry_run=true")
+    shown = capsys.readouterr().out
+    assert experiment in shown
+    assert "missing" not in shown
+    assert "Prompts are not shown" in shown or "prompt: " in shown
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_a_dry_run_shows_the_prompts_of_a_local_model_and_file(
+    experiment, tiny_model, monkeypatch, capsys
+):
+    train = questions(experiment)
+    command_line(
+        monkeypatch,
+        f"+experiment={experiment}",
+        "dry_run=true",
+        f"model.path={tiny_model}",
+        f"dataset.train={train}",
+    )
+    shown = capsys.readouterr().out
+    tasks = {"mixed": ("math", "qa")}.get(Path(train).stem, (Path(train).stem,))
+    for task in tasks:
+        for mode in ("on", "off"):
+            assert f"─ prompt: {task}, retrieval {mode}: " in shown
+    assert " tokens " in shown
+    assert "config.json" in shown
+    assert not Path("runs", experiment).exists()
+
+
+def test_batch_arithmetic_is_that_of_the_paper():
+    shown = plan("+experiment=math_rag_stage1_qwen7b")
+    assert "64 questions x 16 samples = 1,024" in shown
+    assert "4 of 256 trajectories, 92 in all" in shown
+    assert "2,048 prompt + 29,000 after it, of which 15,360 sampled" in shown  # 5 turns of 3,072
+    assert "of which 2,560 sampled" in plan(
+        "+experiment=math_rag_stage2_qwen7b", "prompt=atlas", "reward=atlas"
+    )  # 5 turns of 512
+
+
+def test_a_step_is_shared_among_the_buckets_that_are_drawn(tiny_model):
+    given = [
+        "+experiment=math_rag_stage2_qwen7b",
+        f"model.path={tiny_model}",
+        f"dataset.train={FIXTURES / 'mixed.jsonl'}",
+    ]
+    rows = table_rows(plan(*given), "curriculum")
+    assert rows["qa/hard"] == ["1", "16.0", "1.00"]
+    assert rows["math/easy"] == ["1", "16.0", "0.00"]
+    weighted = [*given, "+curriculum.bucket_weights={qa/hard: 3, math/hard: 1}"]
+    rows = table_rows(plan(*weighted), "curriculum")
+    assert rows["qa/hard"] == ["1", "48.0", "1.00"]
+    assert rows["math/easy"] == ["1", "0.0", "0.00"]
+
+
+def table_rows(shown: str, title: str) -> dict[str, list[str]]:
+    lines = shown.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith(title))
+    cells = ([c.strip() for c in line.split("│")[1:-1]] for line in lines[start:])
+    return {row[0]: row[1:] for row in cells if row}
+
+
+def test_weights_by_step_are_written_out():
+    phases = "[{until: 4, value: 3.0}, {value: 0.5}]"
+    shown = plan("+experiment=smoke", f"reward.terms.correct.weight={phases}")
+    assert "3 to step 4, 0.5 from then on" in shown
+
+
+def test_examples_stand_in_for_a_file_that_is_not_here(tiny_model):
+    shown = plan("+experiment=math_rag_stage1_qwen7b", f"model.path={tiny_model}")
+    assert "example prompt: math, retrieval on" in shown
+    assert "example prompt: qa" not in shown
+    assert EXAMPLES["math"].text in shown
+
+
+def test_question_text_is_shown_as_it_is(tiny_model):
+    shown = plan(
+        "+experiment=medqa_qwen7b",
+        f"model.path={tiny_model}",
+        f"dataset.train={FIXTURES / 'choice.jsonl'}",
+    )
+    assert "B. Pancreas" in shown
+
+
+@pytest.mark.parametrize("experiment", ["medqa_qwen7b", "math_rag_stage2_llama8b"])
+def test_the_second_protocol_is_one_switch(experiment, tiny_model):
+    shown = plan(
+        f"+experiment={experiment}",
+        "prompt=search_r1",
+        f"model.path={tiny_model}",
+        f"dataset.train={questions(experiment)}",
+    )
+    assert "<search>" in shown
+    assert "begin_of_query" not in shown
+
+
+def test_the_papers_retrieval_rates_are_in_the_configs():
+    medqa = shipped("medqa_qwen7b").curriculum
+    rates = {level: retrieval_rate(medqa, f"choice/{level}") for level in ("easy", "medium")}
+    assert set(rates.values()) == {0.0}
+    assert retrieval_rate(medqa, "choice/hard") == pytest.approx(5 / 7)
+    assert retrieval_rate(medqa, "choice/very_hard") == 1.0
+    vanilla = shipped("vanilla_rl_qwen7b").curriculum
+    assert retrieval_rate(vanilla, "choice/very_hard") == 0.0
+    stage2 = shipped("math_rag_stage2_qwen7b").curriculum
+    assert retrieval_rate(stage2, "qa/easy") == 1.0
+    assert retrieval_rate(stage2, "math/hard") == 0.0
+
+
+PAPER = [e for e in EXPERIMENTS if e.startswith(("medqa", "math_rag", "vanilla"))]
+
+
+@pytest.mark.parametrize("experiment", PAPER)
+def test_the_papers_hyperparameters_are_in_every_experiment(experiment):
+    options = shipped(experiment)
+    policy, rollout = options.policy, options.rollout
+    assert options.algorithm.estimator == "reinforce_pp_baseline"
+    assert (options.algorithm.clip_low, options.algorithm.clip_high) == (0.2, 0.2)
+    assert (options.trainer.questions_per_step, rollout.samples_per_prompt) == (64, 16)
+    assert (policy.updates_per_rollout, policy.learning_rate) == (4, 2e-6)
+    assert (policy.adam_betas, policy.precision, policy.zero_stage) == ((0.9, 0.95), "bf16", 2)
+    assert (rollout.max_prompt_tokens, rollout.max_tokens, rollout.max_turns) == (2048, 29000, 5)
+    assert [rollout.turn_tokens(t) for t in ("choice", "math", "qa")] == [1536, 3072, 512]
+    assert (rollout.eval_sampling.temperature, rollout.eval_sampling.top_p) == (0.3, 0.5)
+    assert options.retrieval.top_k == 10
+    assert options.reward.clip == (-10.0, 10.0)
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_opens_with_what_it_is(experiment):
+    first, *lines = (CONFIGS / "experiment" / f"{experiment}.yaml").read_text().splitlines()
+    assert first == "# @package _global_"
+    assert lines[0].startswith("# ")
+    assert lines[1].startswith("# ")
