@@ -12,22 +12,14 @@ from ur2.config.preflight import Inputs
 from ur2.config.schema import RunOptions
 from ur2.curriculum.curriculum import Curriculum
 from ur2.errors import Ur2Error
+from ur2.inference import make_retriever, make_rollouts, make_service
 from ur2.policy.group import PolicyGroup
 from ur2.prompts.protocol import Protocol
-from ur2.retrieval.client import HttpTransport, RetrievalClient
 from ur2.rewards.rubric import Rubric
 from ur2.rollout.pool import RolloutPool
 from ur2.trainer.checkpoint import Checkpoints, LoopState
 from ur2.trainer.clock import Clock
-from ur2.trainer.cluster import (
-    Actor,
-    ActorTransport,
-    Cluster,
-    PolicyProcess,
-    RemoteRollouts,
-    RetrievalProcess,
-    RolloutProcess,
-)
+from ur2.trainer.cluster import Actor, Cluster, PolicyProcess
 from ur2.trainer.loop import Trainer
 from ur2.trainer.reporting import Reporter
 from ur2.trainer.run_directory import RunDirectory
@@ -58,8 +50,9 @@ async def start_parts(options: RunOptions, cluster: Cluster) -> Parts:
         InputError: an input is wrong in a way that only its worker can tell.
         ComponentError: a worker did not come up.
     """
-    service = _service(options, cluster)
-    rollouts = _rollouts(options, cluster, service)
+    service = make_service(options, cluster)
+    dtype = "float32" if options.policy.precision == "fp32" else "bfloat16"
+    rollouts = make_rollouts(options, cluster, make_retriever(options, service), dtype=dtype)
     ranks = _ranks(options, cluster)
     starting = [rollouts.start(), cluster.join(ranks)]
     if service is not None:
@@ -146,41 +139,6 @@ def _facts(options: RunOptions, state: LoopState, checkpoint: Path) -> dict[str,
         "curriculum": options.curriculum.policy,
         "wall_s": state.seconds,
     }
-
-
-def _service(options: RunOptions, cluster: Cluster) -> Actor | None:
-    retrieval = options.retrieval
-    if retrieval.backend == "http":
-        return None
-    return cluster.actor(RetrievalProcess, retrieval.index, retrieval)
-
-
-def _rollouts(options: RunOptions, cluster: Cluster, service: Actor | None) -> RolloutPool:
-    retrieval = options.retrieval
-    transport = (
-        HttpTransport(str(retrieval.url), retrieval.token)
-        if service is None
-        else ActorTransport(service)
-    )
-    retriever = RetrievalClient(
-        transport, deadline_s=retrieval.deadline_s, max_retries=retrieval.max_retries
-    )
-    workers = [
-        cluster.actor(
-            RolloutProcess,
-            options.rollout,
-            options.prompt,
-            model_path=options.model.path,
-            dtype="float32" if options.policy.precision == "fp32" else "bfloat16",
-            retriever=retriever,
-            top_k=retrieval.top_k,
-            seed=options.seed,
-            number=number,
-            num_gpus=options.cluster.num_gpus_per_rollout_worker,
-        )
-        for number in range(options.rollout.num_workers)
-    ]
-    return RolloutPool([RemoteRollouts(worker) for worker in workers], options.rollout)
 
 
 def _ranks(options: RunOptions, cluster: Cluster) -> list[Actor]:

@@ -1,9 +1,9 @@
-"""Hydra composes, this types: `+experiment=NAME key=value` to `RunOptions`, or one clear error."""
+"""Hydra composes, this types: `+experiment=NAME key=value` to options, or one clear error."""
 
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -13,49 +13,39 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from ur2.config.schema import RunOptions
+from ur2.config.schema import EvaluationOptions, InferenceOptions, RunOptions
 from ur2.errors import InputError, Ur2Error
 from ur2.options import nearest, option_keys, options_class
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 MISSING = "???"
 
+OptionsT = TypeVar("OptionsT", bound=InferenceOptions)
+
 
 def run_composed(main: Callable[[RunOptions], None]) -> None:
-    """Composes the command line's config and calls `main` with it (once per job of a sweep).
+    """Composes the command line's run and calls `main` with it (once per job of a sweep).
 
     Raises:
         InputError: the config does not compose, or does not fit `RunOptions`.
         Ur2Error: what a job raised; of a sweep, the first, after its last job.
     """
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra's own handler would exit 1 with a traceback hint
-    ConfigStore.instance().store(name="schema", node=_defaults(RunOptions))
+    _run_composed(main, from_tree, "train")
 
-    failures: list[Ur2Error] = []
 
-    def job(tree: DictConfig) -> None:
-        try:
-            main(from_tree(tree))
-        except Ur2Error as error:  # Hydra would add a message of its own; a sweep goes on
-            failures.append(error)
-
-    compose = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")(job)
-    try:
-        compose()
-    except HydraException as error:
-        raise InputError(_explain(error)) from error
-    if failures:
-        raise failures[0]
+def run_composed_evaluation(main: Callable[[EvaluationOptions], None]) -> None:
+    """As `run_composed`, for an evaluation."""
+    _run_composed(main, evaluation_from_tree, "evaluate")
 
 
 def compose(overrides: list[str]) -> RunOptions:
     """The options of a command line, without running anything."""
-    ConfigStore.instance().store(name="schema", node=_defaults(RunOptions))
-    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        try:
-            return from_tree(hydra.compose("train", overrides=overrides))
-        except HydraException as error:
-            raise InputError(_explain(error)) from error
+    return from_tree(_compose(overrides, "train"))
+
+
+def compose_evaluation(overrides: list[str]) -> EvaluationOptions:
+    """As `compose`, for an evaluation."""
+    return evaluation_from_tree(_compose(overrides, "evaluate"))
 
 
 def from_tree(tree: DictConfig) -> RunOptions:
@@ -64,15 +54,80 @@ def from_tree(tree: DictConfig) -> RunOptions:
     Raises:
         InputError: naming each unknown, missing or mistyped key.
     """
+    given = _given(tree)
+    if "experiment" not in given:
+        raise InputError(f"choose an experiment: +experiment={_choices('experiment')}")
+    return RunOptions.load(given, where="config")
+
+
+def evaluation_from_tree(tree: DictConfig) -> EvaluationOptions:
+    """As `from_tree`, for an evaluation, which leaves out what only training needs.
+
+    Raises:
+        InputError: as `from_tree`; or no checkpoint or benchmark was chosen.
+    """
+    given = _given(tree)
+    if "checkpoint" not in given:
+        raise InputError("choose what to evaluate: checkpoint=PATH")
+    if not given.get("benchmarks"):
+        raise InputError(f"choose a benchmark: +benchmark={_choices('benchmark')}")
+    ours = EvaluationOptions.model_fields
+    training = RunOptions.model_fields.keys() - ours
+    kept = {key: value for key, value in given.items() if key not in training}
+    return EvaluationOptions.load(kept, where="config")
+
+
+def _run_composed(
+    main: Callable[[OptionsT], None], typed: Callable[[DictConfig], OptionsT], root: str
+) -> None:
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra's own handler would exit 1 with a traceback hint
+    _store_schemas()
+    failures: list[Ur2Error] = []
+
+    def job(tree: DictConfig) -> None:
+        try:
+            main(typed(tree))
+        except Ur2Error as error:  # Hydra would add a message of its own; a sweep goes on
+            failures.append(error)
+
+    composed = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=root)(job)
+    try:
+        composed()
+    except HydraException as error:
+        raise InputError(_explain(error, root)) from error
+    if failures:
+        raise failures[0]
+
+
+def _compose(overrides: list[str], root: str) -> DictConfig:
+    _store_schemas()
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        try:
+            return hydra.compose(root, overrides=overrides)
+        except HydraException as error:
+            raise InputError(_explain(error, root)) from error
+
+
+def _store_schemas() -> None:
+    run = _defaults(RunOptions)
+    ConfigStore.instance().store(name="schema", node=run)
+    ConfigStore.instance().store(
+        name="evaluation_schema", node={**run, **_defaults(EvaluationOptions)}
+    )
+
+
+def _given(tree: DictConfig) -> dict[str, Any]:
+    """The tree as plain data, without the keys that nothing sets."""
     try:
         plain = OmegaConf.to_container(tree, resolve=True, throw_on_missing=False)
     except OmegaConfBaseException as error:
         raise InputError(f"config: {str(error).splitlines()[0]}") from error
-    given = _without_missing(plain)
-    if "experiment" not in given:
-        known = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
-        raise InputError(f"choose an experiment: +experiment={'|'.join(known)}")
-    return RunOptions.load(given, where="config")
+    given: dict[str, Any] = _without_missing(plain)
+    return given
+
+
+def _choices(group: str) -> str:
+    return "|".join(sorted(path.stem for path in (CONFIGS / group).glob("*.yaml")))
 
 
 def _defaults(cls: type[BaseModel]) -> dict[str, Any]:
@@ -105,7 +160,7 @@ def _without_missing(node: Any) -> Any:
     return [_without_missing(v) for v in node] if isinstance(node, list) else node
 
 
-def _explain(error: HydraException) -> str:
+def _explain(error: HydraException, root: str) -> str:
     """Hydra's message on one line, with the nearest known key where a key was wrong."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     message = " ".join(lines)
@@ -119,6 +174,7 @@ def _explain(error: HydraException) -> str:
         and "No match in the defaults list" not in message
     ):
         key = message.split("'")[1]
-        known = [name for name, _ in option_keys(RunOptions)]
+        cls = RunOptions if root == "train" else EvaluationOptions
+        known = [name for name, _ in option_keys(cls)]
         return f"unknown key '{key}' ({nearest(key, known)})"
     return f"config: {message}"

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Literal
 
 from ur2.algorithms.options import GROUP_RELATIVE
-from ur2.config.schema import RunOptions
+from ur2.config.schema import InferenceOptions, RunOptions
 from ur2.datasets import load_questions
+from ur2.datasets.overlap import without_overlap
+from ur2.datasets.sources import local_path
 from ur2.errors import InputError
 from ur2.prompts.protocol import Protocol
 from ur2.prompts.render import PromptRenderer
@@ -17,6 +19,7 @@ from ur2.retrieval.manifest import load_manifest
 from ur2.rewards.rubric import Rubric
 from ur2.rollout.engines.factory import check_installed
 from ur2.rollout.engines.text import load_tokenizer
+from ur2.trainer.options import ClusterOptions
 from ur2.types import Question
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -42,9 +45,10 @@ def check_options(options: RunOptions) -> None:
     """
     problems = [
         *_batch_problems(options),
+        *_engine_problems(options),
         *_sampling_problems(options),
-        *_length_problems(options),
-        *_retrieval_problems(options),
+        *length_problems(options),
+        *retrieval_problems(options),
     ]
     if problems:
         raise InputError("config: " + "; ".join(problems))
@@ -53,8 +57,12 @@ def check_options(options: RunOptions) -> None:
 
 def check_machine(options: RunOptions) -> None:
     """Raises an InputError where the run wants more GPUs than a local cluster will have."""
-    wanted = num_gpus(options)
-    if options.cluster.address != "local" or not wanted:
+    check_gpus(num_gpus(options), options.cluster)
+
+
+def check_gpus(wanted: int, cluster: ClusterOptions) -> None:
+    """Raises an InputError where a local cluster will not have `wanted` GPUs."""
+    if cluster.address != "local" or not wanted:
         return
     import torch
 
@@ -81,9 +89,9 @@ def find_inputs(options: RunOptions) -> list[Input]:
         ("model.path", options.model.path),
         ("dataset.train", options.dataset.train),
         ("dataset.eval", options.dataset.eval),
-        ("retrieval.index", _own_index(options)),
+        ("retrieval.index", own_index(options)),
     ]
-    return [_find(key, path, options) for key, path in named if path is not None]
+    return [find_input(key, path, options) for key, path in named if path is not None]
 
 
 def check_inputs_exist(inputs: Sequence[Input]) -> None:
@@ -93,7 +101,7 @@ def check_inputs_exist(inputs: Sequence[Input]) -> None:
         raise InputError("; ".join(missing) + ". Check the path, or override the key")
 
 
-def make_renderer(options: RunOptions, model_path: str) -> PromptRenderer:
+def make_renderer(options: InferenceOptions, model_path: str) -> PromptRenderer:
     """The prompts as the rollouts will render them.
 
     Raises:
@@ -123,19 +131,19 @@ def load_inputs(options: RunOptions) -> Inputs:
             prompt, or the model is too short for the budgets.
     """
     check_inputs_exist(find_inputs(options))
-    if (index := _own_index(options)) is not None:
+    if (index := own_index(options)) is not None:
         load_manifest(Path(index))
-    _check_model_length(options)
+    check_model_length(options)
     renderer = make_renderer(options, options.model.path)
     rubric = Rubric.from_options(options.reward, renderer.protocol)
     files = [options.dataset.train, *([options.dataset.eval] if options.dataset.eval else [])]
     questions = [load_checked(path, renderer) for path in files]
     for read in questions:
         rubric.check(read)
-    held_out = questions[1] if len(questions) > 1 else []
-    return Inputs(
-        train=questions[0], held_out=first_of_each(held_out, options.dataset.eval_per_bucket)
-    )
+    train, held_out = questions[0], questions[1] if len(questions) > 1 else []
+    if options.dataset.exclude_overlap:
+        train = without_overlap(train, held_out)
+    return Inputs(train=train, held_out=first_of_each(held_out, options.dataset.eval_per_bucket))
 
 
 def first_of_each(questions: Sequence[Question], per_bucket: int | None) -> list[Question]:
@@ -158,11 +166,13 @@ def load_checked(path: str, renderer: PromptRenderer) -> list[Question]:
     return questions
 
 
-def _own_index(options: RunOptions) -> str | None:
+def own_index(options: InferenceOptions) -> str | None:
+    """The index that the run's own retrieval service opens, if it has one."""
     return options.retrieval.index if options.retrieval.backend == "actor" else None
 
 
-def _check_model_length(options: RunOptions) -> None:
+def check_model_length(options: InferenceOptions) -> None:
+    """Raises an InputError where the model knows fewer positions than the budgets need."""
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(options.model.path, revision=options.model.revision)
@@ -174,13 +184,15 @@ def _check_model_length(options: RunOptions) -> None:
         )
 
 
-def _find(key: str, path: str, options: RunOptions) -> Input:
-    if Path(path).exists():
+def find_input(key: str, path: str, options: InferenceOptions) -> Input:
+    """Where the input that option `key` names stands."""
+    file = local_path(path) if key.startswith("dataset.") else path
+    if file is not None and Path(file).exists():
         return Input(key=key, path=path, state="here")
     commands = {made: step.command for step in options.prepare for made in step.makes}
-    if path in commands:
-        return Input(key=key, path=path, state="to be made", command=commands[path])
-    if key == "model.path" and HUB_NAME.fullmatch(path):
+    if file in commands:
+        return Input(key=key, path=path, state="to be made", command=commands[file])
+    if file is None or (key == "model.path" and HUB_NAME.fullmatch(path)):
         return Input(key=key, path=path, state="on the hub")
     return Input(key=key, path=path, state="missing")
 
@@ -201,6 +213,14 @@ def _batch_problems(options: RunOptions) -> Iterator[str]:
         )
 
 
+def _engine_problems(options: RunOptions) -> Iterator[str]:
+    if options.rollout.engine.name == "remote":
+        yield (
+            "rollout.engine.name 'remote' serves weights that training cannot replace; it is for "
+            "python -m ur2.evaluate"
+        )
+
+
 def _sampling_problems(options: RunOptions) -> Iterator[str]:
     sampling = options.rollout.sampling
     if sampling.temperature <= 0:
@@ -212,7 +232,8 @@ def _sampling_problems(options: RunOptions) -> Iterator[str]:
         )
 
 
-def _length_problems(options: RunOptions) -> Iterator[str]:
+def length_problems(options: InferenceOptions) -> Iterator[str]:
+    """What is wrong with the budgets."""
     needed = options.rollout.max_model_len
     if needed > options.model.max_length:
         yield (
@@ -221,7 +242,8 @@ def _length_problems(options: RunOptions) -> Iterator[str]:
         )
 
 
-def _retrieval_problems(options: RunOptions) -> Iterator[str]:
+def retrieval_problems(options: InferenceOptions) -> Iterator[str]:
+    """What the retriever lacks."""
     retrieval = options.retrieval
     needed = {"actor": "index", "http": "url"}[retrieval.backend]
     if getattr(retrieval, needed) is None:

@@ -1,8 +1,11 @@
 """The whole tree of options, composed from the stages' own."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from ur2.algorithms.options import AlgorithmOptions
+from ur2.benchmarks.options import AverageOptions, BenchmarkOptions
 from ur2.curriculum.options import CurriculumOptions
 from ur2.options import Options
 from ur2.policy.options import PolicyOptions
@@ -20,13 +23,25 @@ from ur2.trainer.options import (
 )
 
 
-class RunOptions(Options):
+class InferenceOptions(Options):
+    """What answering questions takes, in training and in evaluation."""
+
+    seed: int = Field(0, ge=0)
+    """Seed of the curriculum, of sampling and of resampling."""
+    prepare: tuple[PrepareOptions, ...] = ()
+    """Inputs that can be made by a command."""
+    model: ModelOptions
+    prompt: PromptOptions
+    retrieval: RetrievalOptions
+    rollout: RolloutOptions
+    cluster: ClusterOptions
+
+
+class RunOptions(InferenceOptions):
     """One run."""
 
     experiment: str
     """A name; it starts the run directory's."""
-    seed: int = Field(0, ge=0)
-    """Seed of the curriculum and of sampling."""
     run_dir: str | None = None
     """Where the run leaves everything; by default runs/<experiment>/<time>."""
     resume: str = "auto"
@@ -34,17 +49,39 @@ class RunOptions(Options):
     a checkpoint."""
     dry_run: bool = False
     """Check everything, print the plan, start nothing."""
-    prepare: tuple[PrepareOptions, ...] = ()
-    """Inputs that can be made by a command."""
-    model: ModelOptions
     dataset: DatasetOptions
-    prompt: PromptOptions
     curriculum: CurriculumOptions
-    retrieval: RetrievalOptions
-    rollout: RolloutOptions
     reward: RewardOptions
     algorithm: AlgorithmOptions
     policy: PolicyOptions
     trainer: TrainerOptions
-    cluster: ClusterOptions
     coldstart: ColdstartOptions | None = None
+
+
+class EvaluationOptions(InferenceOptions):
+    """One evaluation of one checkpoint."""
+
+    checkpoint: str
+    """A run directory, a checkpoint in one, a model folder, a Hugging Face name, or the name that a
+    remote endpoint serves."""
+    benchmarks: dict[str, BenchmarkOptions] = Field(default_factory=dict)
+    """What is measured, by key."""
+    averages: dict[str, AverageOptions] = Field(default_factory=dict)
+    """Means over benchmarks, by key."""
+    data_dir: str = "data/ur2"
+    """Where the question files lie; scripts/download_data.sh fetches them."""
+    out: str | None = None
+    """Where results go; by default runs/evaluation/<checkpoint>. What is there is continued."""
+    search: bool = True
+    """Whether the policy may search; false asks with the prompts for no search and starts no
+    retriever."""
+    limit: int | None = Field(None, ge=1)
+    """Play only this many questions of each benchmark, from the first."""
+    retry_failures: bool = False
+    """Play questions again whose search failed in what is continued."""
+    precision: Literal["fp32", "bf16"] = "bf16"
+    """Arithmetic of a local engine."""
+    experiment: str | None = None
+    """The experiment whose prompts, budgets and retriever are used, if one was named."""
+    dry_run: bool = False
+    """Check everything, print the plan, start nothing."""

@@ -1,0 +1,132 @@
+"""One played question becomes one item: how it ended, what was answered, what each metric says."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Protocol as Interface
+
+from pydantic import BaseModel, ConfigDict
+
+from ur2.benchmarks.options import BenchmarkOptions, MetricName
+from ur2.prompts.protocol import Protocol
+from ur2.rewards.choice import choice_match
+from ur2.rewards.extract import plain
+from ur2.rewards.math import equivalent
+from ur2.rewards.qa import cover_exact_match, exact_match, f1
+from ur2.types import Author, Group, Question, Status
+
+
+class Item(BaseModel):
+    """One question of a benchmark, as a line of its file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    id: str
+    part: str
+    """The subject or level it counts towards, where the benchmark has parts."""
+    question: str
+    golds: tuple[str, ...]
+    status: Status
+    answer: str | None
+    """The final answer; None counts as wrong in every metric."""
+    metrics: dict[MetricName, float | None]
+    """0 to 1; None where nobody could judge."""
+    queries: tuple[str, ...]
+    num_searches: int
+    num_failed_searches: int
+    transcript: tuple[tuple[Author, str], ...]
+    """Who wrote what, after the prompt."""
+
+
+class Judge(Interface):
+    """A language model that compares answers."""
+
+    async def grade(self, answer: str, question: Question) -> float | None:
+        """1 right, 0.5 partly, 0 wrong; None where it gave no verdict."""
+        ...
+
+
+async def grade(
+    group: Group, options: BenchmarkOptions, protocol: Protocol, judge: Judge | None
+) -> Item:
+    """The item of a group of one trajectory."""
+    (trajectory,) = group.trajectories
+    question = group.assignment.question
+    turns = trajectory.policy_texts
+    answer = protocol.answer(turns[-1], question.task) if turns else None
+    metrics: dict[MetricName, float | None] = {}
+    for name in options.metrics:
+        if name == "judge":
+            metrics[name] = await _judged(answer, question, judge)
+        else:
+            metrics[name] = 0.0 if answer is None else await _METRICS[name](answer, question)
+    return Item(
+        id=question.id,
+        part=part_of(question, options),
+        question=question.text,
+        golds=question.answers,
+        status=trajectory.status,
+        answer=answer,
+        metrics=metrics,
+        queries=tuple(search.query for search in trajectory.searches),
+        num_searches=trajectory.num_searches,
+        num_failed_searches=sum(s.outcome == "failed" for s in trajectory.searches),
+        transcript=tuple(
+            (segment.author, segment.text)
+            for segment in trajectory.segments
+            if segment.author is not Author.PROMPT
+        ),
+    )
+
+
+def part_of(question: Question, options: BenchmarkOptions) -> str:
+    """The part of the benchmark that a question belongs to."""
+    match options.parts:
+        case "subject":
+            return question.subject
+        case "level":
+            return str(question.level.value)
+        case None:
+            return ""
+
+
+async def _judged(answer: str | None, question: Question, judge: Judge | None) -> float | None:
+    """The verdict: 1 without asking where the cheap metric is sure, None without a judge."""
+    if judge is None:
+        return None
+    if answer is None:
+        return 0.0
+    sure = _equivalence if question.task == "math" else _f1
+    return 1.0 if await sure(answer, question) == 1.0 else await judge.grade(answer, question)
+
+
+async def _exact_match(answer: str, question: Question) -> float:
+    return exact_match(plain(answer), question.answers)
+
+
+async def _cover_exact_match(answer: str, question: Question) -> float:
+    return cover_exact_match(plain(answer), question.answers)
+
+
+async def _f1(answer: str, question: Question) -> float:
+    return f1(plain(answer), question.answers)
+
+
+async def _choice(answer: str, question: Question) -> float:
+    return choice_match(answer, question.answers, question.options)
+
+
+async def _equivalence(answer: str, question: Question) -> float:
+    for gold in question.answers:
+        if await asyncio.to_thread(equivalent, answer, gold):
+            return 1.0
+    return 0.0
+
+
+_METRICS: Mapping[MetricName, Callable[[str, Question], Awaitable[float]]] = {
+    "exact_match": _exact_match,
+    "cover_exact_match": _cover_exact_match,
+    "f1": _f1,
+    "accuracy": _choice,
+    "macro_accuracy": _choice,
+    "equivalence": _equivalence,
+}

@@ -1,0 +1,118 @@
+"""Means with bootstrap confidence intervals, and what a benchmark's items add up to."""
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ur2.benchmarks.grading import Item
+from ur2.benchmarks.options import AverageOptions, BenchmarkOptions, MetricName
+from ur2.types import Status
+
+NUM_RESAMPLES = 2000
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean in [0, 1] with its confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def bootstrap(
+    strata: Sequence[NDArray[np.float64]],
+    rng: np.random.Generator,
+    *,
+    num_resamples: int = NUM_RESAMPLES,
+    confidence: float = CONFIDENCE,
+) -> Estimate:
+    """The mean of the strata's means, with a percentile interval (Efron 1979).
+
+    Each stratum is resampled with replacement on its own, at its own size.
+
+    Args:
+        strata: the values of each stratum, none empty; one stratum gives a plain mean.
+        rng: draws the resamples.
+        num_resamples: how many.
+        confidence: the share of resampled means inside the interval.
+    """
+    means = np.zeros(num_resamples)
+    for values in strata:
+        for number in range(num_resamples):  # one at a time: a large set's indices fit in memory
+            means[number] += values[rng.integers(0, len(values), len(values))].mean()
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(means / len(strata), [tail, 1 - tail])
+    return Estimate(fmean(float(values.mean()) for values in strata), float(low), float(high))
+
+
+def summarise(
+    items: Sequence[Item], options: BenchmarkOptions, num_questions: int, seed: int
+) -> dict[str, Any]:
+    """What `results.json` says of one benchmark.
+
+    Args:
+        items: all that were played, at least one.
+        options: the benchmark's.
+        num_questions: questions in its file.
+        seed: of the resampling.
+    """
+    rng = np.random.default_rng(seed)
+    rows: dict[str, Any] = {name: _row(items, name, rng) for name in options.metrics}
+    if options.parts is not None:
+        for part, members in sorted(_by_part(items).items()):
+            rows[part] = _row(members, options.metrics[0], rng)
+    return {
+        "title": options.title,
+        "num_items": len(items),
+        "num_questions": num_questions,
+        "statuses": {status.value: _count(items)[status] for status in Status},
+        "metrics": rows,
+        "searches_per_question": fmean(item.num_searches for item in items),
+        "published": options.published,
+    }
+
+
+def average(
+    results: Mapping[str, Mapping[str, Any]], options: AverageOptions
+) -> dict[str, Any] | None:
+    """The mean over benchmarks; None where one of them is missing or not judged."""
+    values = [
+        results[name]["metrics"][options.metric]["value"] for name in options.of if name in results
+    ]
+    if len(values) < len(options.of) or None in values:
+        return None
+    return {
+        "of": options.of,
+        "metric": options.metric,
+        "value": fmean(values),
+        "published": options.published,
+    }
+
+
+def _row(items: Sequence[Item], name: MetricName, rng: np.random.Generator) -> dict[str, Any]:
+    """One metric over items; all of them count, and one without a verdict leaves it unjudged."""
+    members = _by_part(items).values() if name == "macro_accuracy" else [items]
+    values = [[item.metrics[name] for item in group] for group in members]
+    num_unjudged = sum(value is None for group in values for value in group)
+    if num_unjudged:
+        return {"value": None, "note": f"not judged: {num_unjudged} of {len(items)}"}
+    estimate = bootstrap([np.array(group, dtype=np.float64) for group in values], rng)
+    return {"value": estimate.value, "low": estimate.low, "high": estimate.high}
+
+
+def _by_part(items: Sequence[Item]) -> dict[str, list[Item]]:
+    parts: dict[str, list[Item]] = defaultdict(list)
+    for item in items:
+        parts[item.part].append(item)
+    return parts
+
+
+def _count(items: Sequence[Item]) -> Counter[Status]:
+    return Counter(item.status for item in items)

@@ -1,0 +1,182 @@
+"""What an evaluation needs before it starts: checks, the checkpoint's model, the questions."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from ur2.benchmarks.runner import Benchmark
+from ur2.config.preflight import (
+    Input,
+    check_gpus,
+    check_inputs_exist,
+    check_model_length,
+    find_input,
+    length_problems,
+    make_renderer,
+    own_index,
+    retrieval_problems,
+)
+from ur2.config.schema import EvaluationOptions
+from ur2.datasets import load_questions
+from ur2.errors import InputError
+from ur2.prompts.render import PromptRenderer
+from ur2.retrieval.manifest import load_manifest
+from ur2.rollout.chat import text_renderer
+from ur2.rollout.engines.endpoint import api_key, endpoint_url
+from ur2.rollout.engines.factory import check_installed
+from ur2.trainer.run_directory import RunDirectory
+
+
+def resolve_model(options: EvaluationOptions) -> EvaluationOptions:
+    """The options with `model.path` leading to the checkpoint's model."""
+    path = model_of(options.checkpoint)
+    model = options.model.model_copy(update={"path": path, "revision": None})
+    return options.model_copy(update={"model": model})
+
+
+def model_of(checkpoint: str) -> str:
+    """The model folder of a run directory (its newest checkpoint's) or of a checkpoint; else as is.
+
+    Raises:
+        InputError: the run has no checkpoint yet.
+    """
+    path = Path(checkpoint)
+    if (path / "checkpoints").is_dir():
+        newest = RunDirectory(path).newest_checkpoint()
+        if newest is None:
+            raise InputError(f"checkpoint: the run in '{checkpoint}' has no checkpoint yet")
+        path = newest
+    return str(path / "model") if (path / "model").is_dir() else checkpoint
+
+
+def load_benchmarks(options: EvaluationOptions) -> list[Benchmark]:
+    """Checks everything that can be checked before a worker starts, and reads the questions.
+
+    Raises:
+        InputError: an option, a file or a question is wrong, or a question's prompt is too long.
+    """
+    problems = [*length_problems(options), *_search_problems(options)]
+    if problems:
+        raise InputError("config: " + "; ".join(problems))
+    check_inputs_exist(list(_inputs(options)))
+    renderer = _renderer(options)
+    if options.search and (index := own_index(options)) is not None:
+        load_manifest(Path(index))
+    benchmarks = []
+    for name, benchmark in options.benchmarks.items():
+        questions = load_questions(benchmark.file, task=benchmark.task)
+        for question in questions:
+            if question.task != benchmark.task:
+                raise InputError(
+                    f"benchmarks.{name}: question '{question.id}' of {benchmark.file} is a "
+                    f"'{question.task}' task, not '{benchmark.task}'"
+                )
+            renderer.prompt(question, options.search)
+        benchmarks.append(
+            Benchmark(name=name, options=benchmark, questions=questions, limit=options.limit)
+        )
+    return benchmarks
+
+
+def settings(options: EvaluationOptions) -> dict[str, Any]:
+    """What decides the answers and grades: what a continued evaluation must share."""
+    tree = options.model_dump(mode="json")
+    rollout, engine, retrieval = tree["rollout"], tree["rollout"]["engine"], tree["retrieval"]
+    shared = {
+        "checkpoint": options.checkpoint,
+        "model.path": options.model.path,
+        "seed": options.seed,
+        "search": options.search,
+        "precision": options.precision,
+        "prompt": tree["prompt"],
+        "engine.name": engine["name"],
+        "engine.remote": {key: engine["remote"][key] for key in ("url", "api", "model")},
+        "rollout.eval_sampling": rollout["eval_sampling"],
+        **{
+            f"rollout.{key}": value
+            for key, value in sorted(rollout.items())
+            if key.startswith("max_")
+        },
+    }
+    if options.search:
+        used = ("top_k", "index" if retrieval["backend"] == "actor" else "url")
+        shared |= {f"retrieval.{key}": retrieval[key] for key in used}
+    return {
+        **shared,
+        "benchmarks": {
+            name: {key: one[key] for key in ("file", "task", "metrics", "parts")}
+            for name, one in tree["benchmarks"].items()
+        },
+    }
+
+
+def print_evaluation(
+    options: EvaluationOptions, benchmarks: list[Benchmark], out: str, console: Console
+) -> None:
+    """Prints what is about to be measured, how and where to."""
+    sampling = options.rollout.eval_sampling
+    table = Table(title=f"evaluation of {options.model.path}", title_justify="left")
+    for column in ("benchmark", "file", "questions", "metrics"):
+        table.add_column(column, overflow="fold")
+    for one in benchmarks:
+        table.add_row(
+            one.options.title,
+            one.options.file,
+            f"{len(one.played)} of {len(one.questions)}",
+            ", ".join(one.options.metrics),
+        )
+    console.print(table)
+    console.print(
+        f"engine {options.rollout.engine.name}, temperature {sampling.temperature:g}, top_p "
+        f"{sampling.top_p:g}, {'with' if options.search else 'without'} search; results in {out}",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+def _search_problems(options: EvaluationOptions) -> Iterator[str]:
+    if options.search:
+        yield from (f"{text} (or search=false)" for text in retrieval_problems(options))
+
+
+def _inputs(options: EvaluationOptions) -> Iterator[Input]:
+    if not _is_chat(options):
+        yield _find("model.path", options.model.path, "checkpoint", options)
+    for name, benchmark in options.benchmarks.items():
+        yield _find("", benchmark.file, f"benchmarks.{name}.file", options)
+    if options.search and (index := own_index(options)) is not None:
+        yield _find("", index, "retrieval.index", options)
+
+
+def _find(kind: str, path: str, key: str, options: EvaluationOptions) -> Input:
+    """An input as an evaluation needs it: here, or on the hub, but not still to be made."""
+    found = find_input(kind, path, options)
+    if found.state == "to be made":
+        raise InputError(f"{key}: '{path}' does not exist; make it with: {found.command}")
+    return Input(key=key, path=path, state=found.state)
+
+
+def _renderer(options: EvaluationOptions) -> PromptRenderer:
+    """The prompts as the workers render them, after checking that the engine can be had."""
+    engine = options.rollout.engine
+    check_installed(engine)
+    if engine.name == "remote":
+        endpoint_url(engine)
+        api_key(engine.remote.key_variable)
+    if _is_chat(options):
+        return text_renderer(options.rollout, options.prompt)
+    if engine.name != "remote":
+        check_model_length(options)
+        check_gpus(
+            options.rollout.num_workers * options.cluster.num_gpus_per_rollout_worker,
+            options.cluster,
+        )
+    return make_renderer(options, options.model.path)
+
+
+def _is_chat(options: EvaluationOptions) -> bool:
+    engine = options.rollout.engine
+    return engine.name == "remote" and engine.remote.api == "chat"

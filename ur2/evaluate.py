@@ -1,0 +1,160 @@
+"""`python -m ur2.evaluate checkpoint=PATH +benchmark=NAME [key=value ...]`: measure a policy."""
+
+import asyncio
+import re
+import signal
+import time
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+from ur2.benchmarks.results import publish
+from ur2.benchmarks.runner import Benchmark, Runner
+from ur2.benchmarks.store import Store
+from ur2.config.evaluation import load_benchmarks, print_evaluation, resolve_model, settings
+from ur2.config.load import run_composed_evaluation
+from ur2.config.schema import EvaluationOptions
+from ur2.errors import ComponentError, RunInterruptedError, run_entry
+from ur2.prompts.protocol import Protocol
+from ur2.rollout.pool import RolloutPool
+from ur2.types import Status
+
+
+def main() -> None:
+    """Runs the command line."""
+    run_composed_evaluation(evaluate)
+
+
+def evaluate(options: EvaluationOptions) -> None:
+    """One evaluation, from options to results.md; what an earlier one left there is continued."""
+    console = Console()
+    options = resolve_model(options)
+    benchmarks = load_benchmarks(options)
+    store = Store(options.out or default_out(options.checkpoint))
+    deciding = settings(options)
+    store.check(deciding)
+    print_evaluation(options, benchmarks, str(store.path), console)
+    if options.dry_run:
+        return
+    store.open(deciding)
+    if options.retry_failures:
+        for benchmark in benchmarks:
+            store.drop_items(benchmark.name, Status.TOOL_FAILED)
+    if num_left(store, benchmarks):
+        asyncio.run(_play(options, benchmarks, store, console))
+    console.print(_publish(options, benchmarks, store), markup=False, soft_wrap=True)
+    console.print(f"results: {store.results_path}, {store.table_path}", soft_wrap=True)
+
+
+def num_left(store: Store, benchmarks: Sequence[Benchmark]) -> int:
+    """Questions without an item."""
+    left = 0
+    for benchmark in benchmarks:
+        done = store.read_items(benchmark.name, benchmark.questions)
+        left += sum(question.id not in done for question in benchmark.played)
+    return left
+
+
+def default_out(checkpoint: str) -> str:
+    """The folder of a checkpoint's results."""
+    return f"runs/evaluation/{re.sub(r'[^A-Za-z0-9._-]+', '-', checkpoint).strip('-.')}"
+
+
+async def play_all(
+    options: EvaluationOptions,
+    benchmarks: Sequence[Benchmark],
+    store: Store,
+    rollouts: RolloutPool,
+    console: Console,
+) -> None:
+    """Plays what is left on started workers; results are written after each benchmark."""
+    runner = Runner(
+        rollouts,
+        Protocol(options.prompt.protocol),
+        store,
+        sampling=options.rollout.eval_sampling,
+        search=options.search,
+        max_failure_rate=options.retrieval.max_failure_rate,
+    )
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task("", total=sum(len(one.played) for one in benchmarks))
+        for benchmark in benchmarks:
+            bar.update(task, description=benchmark.options.title)
+            started = time.perf_counter()
+            items = await runner.run(benchmark, lambda: bar.advance(task))
+            _publish(options, benchmarks, store)
+            console.print(
+                f"{benchmark.options.title}: {len(items)} questions in "
+                f"{time.perf_counter() - started:.1f} s",
+                highlight=False,
+            )
+
+
+async def _play(
+    options: EvaluationOptions, benchmarks: Sequence[Benchmark], store: Store, console: Console
+) -> None:
+    """Starts the workers, plays, and ends the workers whatever happens.
+
+    Raises:
+        RunInterruptedError: Ctrl-C or SIGTERM.
+        ComponentError: a worker failed past its retries.
+    """
+    from ur2.inference import NoRetriever, make_retriever, make_rollouts, make_service
+    from ur2.trainer.cluster import Cluster  # loads ray and torch: only once all checks have passed
+
+    _cancel_on_signals()
+    go_on = f"the same command continues what is in {store.path}"
+    cluster = Cluster(options.cluster)
+    try:
+        with console.status("starting workers"):
+            service = make_service(options, cluster) if options.search else None
+            retriever = make_retriever(options, service) if options.search else NoRetriever()
+            rollouts = make_rollouts(
+                options,
+                cluster,
+                retriever,
+                dtype="float32" if options.precision == "fp32" else "bfloat16",
+            )
+            starting = [rollouts.start()]
+            if service is not None:
+                starting.append(service.call("start"))
+            await asyncio.gather(*starting)
+        await play_all(options, benchmarks, store, rollouts, console)
+    except ComponentError as error:
+        raise type(error)(f"{error}; {go_on}") from error
+    except asyncio.CancelledError as error:
+        raise RunInterruptedError(f"interrupted; {go_on}") from error
+    finally:
+        await cluster.close()
+
+
+def _publish(options: EvaluationOptions, benchmarks: Sequence[Benchmark], store: Store) -> str:
+    facts = {
+        "checkpoint": options.checkpoint,
+        "model_path": options.model.path,
+        "engine": options.rollout.engine.name,
+        "seed": options.seed,
+        "search": options.search,
+    }
+    return publish(store, benchmarks, options.averages, facts, seed=options.seed)
+
+
+def _cancel_on_signals() -> None:
+    """The first Ctrl-C or SIGTERM cancels this task; a second one ends the process at once."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+
+    def stop(number: int) -> None:
+        loop.remove_signal_handler(number)
+        task.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop, number)
+
+
+if __name__ == "__main__":
+    run_entry(main)

@@ -1,0 +1,92 @@
+"""From typed options to running engines and retrieval, for training and evaluation alike."""
+
+from collections.abc import Sequence
+
+from ur2.config.schema import InferenceOptions
+from ur2.retrieval.client import HttpTransport, RetrievalClient
+from ur2.rollout.chat import ChatWorker
+from ur2.rollout.episode import Retriever
+from ur2.rollout.pool import RolloutPool
+from ur2.trainer.cluster import (
+    Actor,
+    ActorTransport,
+    Cluster,
+    RemoteRollouts,
+    RetrievalProcess,
+    RolloutProcess,
+)
+from ur2.types import RetrievalFailed
+
+
+class NoRetriever:
+    """Stands in where no episode may search."""
+
+    async def search(self, queries: Sequence[str], top_k: int) -> list[RetrievalFailed]:
+        """Fails every query."""
+        return [RetrievalFailed(reason="there is no retriever") for _ in queries]
+
+
+def make_service(options: InferenceOptions, cluster: Cluster) -> Actor | None:
+    """The retrieval service of this cluster, not started; None where one runs elsewhere."""
+    retrieval = options.retrieval
+    if retrieval.backend == "http":
+        return None
+    return cluster.actor(RetrievalProcess, retrieval.index, retrieval)
+
+
+def make_retriever(options: InferenceOptions, service: Actor | None) -> RetrievalClient:
+    """A client of `service`, or of the one at `retrieval.url`."""
+    retrieval = options.retrieval
+    transport = (
+        HttpTransport(str(retrieval.url), retrieval.token)
+        if service is None
+        else ActorTransport(service)
+    )
+    return RetrievalClient(
+        transport, deadline_s=retrieval.deadline_s, max_retries=retrieval.max_retries
+    )
+
+
+def make_rollouts(
+    options: InferenceOptions, cluster: Cluster, retriever: Retriever, *, dtype: str
+) -> RolloutPool:
+    """The rollout workers, not started.
+
+    Args:
+        options: engine, prompts and budgets.
+        cluster: where they run.
+        retriever: where their episodes search.
+        dtype: a torch dtype's name.
+    """
+    engine = options.rollout.engine
+    if engine.name == "remote" and engine.remote.api == "chat":
+        workers = [
+            cluster.actor(
+                ChatWorker,
+                options.rollout,
+                options.prompt,
+                model=options.model.path,
+                retriever=retriever,
+                top_k=options.retrieval.top_k,
+                seed=options.seed,
+            )
+        ]
+    else:
+        workers = [
+            cluster.actor(
+                RolloutProcess,
+                options.rollout,
+                options.prompt,
+                model_path=options.model.path,
+                dtype=dtype,
+                retriever=retriever,
+                top_k=options.retrieval.top_k,
+                seed=options.seed,
+                number=number,
+                num_gpus=0
+                if engine.name == "remote"
+                else options.cluster.num_gpus_per_rollout_worker,
+            )
+            for number in range(options.rollout.num_workers)
+        ]
+    return RolloutPool([RemoteRollouts(worker) for worker in workers], options.rollout)
