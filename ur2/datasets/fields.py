@@ -34,9 +34,7 @@ DEFAULT_LEVEL = Level.MEDIUM
 
 
 def _as_tuple(value: Any) -> Any:
-    if isinstance(value, str):
-        return (value,)
-    return tuple(value) if isinstance(value, list) else value
+    return tuple(value) if isinstance(value, list) else (value,)
 
 
 NonEmpty = Annotated[str, Field(pattern=r"\S")]

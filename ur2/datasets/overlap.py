@@ -12,6 +12,7 @@ al. 2007): two sets of similarity t or more share one of each set's |x| - ceil(t
 elements, so that only few pairs are compared and none is missed.
 """
 
+import logging
 import math
 import re
 import sys
@@ -36,6 +37,8 @@ NGRAM = 3
 DEFAULT_THRESHOLD = 0.8
 """Jaccard similarity from which two questions with one gold count as the same. Below it the pairs
 of MATH are variations of one exercise, with other numbers."""
+
+_LOG = logging.getLogger(__name__)
 
 _WORD = re.compile(r"[^\W_]+")
 
@@ -119,6 +122,28 @@ def find_overlap(
         num_distinct_train=len(set(forms.values())),
         num_held_out=len(held_out),
     )
+
+
+def without_overlap(train: list[Question], held_out: Sequence[Question]) -> list[Question]:
+    """`train` without the questions that match held-out ones, with a note in the log.
+
+    Raises:
+        InputError: nothing is held out, or nothing would be left.
+    """
+    if not held_out:
+        raise InputError("dataset.exclude_overlap needs held-out questions; set dataset.eval")
+    overlap = find_overlap(train, held_out)
+    left = overlap.clean(train)
+    _LOG.info(
+        "left out %d of %d training questions that are held-out ones (%d exactly, %d nearly)",
+        len(overlap.matches),
+        len(train),
+        overlap.num_exact,
+        overlap.num_near,
+    )
+    if not left:
+        raise InputError("every training question is held out; give other files")
+    return left
 
 
 def normal_form(question: Question) -> str:

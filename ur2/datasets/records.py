@@ -1,5 +1,6 @@
 """Typed records from question files: every row is checked, all problems are reported at once."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -145,7 +146,11 @@ def _from_json(line: bytes) -> object:
 def _explanations(error: ValidationError) -> Iterator[str]:
     """One phrase per field; the alternatives of a field joined by `or`."""
     by_field: dict[str, dict[str, Any]] = {}
-    for problem in error.errors(include_url=False):
+    problems = error.errors(include_url=False)
+    depth = Counter(problem["loc"][:1] for problem in problems)
+    for problem in problems:
+        if problem["type"] == "too_short" and depth[problem["loc"][:1]] > 1:
+            continue  # An entry is wrong, and pydantic counts only those that are right.
         name, *inner = problem["loc"] or ("",)
         field = ".".join([str(name), *(str(part) for part in inner if isinstance(part, int))])
         message = _ADVICE.get(problem["type"], problem["msg"].removeprefix("Value error, "))

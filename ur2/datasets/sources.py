@@ -77,6 +77,16 @@ def parse_source(name: str) -> Source:
     )
 
 
+def local_path(name: str) -> str | None:
+    """The file that a source's name needs on this machine; None for a set of the hub.
+
+    Raises:
+        InputError: as `parse_source`.
+    """
+    source = parse_source(name)
+    return None if source.on_hub else source.path
+
+
 def read_rows(source: Source) -> Iterator[RawRow]:
     """Yields the rows of a source.
 

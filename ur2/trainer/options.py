@@ -46,6 +46,8 @@ class DatasetOptions(Options):
     """Held-out questions for the measurements before, during and after."""
     eval_per_bucket: int | None = None
     """Held-out questions per bucket; all by default."""
+    exclude_overlap: bool = False
+    """Leave out training questions that match held-out ones, exactly or nearly."""
 
 
 class TrainerOptions(Options):

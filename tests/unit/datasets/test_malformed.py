@@ -31,7 +31,11 @@ MALFORMED: dict[str, tuple[str, bytes, str]] = {
     "an empty array": ("a.json", b"[]", "holds no rows"),
     "a truncated array": ("a.json", b"[" + lines(GOOD), "not a JSON array"),
     "a question that is a number": ("a.jsonl", lines(GOOD | {"question": 5}), "question: must be"),
-    "an answer that is a number": ("a.jsonl", lines(GOOD | {"answer": 5}), "answer: must be"),
+    "an answer that is a number": (
+        "a.jsonl",
+        lines(GOOD | {"answer": 5}),
+        "answer.0: must be a text",
+    ),
     "a blank question": ("a.jsonl", lines(GOOD | {"question": " \t"}), "question: is blank"),
     "no gold": ("a.jsonl", lines(without(GOOD, "answer")), "answer: is missing"),
     "an empty list of golds": ("a.jsonl", lines(NATIVE | {"answers": []}), "answers: has too few"),
