@@ -170,8 +170,8 @@ class Judge:
 def read_verdict(reply: str) -> Verdict | None:
     """The verdict that a reply's last line is, whatever its case and emphasis; else None."""
     lines = reply.strip().splitlines()
-    last = lines[-1].lower().removeprefix("verdict:") if lines else ""
-    return _VERDICTS.get(_MARKUP.sub(" ", last).strip())
+    last = _MARKUP.sub(" ", lines[-1].lower()).strip() if lines else ""
+    return _VERDICTS.get(last.removeprefix("verdict:").strip())
 
 
 def _request(model: str, item: Item) -> dict[str, Any]:

@@ -77,4 +77,4 @@ async def evaluate(
         for position, question in enumerate(questions)
     ]
     groups = await rollouts.collect(assignments, 1, sampling, on_group=lambda _: on_group())
-    return [await rubric.score(group, step) for group in groups]
+    return await rubric.score_all(groups, step)

@@ -100,7 +100,7 @@ class Trainer:
                 )
             )
         with phase("reward"):
-            scored = [await self.rubric.score(group, step) for group in groups]
+            scored = await self._unless_stopped(self.rubric.score_all(groups, step))
             self.curriculum.observe(scored)
             self._check_failures(scored)
         with phase("advantage"):

@@ -31,6 +31,7 @@ def step_metrics(groups: Sequence[ScoredGroup], *, version: int) -> dict[str, fl
     return {
         "reward/mean": fmean(s.total for s in scores),
         **{f"reward/part/{name}": value for name, value in _part_means(scores).items()},
+        "reward/unscored_fraction": fmean(s.unscored for s in scores),
         "accuracy/mean": fmean(s.correct for s in scores),
         **{f"accuracy/{k}": v for k, v in accuracy_by_bucket(groups).items()},
         "search/mean": fmean(t.num_searches for t in trajectories),

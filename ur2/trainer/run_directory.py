@@ -175,6 +175,7 @@ def _trajectory_records(groups: Iterable[ScoredGroup]) -> Iterator[dict[str, Any
                 "reward": score.total,
                 "parts": dict(score.parts),
                 "correct": score.correct,
+                "unscored": score.unscored,
                 "searches": [
                     {
                         "query": search.query,

@@ -86,12 +86,14 @@ class ScriptedRollouts:
 
 
 class ScriptedRubric:
-    async def score(self, group: Group, step: int) -> ScoredGroup:
-        scores = tuple(
+    async def score_all(self, groups: list[Group], step: int) -> list[ScoredGroup]:
+        return [ScoredGroup(group=group, scores=self._scores(group)) for group in groups]
+
+    def _scores(self, group: Group) -> tuple[Score, ...]:
+        return tuple(
             Score(total=float(i % 2), parts={"answer": float(i % 2)}, correct=float(i % 2))
             for i in range(len(group.trajectories))
         )
-        return ScoredGroup(group=group, scores=scores)
 
 
 class ScriptedRank:
