@@ -16,16 +16,16 @@ from ur2.config.memory import (
 )
 from ur2.config.preflight import (
     Input,
-    buckets,
     find_inputs,
     load_checked,
     make_renderer,
     num_gpus,
 )
 from ur2.config.schema import RunOptions
-from ur2.curriculum.options import CurriculumOptions
+from ur2.config.tables import curriculum_table, make_table, overlap_table, reward_table
+from ur2.datasets import load_questions
+from ur2.datasets.overlap import find_overlap
 from ur2.prompts.render import PromptRenderer
-from ur2.rewards.options import TermOptions
 from ur2.types import Level, Question, Task
 
 EXAMPLES: Mapping[Task, Question] = {
@@ -64,17 +64,18 @@ def print_plan(options: RunOptions, console: Console) -> None:
     inputs = find_inputs(options)
     here = {i.key for i in inputs if i.state == "here"}
     renderer = make_renderer(options, options.model.path) if "model.path" in here else None
-    questions = (
-        load_checked(options.dataset.train, renderer)
-        if renderer and "dataset.train" in here
-        else []
-    )
+    questions = _read(options.dataset.train if "dataset.train" in here else None, renderer)
+    held_out = _read(options.dataset.eval if "dataset.eval" in here else None, renderer)
+    overlap = find_overlap(questions, held_out) if questions and held_out else None
+    if overlap is not None and options.dataset.exclude_overlap:
+        questions = overlap.clean(questions)
     console.print(
         _run_table(options, len(questions)),
         _memory_table(options),
         _inputs_table(inputs),
-        _reward_table(options),
-        _curriculum_table(options, questions),
+        reward_table(options),
+        curriculum_table(options, questions),
+        overlap_table(options, overlap),
     )
     if renderer is None:
         console.print(
@@ -91,6 +92,13 @@ def print_run(options: RunOptions, console: Console) -> None:
     console.print(_run_table(options))
 
 
+def _read(path: str | None, renderer: PromptRenderer | None) -> list[Question]:
+    """Checked questions, also against the prompt's limits where the model is here."""
+    if path is None:
+        return []
+    return load_questions(path) if renderer is None else load_checked(path, renderer)
+
+
 def _run_table(options: RunOptions, num_questions: int = 0) -> Table:
     groups, samples = options.trainer.questions_per_step, options.rollout.samples_per_prompt
     trajectories = groups * samples
@@ -100,7 +108,7 @@ def _run_table(options: RunOptions, num_questions: int = 0) -> Table:
     passes = f" = {drawn / num_questions:.1f} times the file's" if num_questions else ""
     tokens = trajectories * rollout.max_model_len
     per_rank = tokens / updates / policy.num_ranks
-    return _table(
+    return make_table(
         "run",
         ("what", "value"),
         (
@@ -156,7 +164,7 @@ def _memory_table(options: RunOptions) -> Table:
     found = find_shape(options)
     if found is None:
         why = "unknown: the model is not here, and no model.shape is given"
-        return _table(f"memory per {unit}", columns, [("", why, "")])
+        return make_table(f"memory per {unit}", columns, [("", why, "")])
     shape, source = found
     policy, engine = policy_memory(shape, options.policy), engine_memory(shape, options)
     title = f"memory per {unit}, estimated for {shape.num_parameters:,} parameters ({source})"
@@ -177,7 +185,7 @@ def _memory_table(options: RunOptions) -> Table:
     if room is not None:
         sequences = int(room // engine.kv_cache_per_sequence)
         rows.append(("", f"room for KV cache: {sequences:,} longest sequences", _gib(room)))
-    return _table(title, columns, rows)
+    return make_table(title, columns, rows)
 
 
 def _gib(num_bytes: float) -> str:
@@ -186,56 +194,7 @@ def _gib(num_bytes: float) -> str:
 
 def _inputs_table(inputs: Sequence[Input]) -> Table:
     states = ((i.key, i.path, f"{i.state}: {i.command}" if i.command else i.state) for i in inputs)
-    return _table("inputs", ("option", "path", "state"), states)
-
-
-def _reward_table(options: RunOptions) -> Table:
-    reward = options.reward
-    rows: list[tuple[str, ...]] = [
-        (name, term.kind, _weight(term), _settings(term)) for name, term in reward.terms.items()
-    ]
-    graded = ", ".join(f"{task} by {grader}" for task, grader in reward.graders.items())
-    rows.append(("(answers are graded)", graded, "", ""))
-    if reward.clip is not None:
-        rows.append(("(the sum is clipped)", f"{reward.clip[0]:g} to {reward.clip[1]:g}", "", ""))
-    return _table("reward", ("term", "kind", "weight", "settings"), rows)
-
-
-def _weight(term: TermOptions) -> str:
-    if not isinstance(term.weight, tuple):
-        return f"{term.weight:g}"
-    phases = [
-        f"{phase.value:g}" + (f" to step {phase.until}" if phase.until else " from then on")
-        for phase in term.weight
-    ]
-    return ", ".join(phases)
-
-
-def _settings(term: TermOptions) -> str:
-    given = term.model_dump(mode="json", exclude_defaults=True, exclude={"kind", "weight"})
-    return ", ".join(f"{key}={value}" for key, value in given.items())
-
-
-def _curriculum_table(options: RunOptions, questions: Sequence[Question]) -> Table:
-    curriculum = options.curriculum
-    counts = buckets(questions)
-    weights = curriculum.bucket_weights or counts
-    named = list(counts or dict.fromkeys([*curriculum.static, *curriculum.bucket_weights]))
-    drawn = sum(weights.get(bucket, 0) for bucket in named)
-    rows = []
-    for bucket in named or ["(every bucket)"]:
-        share = weights.get(bucket, 0) / drawn if drawn else None
-        per_step = "?" if share is None else f"{share * options.trainer.questions_per_step:.1f}"
-        rate = retrieval_rate(curriculum, bucket)
-        rows.append((bucket, str(counts.get(bucket, "?")), per_step, f"{rate:.2f}"))
-    columns = ("bucket", "questions", "per step", "retrieval on")
-    return _table(f"curriculum: {curriculum.policy}", columns, rows)
-
-
-def retrieval_rate(curriculum: CurriculumOptions, bucket: str) -> float:
-    """The share of a bucket's groups that may search."""
-    fixed = {"never": 0.0, "always": 1.0}
-    return fixed.get(curriculum.policy, curriculum.static.get(bucket, 0.0))
+    return make_table("inputs", ("option", "path", "state"), states)
 
 
 def _prompts(
@@ -260,14 +219,3 @@ def _may_meet(options: RunOptions, task: Task) -> bool:
     """Whether the curriculum names a bucket of the task, or none at all."""
     named = [*options.curriculum.static, *options.curriculum.bucket_weights]
     return not named or any(bucket.startswith(f"{task}/") for bucket in named)
-
-
-def _table(
-    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]] | Iterator[Sequence[str]]
-) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    return table

@@ -9,8 +9,9 @@ import pytest
 from rich.console import Console
 
 from ur2.config.load import CONFIGS, compose
-from ur2.config.plan import EXAMPLES, print_plan, retrieval_rate
+from ur2.config.plan import EXAMPLES, print_plan
 from ur2.config.schema import RunOptions
+from ur2.config.tables import retrieval_rate
 from ur2.errors import run_entry
 from ur2.train import main
 
@@ -88,7 +89,7 @@ def test_batch_arithmetic_is_that_of_the_paper():
     assert "4 of 256 trajectories, 92 in all" in shown
     assert "2,048 prompt + 29,000 after it, of which 15,360 sampled" in shown  # 5 turns of 3,072
     assert "of which 2,560 sampled" in plan(
-        "+experiment=math_rag_stage2_qwen7b", "prompt=atlas", "reward=atlas"
+        "+experiment=math_rag_stage2_qwen7b", "prompt=atlas"
     )  # 5 turns of 512
 
 
@@ -110,7 +111,8 @@ def test_a_step_is_shared_among_the_buckets_that_are_drawn(tiny_model):
 def table_rows(shown: str, title: str) -> dict[str, list[str]]:
     lines = shown.splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith(title))
-    cells = ([c.strip() for c in line.split("│")[1:-1]] for line in lines[start:])
+    end = next(i for i in range(start, len(lines)) if lines[i].startswith("└"))
+    cells = ([c.strip() for c in line.split("│")[1:-1]] for line in lines[start:end])
     return {row[0]: row[1:] for row in cells if row}
 
 
@@ -118,6 +120,32 @@ def test_weights_by_step_are_written_out():
     phases = "[{until: 4, value: 3.0}, {value: 0.5}]"
     shown = plan("+experiment=smoke", f"reward.terms.correct.weight={phases}")
     assert "3 to step 4, 0.5 from then on" in shown
+
+
+def test_the_reward_shows_judge_bounds_and_the_searches_that_it_wants():
+    stage1 = table_rows(plan("+experiment=math_rag_stage1_qwen3b"), "reward")
+    assert stage1["search_bonus"][1] == "1 to step 15"
+    assert "values=[0.0, 5.0, 7.0]" in stage1["search_bonus"][2]
+    assert stage1["(fewest searches)"][1] == "1 to step 15"
+    stage2 = table_rows(plan("+experiment=math_rag_stage2_qwen7b"), "reward")
+    assert "no endpoint" in stage2["(judge)"][2]
+    assert stage2["(the sum is clipped)"][0] == "-10 to 10"
+
+
+def test_held_out_questions_in_the_training_file_are_counted_and_left_out(tmp_path):
+    given = [
+        "+experiment=medqa_qwen7b",
+        f"dataset.train={FIXTURES / 'choice.jsonl'}",
+        f"dataset.eval={tmp_path / 'eval.jsonl'}",
+    ]
+    first, *_ = (FIXTURES / "choice.jsonl").read_text().splitlines()
+    (tmp_path / "eval.jsonl").write_text(first.replace("insulin?", "INSULIN ?") + "\n")
+    shown = plan(*given)
+    assert table_rows(shown, "overlap")["exactly"] == ["1 of 3"]
+    assert "choice/easy" in table_rows(shown, "curriculum")
+    shown = plan(*given, "dataset.exclude_overlap=true")
+    assert table_rows(shown, "overlap")["they are"] == ["left out"]
+    assert "choice/easy" not in table_rows(shown, "curriculum")
 
 
 def test_examples_stand_in_for_a_file_that_is_not_here(tiny_model):
