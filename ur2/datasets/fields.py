@@ -65,6 +65,8 @@ class KeyedRow(BaseModel):
     id: int | str | None = None
     mongo_id: str | None = Field(None, alias="_id")
     question_id: int | str | None = None
+    data_source: str = ""
+    """The set within a union of sets, whose keys are its own."""
 
     def make(
         self,
@@ -88,7 +90,7 @@ class KeyedRow(BaseModel):
         keys = (self.idx, self.id, self.mongo_id, self.question_id)
         key = next((key for key in keys if key is not None), origin.number)
         return Question(
-            id=f"{origin.stem}-{key}",
+            id="-".join(filter(None, (origin.stem, self.data_source, str(key)))),
             task=task,
             text=text.strip(),
             answers=answers,

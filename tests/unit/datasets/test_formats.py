@@ -101,6 +101,13 @@ def test_a_public_schema_is_recognised_by_its_fields(
     assert (question.level, question.id) == (Level(level), f"set-{key}")
 
 
+def test_equal_keys_of_two_sets_in_one_file_do_not_collide(tmp_path: Path) -> None:
+    rows = [FLASHRAG | {"data_source": name} for name in ("nq", "hotpotqa")]
+    (tmp_path / "union.json").write_text(json.dumps(rows))
+    ids = [question.id for question in load_questions(str(tmp_path / "union.json"))]
+    assert ids == ["union-nq-test_0", "union-hotpotqa-test_0"]
+
+
 def test_options_under_letters_come_in_letter_order(tmp_path: Path) -> None:
     row = MEDQA | {"options": dict(reversed(list(MEDQA["options"].items())))}  # type: ignore[attr-defined]
     options = ("aspirin", "insulin", "iron", "zinc", "water")
