@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 
 from rich.console import Console
+from rich.markdown import Markdown
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from ur2.benchmarks.results import publish
@@ -17,6 +18,7 @@ from ur2.config.load import run_composed_evaluation
 from ur2.config.schema import EvaluationOptions
 from ur2.errors import ComponentError, RunInterruptedError, run_entry
 from ur2.prompts.protocol import Protocol
+from ur2.rewards.judge import Judge
 from ur2.rollout.pool import RolloutPool
 from ur2.types import Status
 
@@ -43,7 +45,7 @@ def evaluate(options: EvaluationOptions) -> None:
             store.drop_items(benchmark.name, Status.TOOL_FAILED)
     if num_left(store, benchmarks):
         asyncio.run(_play(options, benchmarks, store, console))
-    console.print(_publish(options, benchmarks, store), markup=False, soft_wrap=True)
+    console.print(Markdown(_publish(options, benchmarks, store)))
     console.print(f"results: {store.results_path}, {store.table_path}", soft_wrap=True)
 
 
@@ -76,6 +78,7 @@ async def play_all(
         sampling=options.rollout.eval_sampling,
         search=options.search,
         max_failure_rate=options.retrieval.max_failure_rate,
+        judge=Judge(options.judge) if options.judge.url is not None else None,
     )
     columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(
@@ -106,9 +109,9 @@ async def _play(
     from ur2.inference import NoRetriever, make_retriever, make_rollouts, make_service
     from ur2.trainer.cluster import Cluster  # loads ray and torch: only once all checks have passed
 
-    _cancel_on_signals()
     go_on = f"the same command continues what is in {store.path}"
     cluster = Cluster(options.cluster)
+    _cancel_on_signals()  # ray has set handlers of its own by now
     try:
         with console.status("starting workers"):
             service = make_service(options, cluster) if options.search else None

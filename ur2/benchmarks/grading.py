@@ -1,7 +1,7 @@
 """One played question becomes one item: how it ended, what was answered, what each metric says."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol as Interface
 
 from pydantic import BaseModel, ConfigDict
@@ -10,7 +10,9 @@ from ur2.benchmarks.options import BenchmarkOptions, MetricName
 from ur2.prompts.protocol import Protocol
 from ur2.rewards.choice import choice_match
 from ur2.rewards.extract import plain
+from ur2.rewards.judge import Item as Judged
 from ur2.rewards.math import equivalent
+from ur2.rewards.options import Verdict
 from ur2.rewards.qa import cover_exact_match, exact_match, f1
 from ur2.types import Author, Group, Question, Status
 
@@ -40,9 +42,17 @@ class Item(BaseModel):
 class Judge(Interface):
     """A language model that compares answers."""
 
-    async def grade(self, answer: str, question: Question) -> float | None:
-        """1 right, 0.5 partly, 0 wrong; None where it gave no verdict."""
+    async def verdicts(self, items: Sequence[Judged]) -> list[Verdict | None]:
+        """One verdict per item; None where there is none."""
         ...
+
+
+VERDICT_VALUES: Mapping[Verdict, float] = {
+    "correct": 1.0,
+    "partially correct": 0.5,
+    "incorrect": 0.0,
+}
+"""The paper's."""
 
 
 async def grade(
@@ -96,7 +106,10 @@ async def _judged(answer: str | None, question: Question, judge: Judge | None) -
     if answer is None:
         return 0.0
     sure = _equivalence if question.task == "math" else _f1
-    return 1.0 if await sure(answer, question) == 1.0 else await judge.grade(answer, question)
+    if await sure(answer, question) == 1.0:
+        return 1.0
+    (verdict,) = await judge.verdicts([Judged(question, answer)])
+    return None if verdict is None else VERDICT_VALUES[verdict]
 
 
 async def _exact_match(answer: str, question: Question) -> float:

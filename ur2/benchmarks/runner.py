@@ -14,6 +14,8 @@ from ur2.rollout.pool import RolloutPool
 from ur2.rollout.tasks import gather_or_cancel
 from ur2.types import Assignment, Group, Question
 
+NUM_GRADERS = 16
+"""Questions graded at once: judges are slow to answer."""
 MIN_SEARCHES = 20
 """Searches before their failure rate is judged."""
 
@@ -84,22 +86,22 @@ class Runner:
         for _ in range(len(benchmark.played) - len(left)):
             on_item()
         assignments = [self._assignment(benchmark.name, question) for question in left]
-        played: asyncio.Queue[Group] = asyncio.Queue()
+        played: asyncio.Queue[Group | None] = asyncio.Queue()
 
         async def play() -> None:
             await self._rollouts.collect(assignments, 1, self._sampling, on_group=played.put_nowait)
+            for _ in range(NUM_GRADERS):
+                played.put_nowait(None)
 
-        async def grade_all() -> None:
-            for _ in assignments:
-                item = await grade(
-                    await played.get(), benchmark.options, self._protocol, self._judge
-                )
+        async def grade_played() -> None:
+            while (group := await played.get()) is not None:
+                item = await grade(group, benchmark.options, self._protocol, self._judge)
                 self._check_failures(item)
                 self._store.append(benchmark.name, item)
                 items[item.id] = item
                 on_item()
 
-        await gather_or_cancel([play(), grade_all()])
+        await gather_or_cancel([play(), *(grade_played() for _ in range(NUM_GRADERS))])
         return [items[question.id] for question in benchmark.played]
 
     def _assignment(self, name: str, question: Question) -> Assignment:

@@ -64,16 +64,15 @@ def summarise(
         seed: of the resampling.
     """
     rng = np.random.default_rng(seed)
-    rows: dict[str, Any] = {name: _row(items, name, rng) for name in options.metrics}
-    if options.parts is not None:
-        for part, members in sorted(_by_part(items).items()):
-            rows[part] = _row(members, options.metrics[0], rng)
+    headline = options.metrics[0]
+    parts = sorted(_by_part(items).items()) if options.parts is not None else []
     return {
         "title": options.title,
         "num_items": len(items),
         "num_questions": num_questions,
         "statuses": {status.value: _count(items)[status] for status in Status},
-        "metrics": rows,
+        "metrics": {name: _row(items, name, rng) for name in options.metrics},
+        "parts": {part: _row(members, headline, rng) for part, members in parts},
         "searches_per_question": fmean(item.num_searches for item in items),
         "published": options.published,
     }

@@ -1,6 +1,6 @@
 """results.md: what was measured, beside what others published."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ur2.benchmarks.statistics import CONFIDENCE, NUM_RESAMPLES
@@ -11,9 +11,7 @@ def markdown(results: Mapping[str, Any]) -> str:
     """The page for a `results.json`; all numbers in percent."""
     benchmarks = results["benchmarks"]
     systems = _systems(benchmarks)
-    scores = [
-        _score_row(one, row, systems) for one in benchmarks.values() for row in one["metrics"]
-    ]
+    scores = [row for one in benchmarks.values() for row in _score_rows(one, systems)]
     scores += [_average_row(one, systems) for one in results["averages"].values()]
     search = "searches allowed" if results["search"] else "no searches"
     return "\n".join(
@@ -29,7 +27,7 @@ def markdown(results: Mapping[str, Any]) -> str:
             *_table(
                 [
                     "benchmark",
-                    *(status.value.replace("_", " ") for status in Status),
+                    *(_words(status.value) for status in Status),
                     "searches per question",
                 ],
                 [_status_row(one) for one in benchmarks.values()],
@@ -44,17 +42,16 @@ def _systems(benchmarks: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(name for one in benchmarks.values() for name in one["published"]))
 
 
-def _score_row(one: Mapping[str, Any], row: str, systems: Sequence[str]) -> list[str]:
+def _score_rows(one: Mapping[str, Any], systems: Sequence[str]) -> Iterator[list[str]]:
+    """A row per metric, then one per part of the first metric."""
     played, known = one["num_items"], one["num_questions"]
     count = str(played) if played == known else f"first {played} of {known}"
-    published = (one["published"].get(system, {}).get(row) for system in systems)
-    return [
-        one["title"],
-        count,
-        row.replace("_", " "),
-        _estimate(one["metrics"][row]),
-        *map(_percent, published),
-    ]
+    headline = _words(next(iter(one["metrics"])))
+    rows = [(key, _words(key), row) for key, row in one["metrics"].items()]
+    rows += [(key, f"{headline}: {key}", row) for key, row in one["parts"].items()]
+    for key, label, row in rows:
+        published = (one["published"].get(system, {}).get(key) for system in systems)
+        yield [one["title"], count, label, _estimate(row), *map(_percent, published)]
 
 
 def _average_row(one: Mapping[str, Any], systems: Sequence[str]) -> list[str]:
@@ -62,7 +59,7 @@ def _average_row(one: Mapping[str, Any], systems: Sequence[str]) -> list[str]:
     return [
         f"mean of {', '.join(one['of'])}",
         "",
-        one["metric"].replace("_", " "),
+        _words(one["metric"]),
         f"{100 * one['value']:.1f}",
         *map(_percent, published),
     ]
@@ -77,6 +74,10 @@ def _estimate(row: Mapping[str, Any]) -> str:
     if row["value"] is None:
         return str(row["note"])
     return f"{100 * row['value']:.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _percent(value: float | None) -> str:

@@ -91,6 +91,7 @@ def settings(options: EvaluationOptions) -> dict[str, Any]:
         "seed": options.seed,
         "search": options.search,
         "precision": options.precision,
+        "judge": {key: tree["judge"][key] for key in ("url", "model")},
         "prompt": tree["prompt"],
         "engine.name": engine["name"],
         "engine.remote": {key: engine["remote"][key] for key in ("url", "api", "model")},

@@ -11,7 +11,7 @@ from ur2.options import Options
 from ur2.policy.options import PolicyOptions
 from ur2.prompts.options import PromptOptions
 from ur2.retrieval.options import RetrievalOptions
-from ur2.rewards.options import RewardOptions
+from ur2.rewards.options import JudgeOptions, RewardOptions
 from ur2.rollout.options import RolloutOptions
 from ur2.trainer.options import (
     ClusterOptions,
@@ -79,6 +79,9 @@ class EvaluationOptions(InferenceOptions):
     """Play only this many questions of each benchmark, from the first."""
     retry_failures: bool = False
     """Play questions again whose search failed in what is continued."""
+    judge: JudgeOptions = JudgeOptions(tasks=("qa", "math"), unscored="fail")
+    """The language model behind `judge` metrics, reported as not judged without its `url` or a
+    verdict; `tasks`, `unscored` and `grades` are training's and do nothing here."""
     precision: Literal["fp32", "bf16"] = "bf16"
     """Arithmetic of a local engine."""
     experiment: str | None = None
