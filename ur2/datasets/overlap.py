@@ -173,17 +173,20 @@ def _golds(question: Question) -> frozenset[str]:
 def _near_matches(
     train: Sequence[Question], held_out: Sequence[Question], threshold: float
 ) -> Iterator[Match]:
-    """The best match of each training question that has one."""
-    train_sets = [_shingles(question) for question in train]
+    """The best match of each training question that has one.
+
+    Rarity is counted among the held-out questions alone: any fixed order of elements serves the
+    join, and the training set, often far larger, need not be held in memory.
+    """
     held_sets = [_shingles(question) for question in held_out]
-    frequency = Counter(chain.from_iterable((*train_sets, *held_sets)))
+    frequency = Counter(chain.from_iterable(held_sets))
     index: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for position, one in enumerate(held_sets):
         for element in _prefix(one, frequency, threshold):
             index[element].append(position)
     golds = [_golds(question) for question in held_out]
-    for question, one in zip(train, train_sets, strict=True):
-        own = _golds(question)
+    for question in train:
+        one, own = _shingles(question), _golds(question)
         near = chain.from_iterable(index.get(e, ()) for e in _prefix(one, frequency, threshold))
         scored = [(_jaccard(one, held_sets[p]), -p) for p in set(near) if own & golds[p]]
         similarity, position = max(scored, default=(0.0, 0))

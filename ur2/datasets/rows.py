@@ -147,9 +147,10 @@ class ChoiceRow(KeyedRow):
         )
 
     def _letter(self) -> str:
+        letters = tuple(ascii_uppercase[: len(self.options)])
         named = self.answer_idx or self.answer
-        if self.answer_idx is None and len(named) > 1 and self.options.count(named) == 1:
-            named = ascii_uppercase[self.options.index(self.answer)]
+        if self.answer_idx is None and named not in letters and self.options.count(named) == 1:
+            named = letters[self.options.index(named)]
         check_choice((named,), len(self.options))
         text = self.options[ascii_uppercase.index(named)]
         if self.answer_idx is not None and self.answer not in (text, named):

@@ -97,7 +97,7 @@ def read_rows(source: Source) -> Iterator[RawRow]:
         return _read_hub(source)
     if source.path.endswith(".parquet"):
         return _read_parquet(source.path)
-    if _is_array(source.path):
+    if ".json" in Path(source.path).suffixes and _is_array(source.path):
         return _read_array(source.path)
     return (
         RawRow(number=number, place=f"line {number}", value=line)
@@ -106,11 +106,18 @@ def read_rows(source: Source) -> Iterator[RawRow]:
 
 
 def _is_array(path: str) -> bool:
-    """Whether a `.json` file is one array; many published ones are JSON lines."""
-    if ".json" not in Path(path).suffixes:
-        return False
+    """Whether a `.json` file is one array; many published ones are JSON lines.
+
+    Raises:
+        InputError: it is one object over many lines.
+    """
     with opened(path) as stream:
-        return stream.read(4096).removeprefix(BYTE_ORDER_MARK).lstrip().startswith(b"[")
+        begin = stream.read(4096).removeprefix(BYTE_ORDER_MARK).strip()
+    if begin.startswith(b"{") and begin.partition(b"\n")[0].rstrip() == b"{":
+        raise InputError(
+            f"{path}: one JSON object, not JSON lines or an array; give its rows alone"
+        )
+    return begin.startswith(b"[")
 
 
 def _read_array(path: str) -> Iterator[RawRow]:

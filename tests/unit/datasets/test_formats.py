@@ -88,6 +88,13 @@ def load_one(folder: Path, row: object, name: str = "set.jsonl", suffix: str = "
         (MEDQA, "choice", ("B",), "medium", "1"),
         (MEDQA_4 | {"answer": "iron"}, "choice", ("C",), "medium", "1"),
         (MEDQA_4 | {"answer": "D"}, "choice", ("D",), "medium", "1"),
+        (
+            {"question": "2+2?", "options": ["3", "4"], "answer": "4"},
+            "choice",
+            ("B",),
+            "medium",
+            "1",
+        ),
         (MMLU_PRO, "choice", ("I",), "medium", "70"),
         (GSM8K, "math", ("2",), "medium", "1"),
         (FLASHRAG, "qa", ("me", "myself"), "medium", "test_0"),

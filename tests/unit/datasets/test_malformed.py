@@ -55,6 +55,7 @@ MALFORMED: dict[str, tuple[str, bytes, str]] = {
     "half a surrogate pair": ("a.jsonl", b'{"question": "\\ud800", "answer": "x"}', "not JSON"),
     "an unknown field": ("a.jsonl", lines(NATIVE | {"lvl": 1}), "lvl: is no field"),
     "no known schema": ("a.jsonl", lines({"prompt": "?", "gold": "x"}), "prompt, gold"),
+    "one object over many lines": ("a.json", json.dumps(GOOD, indent=1).encode(), "not JSON lines"),
     "no parquet": ("a.parquet", b"PAR1 but not really", "not a parquet file"),
 }
 
@@ -77,6 +78,17 @@ def test_a_malformed_file_ends_the_command_with_code_2_and_one_clear_message(
     assert said in message
     assert "Traceback" not in message
     assert len(message) < 1000
+
+
+def test_lines_after_a_long_one_keep_their_numbers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(lines(GOOD | {"question": "x" * 9_000_000}, GOOD, {"question": "?"}))
+    message = report(lambda: inspect.main([str(path)]), capsys)
+    assert "2 bad row(s)" in message
+    assert "line 1: longer than" in message
+    assert "line 3: answer: is missing" in message
 
 
 def test_a_missing_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
