@@ -1,0 +1,279 @@
+"""Remote engines against a real HTTP server on this machine."""
+
+import asyncio
+import json
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from ur2.errors import ComponentError, InputError
+from ur2.prompts.protocol import Protocol
+from ur2.rollout.chat import ChatWorker, close_marker, text_renderer
+from ur2.rollout.engines.base import GenerationRequest
+from ur2.rollout.engines.endpoint import Endpoint
+from ur2.rollout.engines.remote import RemoteEngine
+from ur2.rollout.options import EngineOptions, RemoteOptions, RolloutOptions, SamplingOptions
+from ur2.types import Author, Passage, RetrievalFailed, Status
+
+KEY = "UR2_TEST_KEY"
+REQUEST = GenerationRequest(
+    token_ids=(7, 8, 9), max_tokens=4, temperature=0.3, top_p=0.5, stop_strings=("zz",), seed=5
+)
+
+
+class Server:
+    """Answers each request with `reply(path, body)`: (status, JSON)."""
+
+    def __init__(self, reply: Callable[[str, dict], tuple[int, object]]) -> None:
+        self.requests: list[tuple[str, dict]] = []
+        self.keys: list[str | None] = []
+        server = self
+        lock = threading.Lock()
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self._send(200, {"data": [{"id": "m"}]})
+
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                with lock:
+                    server.requests.append((self.path, body))
+                    server.keys.append(self.headers["Authorization"])
+                    status, answer = reply(self.path, body)
+                self._send(status, answer)
+
+            def _send(self, status: int, answer: object) -> None:
+                content = json.dumps(answer).encode()
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, *_: object) -> None: ...
+
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._http.server_port}/v1"
+        self._thread = threading.Thread(target=self._http.serve_forever, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+
+
+@pytest.fixture
+def serve():
+    servers = []
+
+    def start(reply) -> Server:
+        servers.append(Server(reply))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.close()
+
+
+def engine_options(server: Server, **remote) -> EngineOptions:
+    return EngineOptions(
+        name="remote", remote=RemoteOptions(**{"url": server.url, "model": "m", **remote})
+    )
+
+
+def completion(*token_ids: int, finish: str = "stop") -> dict:
+    return {
+        "choices": [
+            {
+                "text": "ignored",
+                "token_ids": list(token_ids),
+                "logprobs": {"token_logprobs": [-0.5] * len(token_ids)},
+                "finish_reason": finish,
+            }
+        ]
+    }
+
+
+async def generate(options: EngineOptions, tiny_model: str):
+    engine = RemoteEngine(options, model_path=tiny_model, dtype="float32", max_model_len=64, seed=0)
+    await engine.start()
+    try:
+        return await engine.generate(REQUEST)
+    finally:
+        await engine.close()
+
+
+def test_token_ids_go_out_and_come_back_as_they_are(serve, tiny_model, monkeypatch):
+    monkeypatch.setenv(KEY, "secret")
+    server = serve(lambda path, body: (200, completion(50, 51, finish="length")))
+    generation = asyncio.run(generate(engine_options(server, key_variable=KEY), tiny_model))
+    assert generation.token_ids == (50, 51)
+    assert generation.logprobs == (-0.5, -0.5)
+    assert generation.finish == "length"
+    assert generation.text not in ("", "ignored")
+    ((path, body),) = server.requests
+    assert path == "/v1/completions"
+    assert server.keys == ["Bearer secret"]
+    wanted = {"prompt": [7, 8, 9], "max_tokens": 4, "temperature": 0.3, "top_p": 0.5, "seed": 5}
+    assert wanted.items() <= body.items()
+    assert body["stop"] == ["zz"]
+    assert body["return_token_ids"] is True
+
+
+def test_an_endpoint_without_token_ids_is_named_with_the_remedy(serve, tiny_model):
+    server = serve(lambda path, body: (200, {"choices": [{"text": "x", "finish_reason": "stop"}]}))
+    with pytest.raises(ComponentError, match="api=chat"):
+        asyncio.run(generate(engine_options(server), tiny_model))
+
+
+def endpoint(options: EngineOptions) -> Endpoint:
+    return Endpoint(options, "m", backoff_s=0.001)
+
+
+async def ask(options: EngineOptions, num: int = 1):
+    client = endpoint(options)
+    await client.open()
+    try:
+        return await asyncio.gather(*(client.request("POST", "x", {"n": n}) for n in range(num)))
+    finally:
+        await client.close()
+
+
+def test_failures_that_pass_are_tried_again_and_bounded(serve):
+    statuses = iter([429, 503, 200])
+    server = serve(lambda path, body: (next(statuses), {"ok": 1}))
+    assert asyncio.run(ask(engine_options(server))) == [{"ok": 1}]
+    broken = serve(lambda path, body: (500, {}))
+    with pytest.raises(ComponentError, match="after 3 attempts: HTTP 500"):
+        asyncio.run(ask(engine_options(broken, max_retries=2)))
+    assert len(broken.requests) == 3
+
+
+def test_a_wrong_request_is_not_tried_again(serve):
+    server = serve(lambda path, body: (400, {"error": "too long"}))
+    with pytest.raises(ComponentError, match=r"HTTP 400.*too long"):
+        asyncio.run(ask(engine_options(server)))
+    assert len(server.requests) == 1
+
+
+def test_a_refused_key_a_missing_key_and_an_unknown_model_are_the_users_to_mend(serve, monkeypatch):
+    server = serve(lambda path, body: (401, {}))
+    with pytest.raises(InputError, match="key_variable"):
+        asyncio.run(ask(engine_options(server)))
+    monkeypatch.delenv(KEY, raising=False)
+    with pytest.raises(InputError, match=f"{KEY} is not set"):
+        asyncio.run(ask(engine_options(server, key_variable=KEY)))
+    with pytest.raises(InputError, match="does not serve 'other' but: m"):
+        asyncio.run(ask(engine_options(server, model="other")))
+
+
+def test_no_more_requests_are_in_flight_than_allowed(serve):
+    in_flight, most = 0, 0
+
+    class Counting(Endpoint):
+        async def _attempt(self, method, path, body):
+            nonlocal in_flight, most
+            in_flight += 1
+            most = max(most, in_flight)
+            await asyncio.sleep(0.001)
+            in_flight -= 1
+            return {}
+
+    async def run() -> None:
+        options = EngineOptions(
+            name="remote", remote=RemoteOptions(url="http://127.0.0.1:1"), max_num_seqs=3
+        )
+        client = Counting(options, "m")
+        await client.open()
+        await asyncio.gather(*(client.request("POST", "x") for _ in range(20)))
+        await client.close()
+
+    asyncio.run(run())
+    assert most == 3
+
+
+def chat_reply(*contents: str, finish: str = "stop"):
+    left = iter(contents)
+
+    def reply(path, body):
+        message = {"role": "assistant", "content": next(left)}
+        return 200, {"choices": [{"message": message, "finish_reason": finish}]}
+
+    return reply
+
+
+async def chat(game, server, *, retriever=None, retrieval: bool = True):
+    worker = ChatWorker(
+        RolloutOptions(engine=engine_options(server, api="chat"), max_tokens_per_turn=33),
+        game.prompt,
+        model="m",
+        retriever=retriever or game.ScriptedRetriever(),
+        top_k=1,
+        seed=0,
+    )
+    await worker.start()
+    try:
+        group = await worker.run_group(
+            game.assignment(retrieval=retrieval), 1, SamplingOptions(temperature=0.3, top_p=0.5)
+        )
+    finally:
+        await worker.close()
+    return group.trajectories[0]
+
+
+def test_a_chat_episode_searches_reads_and_answers(game, serve):
+    server = serve(chat_reply("hm <search> capital", "<answer> Paris"))
+    retriever = game.ScriptedRetriever((Passage(id="p1", text="Paris."),))
+    trajectory = asyncio.run(chat(game, server, retriever=retriever))
+    assert trajectory.status is Status.ANSWERED
+    assert retriever.queries == ["capital"]
+    assert trajectory.policy_texts == ["hm <search> capital</search>", "<answer> Paris</answer>"]
+    authors = [segment.author for segment in trajectory.segments]
+    assert authors == [Author.PROMPT, Author.POLICY, Author.ENVIRONMENT, Author.POLICY]
+    assert trajectory.token_ids == []
+    messages = server.requests[1][1]["messages"]
+    assert [message["role"] for message in messages] == ["user", "assistant", "user"]
+    assert messages[0]["content"] == "Where?"
+    assert messages[2]["content"] == "<information> Paris. </information>"
+    assert server.requests[0][1]["max_tokens"] == 33
+    assert server.requests[0][1]["stop"] == ["</search>", "</answer>"]
+
+
+@pytest.mark.parametrize(
+    ("content", "finish", "retrieval", "status"),
+    [
+        ("no idea", "stop", True, Status.NO_ANSWER),
+        ("so long", "length", True, Status.TRUNCATED),
+        ("<search> q", "stop", False, Status.NO_ANSWER),
+    ],
+)
+def test_a_chat_episode_ends_as_any_other(game, serve, content, finish, retrieval, status):
+    server = serve(chat_reply(content, finish=finish))
+    assert asyncio.run(chat(game, server, retrieval=retrieval)).status is status
+
+
+def test_a_chat_episode_without_its_retriever_is_a_tool_failure(game, serve):
+    server = serve(chat_reply("<search> q"))
+    retriever = game.ScriptedRetriever(RetrievalFailed(reason="down"))
+    trajectory = asyncio.run(chat(game, server, retriever=retriever))
+    assert trajectory.status is Status.TOOL_FAILED
+
+
+@pytest.mark.parametrize(
+    ("text", "closed"),
+    [
+        ("a <search> b", "a <search> b</search>"),
+        ("a <search> b</search>", "a <search> b</search>"),
+        ("<search> b</search> <answer> c", "<search> b</search> <answer> c</answer>"),
+        ("nothing", "nothing"),
+    ],
+)
+def test_the_stop_string_that_endpoints_cut_off_is_put_back(game, text, closed):
+    assert close_marker(text, Protocol(game.prompt.protocol), "qa") == closed
+
+
+def test_a_question_longer_than_the_prompt_budget_is_refused_for_endpoints_too(game):
+    renderer = text_renderer(RolloutOptions(max_prompt_tokens=2), game.prompt)
+    with pytest.raises(InputError, match="max_prompt_tokens"):
+        renderer.prompt(game.assignment().question, True)
