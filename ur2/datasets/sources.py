@@ -55,7 +55,7 @@ def parse_source(name: str) -> Source:
     """Takes a source's name apart.
 
     Raises:
-        InputError: the part after `?` is not a task.
+        InputError: the part after `?` is not a task, or nothing follows `hf:`.
     """
     rest, _, query = name.partition("?")
     task = query.removeprefix("task=") if query else None
@@ -66,6 +66,8 @@ def parse_source(name: str) -> Source:
     if not rest.startswith(HUB_PREFIX):
         return Source(name=name, path=rest, on_hub=False, task=typed)
     path, _, part = rest.removeprefix(HUB_PREFIX).partition("#")
+    if not Path(path).name:
+        raise InputError(f"{name}: names no data set; write hf:OWNER/NAME#CONFIG/SPLIT")
     config, _, split = part.rpartition("/")
     return Source(
         name=name,

@@ -211,6 +211,12 @@ def test_a_hub_name_tells_set_config_and_split(
     assert source.task == ("math" if "?" in name else None)
 
 
+@pytest.mark.parametrize("name", ["hf:", "hf:/", "hf:#main/test"])
+def test_a_hub_name_without_a_set_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match="names no data set"):
+        load_questions(name)
+
+
 def test_a_set_loads_through_the_datasets_library(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
