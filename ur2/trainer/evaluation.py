@@ -54,9 +54,10 @@ async def evaluate(
     sampling: SamplingOptions,
     *,
     step: int,
+    retrieval: bool = True,
     on_group: Callable[[], None] = lambda: None,
 ) -> list[ScoredGroup]:
-    """Answers every question once, with retrieval on, and scores the answers.
+    """Answers every question once and scores the answers.
 
     Args:
         rollouts: where the episodes run.
@@ -64,13 +65,14 @@ async def evaluate(
         questions: held-out ones.
         sampling: temperature and the like.
         step: the training step, which names the episodes.
+        retrieval: whether the episodes may search.
         on_group: called after each question, for progress.
     """
     assignments = [
         Assignment(
             id=f"eval-{step:06d}-{position:06d}",
             question=question,
-            retrieval=True,
+            retrieval=retrieval,
             reason="evaluation",
             step=step,
         )

@@ -163,6 +163,7 @@ class Trainer:
                 self.held_out,
                 self.rollout.eval_sampling,
                 step=self.state.step,
+                retrieval=self.options.eval_retrieval,
                 on_group=advance,
             )
         return Evaluation.of(groups)

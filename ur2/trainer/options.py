@@ -62,6 +62,8 @@ class TrainerOptions(Options):
     samples: such groups carry no signal there."""
     eval_every: int = 0
     """Steps between held-out measurements; 0 measures only before and after."""
+    eval_retrieval: bool = True
+    """Whether held-out questions are answered with retrieval on."""
     checkpoint_every: int = 10
     """Steps between checkpoints; the last step always has one."""
     keep_checkpoints: int = 2

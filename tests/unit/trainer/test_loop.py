@@ -231,3 +231,13 @@ async def test_too_many_failed_searches_stop_the_run_with_a_checkpoint(tmp_path:
     assert newest.name == "step_000000"
     rank: Any = trainer.policy.ranks[0]
     assert rank.updates == 0
+
+
+@pytest.mark.parametrize("retrieval", [True, False])
+async def test_held_out_questions_may_search_where_the_options_say_so(tmp_path, retrieval):
+    trainer = make_trainer(tmp_path, steps=1)
+    trainer.options = trainer.options.model_copy(update={"eval_retrieval": retrieval})
+    await trainer.run()
+    rollouts: Any = trainer.rollouts
+    asked = [a.retrieval for a in rollouts.assignments if a.id.startswith("eval")]
+    assert asked == [retrieval] * 8
