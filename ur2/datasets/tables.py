@@ -19,16 +19,22 @@ if TYPE_CHECKING:
 BAR_WIDTH = 30
 """Characters of a histogram's longest bar."""
 
+MAX_SUBJECTS = 40
+"""Subjects above which a file's are topics, too many for a table."""
+
 EXAMPLE_CHARS = 160
 """Characters of a question that an example shows."""
 
 
 def show_questions(path: str, questions: Sequence[Question]) -> None:
-    """Prints counts by source, task and level, golds and options, and how long questions are."""
+    """Prints counts by source, task, subject and level, and how long questions and golds are."""
     console = Console()
     console.print(Text(f"{path}: {len(questions):,} questions", style="bold"), soft_wrap=True)
     console.print(_level_table("source", Counter((_source(q), q.level) for q in questions)))
     console.print(_level_table("task", Counter((q.task, q.level) for q in questions)))
+    subjects = Counter((q.subject or "none", q.level) for q in questions)
+    if 1 < len({name for name, _ in subjects}) <= MAX_SUBJECTS:
+        console.print(_level_table("subject", subjects))
     console.print(_histogram("question, characters", [len(q.text) for q in questions]))
     console.print(_histogram("longest gold, characters", [_longest_gold(q) for q in questions]))
 

@@ -125,3 +125,15 @@ def test_one_bad_file_does_not_hide_the_good_ones(
     ]
     assert ["rag", "1", "0", "1", "0", "2"] in cells
     assert ["qa", "1", "0", "1", "0", "2"] in cells
+
+
+def test_subjects_are_counted_where_there_are_some(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.jsonl"
+    rows = [CHOICE | {"idx": i, "category": name} for i, name in enumerate(["law", "law", "art"])]
+    path.write_bytes(lines(*rows))
+    inspect.main([str(path)])
+    shown = [line.replace(" ", "") for line in capsys.readouterr().out.splitlines()]
+    assert "│law│0│2│0│0│2│" in shown
+    assert "│art│0│1│0│0│1│" in shown
