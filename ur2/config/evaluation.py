@@ -157,6 +157,11 @@ def _find(kind: str, path: str, key: str, options: EvaluationOptions) -> Input:
     found = find_input(kind, path, options)
     if found.state == "to be made":
         raise InputError(f"{key}: '{path}' does not exist; make it with: {found.command}")
+    if found.state == "missing" and Path(options.data_dir) in Path(path).parents:
+        raise InputError(
+            f"{key}: '{path}' does not exist; fetch it with: bash scripts/download_data.sh ur2 "
+            "(or set data_dir)"
+        )
     return Input(key=key, path=path, state=found.state)
 
 

@@ -138,6 +138,7 @@ def test_a_dry_run_checks_everything_and_writes_nothing(
     ("overrides", "named"),
     [
         (["benchmarks.atlas.file=nowhere.jsonl"], "benchmarks.atlas.file: 'nowhere.jsonl'"),
+        (["benchmarks.atlas.file=data/ur2/nowhere.jsonl"], "scripts/download_data.sh"),
         (["benchmarks.atlas.task=math", "benchmarks.atlas.metrics=[judge]"], "is a 'qa' task"),
         (["search=true"], "retrieval.index is required"),
         (["rollout.max_prompt_tokens=5"], "max_prompt_tokens"),
