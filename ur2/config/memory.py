@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ur2.config.schema import RunOptions
+from ur2.errors import InputError
 from ur2.policy.deepspeed_config import MAX_BUCKET_ELEMENTS, shards_bf16
 from ur2.policy.options import PolicyOptions
 from ur2.trainer.options import ShapeOptions
@@ -68,13 +69,20 @@ def find_shape(options: RunOptions) -> tuple[ShapeOptions, str] | None:
 
 
 def shape_of(folder: str) -> ShapeOptions:
-    """Reads a model folder's config.json and counts its weights without making any."""
+    """Reads a model folder's config.json and counts its weights without making any.
+
+    Raises:
+        InputError: it is not the config of a causal language model.
+    """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = AutoConfig.from_pretrained(folder)
-    with torch.device("meta"):
-        num_parameters = AutoModelForCausalLM.from_config(config).num_parameters()
+    try:
+        config = AutoConfig.from_pretrained(folder)
+        with torch.device("meta"):
+            num_parameters = AutoModelForCausalLM.from_config(config).num_parameters()
+    except (OSError, ValueError) as error:
+        raise InputError(f"model.path '{folder}': {error}") from error
     text = config.get_text_config()
     heads = text.num_attention_heads
     return ShapeOptions(

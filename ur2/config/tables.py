@@ -33,7 +33,9 @@ def reward_table(options: RunOptions) -> Table:
     graded = ", ".join(f"{task} by {grader}" for task, grader in reward.graders.items())
     rows.append(("(answers are graded)", graded, "", ""))
     if reward.judge is not None:
-        where = reward.judge.url or f"no endpoint: an answer's grade is '{reward.judge.unscored}'"
+        where = (
+            reward.judge.url or f"no endpoint: without a verdict '{reward.judge.unscored}' counts"
+        )
         rows.append(("(judge)", ", ".join(reward.judge.tasks), "", where))
     if reward.min_searches:
         rows.append(("(fewest searches)", "else a violation", _schedule(reward.min_searches), ""))

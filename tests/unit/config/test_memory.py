@@ -11,6 +11,7 @@ from ur2.config.memory import (
     policy_memory,
     shape_of,
 )
+from ur2.errors import InputError
 from ur2.policy.options import PolicyOptions
 from ur2.trainer.options import ShapeOptions
 
@@ -100,3 +101,10 @@ def test_shipped_shapes_are_what_the_models_configs_give(experiment, config, tmp
 def test_a_model_that_is_yet_to_be_made_has_no_size(tmp_path):
     options = compose(["+experiment=quickstart", f"model.path={tmp_path}/none"])
     assert find_shape(options) is None
+
+
+@pytest.mark.parametrize("config", ["{", "{}", '{"model_type": "vit"}', '{"model_type": "no"}'])
+def test_a_config_of_no_language_model_is_one_clear_error(tmp_path, config):
+    (tmp_path / "config.json").write_text(config)
+    with pytest.raises(InputError, match=r"model\.path"):
+        shape_of(str(tmp_path))
