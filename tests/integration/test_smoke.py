@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,13 @@ def finish(command: list[str], expected: int = 0) -> str:
     return done.stdout + done.stderr
 
 
+def wait_until(condition: Callable[[], object], what: str, timeout_s: float = TIMEOUT_S) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.2)
+
+
 def read_metrics(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
@@ -59,11 +67,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A smoke run that was stopped by SIGTERM after its first step, then continued."""
     folder = tmp_path_factory.mktemp("smoke") / "run"
     first = subprocess.Popen(train(folder), cwd=ROOT, start_new_session=True)
-    deadline = time.monotonic() + TIMEOUT_S
-    while not list(folder.glob("checkpoints/step_000001/state.json")):
-        assert first.poll() is None, "the run ended before its first checkpoint"
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    checkpoint = folder / "checkpoints/step_000001/state.json"
+    wait_until(lambda: checkpoint.exists() or first.poll() is not None, "no first checkpoint")
     first.send_signal(signal.SIGTERM)
     assert first.wait(timeout=120) in (130, 0)
     finish(train(folder))
@@ -165,14 +170,8 @@ def test_nothing_outlives_a_killed_run(finished: Path, tmp_path: Path) -> None:
     """SIGKILL leaves no process; what it leaves in shared memory goes with the next start."""
     before = {p.pid for p in psutil.process_iter()}
     run = subprocess.Popen(train(tmp_path / "run"), cwd=ROOT, start_new_session=True)
-    deadline = time.monotonic() + TIMEOUT_S
-    while not (tmp_path / "run" / "metrics.jsonl").exists():
-        assert run.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    wait_until(lambda: metrics.exists() or run.poll() is not None, "no first step")
     os.kill(run.pid, signal.SIGKILL)
     run.wait()
-    patience = time.monotonic() + 60
-    while (left := left_behind(before)) and time.monotonic() < patience:
-        time.sleep(0.5)
-    assert not left
+    wait_until(lambda: not left_behind(before), "processes outlive the run", timeout_s=60)
