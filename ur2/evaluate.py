@@ -20,7 +20,6 @@ from ur2.errors import ComponentError, RunInterruptedError, run_entry
 from ur2.prompts.protocol import Protocol
 from ur2.rewards.judge import Judge
 from ur2.rollout.pool import RolloutPool
-from ur2.types import Status
 
 
 def main() -> None:
@@ -42,7 +41,7 @@ def evaluate(options: EvaluationOptions) -> None:
     store.open(deciding)
     if options.retry_failures:
         for benchmark in benchmarks:
-            store.drop_items(benchmark.name, Status.TOOL_FAILED)
+            store.drop_failures(benchmark.name, unjudged=options.judge.url is not None)
     if num_left(store, benchmarks):
         asyncio.run(_play(options, benchmarks, store, console))
     console.print(Markdown(_publish(options, benchmarks, store)))

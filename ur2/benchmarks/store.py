@@ -74,10 +74,15 @@ class Store:
         with self._items_path(benchmark).open("ab") as file:
             file.write(item.model_dump_json().encode() + b"\n")
 
-    def drop_items(self, benchmark: str, status: Status) -> None:
-        """Removes the items that ended so."""
+    def drop_failures(self, benchmark: str, *, unjudged: bool) -> None:
+        """Removes the items whose search failed and, if asked, those without a verdict."""
         path = self._items_path(benchmark)
-        kept = [item for item in _read(path) if item.status is not status]
+        kept = [
+            item
+            for item in _read(path)
+            if item.status is not Status.TOOL_FAILED
+            and not (unjudged and None in item.metrics.values())
+        ]
         write_text(path, "".join(f"{item.model_dump_json()}\n" for item in kept))
 
     def read_results(self) -> dict[str, Any]:

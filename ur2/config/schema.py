@@ -78,7 +78,8 @@ class EvaluationOptions(InferenceOptions):
     limit: int | None = Field(None, ge=1)
     """Play only this many questions of each benchmark, from the first."""
     retry_failures: bool = False
-    """Play questions again whose search failed in what is continued."""
+    """Play questions again whose search failed, or whose judge gave no verdict, in what is
+    continued."""
     judge: JudgeOptions = JudgeOptions(tasks=("qa", "math"), unscored="fail")
     """The language model behind `judge` metrics, reported as not judged without its `url` or a
     verdict; `tasks`, `unscored` and `grades` are training's and do nothing here."""

@@ -49,6 +49,10 @@ def test_a_question_without_a_verdict_is_not_silently_wrong(bench, worker, quest
     bench.options = JUDGED
     bench.questions = questions(3, gold="Lyon")
     assert run(bench, worker(), ScriptedJudge(None))["judge"]["value"] is None
+    bench.store.drop_failures("t", unjudged=False)
+    assert run(bench, worker(), ScriptedJudge("correct"))["judge"]["value"] is None
+    bench.store.drop_failures("t", unjudged=True)
+    assert run(bench, worker(), ScriptedJudge("correct"))["judge"]["value"] == 1.0
 
 
 @pytest.mark.parametrize("task", sorted(METRICS_OF_TASK))

@@ -64,7 +64,7 @@ def test_a_limit_plays_the_first_questions_and_lifting_it_the_rest(bench, worker
 
 def test_questions_whose_search_failed_can_be_played_again(bench, worker):
     asyncio.run(bench.run(worker({"q3": Status.TOOL_FAILED})))
-    bench.store.drop_items("t", Status.TOOL_FAILED)
+    bench.store.drop_failures("t", unjudged=False)
     again = worker()
     items = asyncio.run(bench.run(again))
     assert again.played == ["q3"]
