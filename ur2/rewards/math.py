@@ -6,33 +6,21 @@ import functools
 import json
 import os
 import queue
-import re
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from ur2.errors import ComponentError
+from ur2.rewards.math_shape import canonical, known
 
 START_TIMEOUT_S = 60.0
 """Longest wait for the libraries to be imported; not part of a comparison's deadline."""
 GRACE_S = 5.0
 """A worker ends itself at its deadline; this much later it is given up unseen."""
-MAX_CHARS = 4096
-MAX_DEPTH = 12
-MAX_DIGITS = 10_000
-"""A longer expression, a deeper one, or one with a power of more digits equals only itself."""
-
-_INTEGER = re.compile(r"[+-]?\d{1,15}")
-_TOWER = re.compile(r"(\d+)\s*\^\s*[{(]*\s*(\d{1,9})\s*\^\s*[{(]*\s*(\d{1,9})")
-_EXPLOSIVE = re.compile(
-    r"(?:\^\s*(?:\{[^{}^]*|\w+\s*)){4}"  # a tower of powers
-    r"|\^\s*[{(]*\s*-?\d{5,}"  # a huge power
-    r"|\d{5,}\s*!|![\s)}\]]*!"  # a huge factorial, a factorial of a factorial
-    r"|\\[dt]?binom\s*\{\s*\d{5,}"
-)
 
 
 def equivalent(prediction: str, gold: str, *, timeout_s: float = 5.0) -> bool:
@@ -48,9 +36,9 @@ def equivalent(prediction: str, gold: str, *, timeout_s: float = 5.0) -> bool:
     Raises:
         ComponentError: the comparing process does not start.
     """
-    said, wanted = _canonical(prediction), _canonical(gold)
-    known = _known(said, wanted)
-    return _VERIFIER.equal(said, wanted, timeout_s, timeout_s) if known is None else known
+    said, wanted = canonical(prediction), canonical(gold)
+    verdict = known(said, wanted)
+    return _VERIFIER.equal(said, wanted, timeout_s, timeout_s) if verdict is None else verdict
 
 
 async def equivalent_to_any(
@@ -67,13 +55,13 @@ async def equivalent_to_any(
     Raises:
         ComponentError: the comparing process does not start.
     """
-    said = _canonical(prediction)
+    said = canonical(prediction)
     open_golds = []
-    for wanted in map(_canonical, golds):
-        known = _known(said, wanted)
-        if known:
+    for wanted in map(canonical, golds):
+        verdict = known(said, wanted)
+        if verdict:
             return True
-        if known is None:
+        if verdict is None:
             open_golds.append(wanted)
     loop = asyncio.get_running_loop()
     for wanted in open_golds:
@@ -89,7 +77,7 @@ class _Verifier:
     def __init__(self, size: int) -> None:
         self.threads = ThreadPoolExecutor(size, thread_name_prefix="ur2-math")
         """One per worker, so that a worker is idle whenever a thread asks for one."""
-        self._idle: queue.LifoQueue[socket.socket | None] = queue.LifoQueue()
+        self._idle: queue.Queue[socket.socket | None] = queue.Queue()
         for _ in range(size):
             self._idle.put(None)
         self._lock = threading.Lock()
@@ -101,18 +89,28 @@ class _Verifier:
         fields = {"prediction": prediction, "gold": gold, "timeout_s": timeout_s, "cpu_s": cpu_s}
         request = json.dumps(fields).encode() + b"\n"
         worker = self._idle.get()
+        reply = None
         try:
-            worker = self._connected(worker)
-            reply = _ask(worker, request, timeout_s + GRACE_S)
-            if reply is None:
+            for _ in range(2):  # once more where the worker died of something else than its limits
+                worker = self._connected(worker)
+                started = time.monotonic()
+                reply = _ask(worker, request, timeout_s + GRACE_S)
+                if reply is not None:
+                    break
                 worker.close()
                 worker = None
+                if time.monotonic() - started >= min(timeout_s, cpu_s):
+                    break
         finally:
             self._idle.put(worker)
         return reply is not None and bool(json.loads(reply)["equal"])
 
     def close(self) -> None:
         """Ends the processes; the next comparison starts them again."""
+        for _ in range(self._idle.qsize()):
+            if (worker := self._idle.get()) is not None:
+                worker.close()
+            self._idle.put(None)
         with self._lock:
             self._end()
 
@@ -193,37 +191,6 @@ def _has_ended(worker: socket.socket) -> bool:
         return False
     except OSError:
         return True
-
-
-def _known(said: str, wanted: str) -> bool | None:
-    """What needs no algebra: the same text, two integers, a text that cannot be handled."""
-    if not said or not wanted:
-        return False
-    if said == wanted:
-        return True
-    if _INTEGER.fullmatch(said) and _INTEGER.fullmatch(wanted):
-        return int(said) == int(wanted)
-    return False if _is_explosive(said) or _is_explosive(wanted) else None
-
-
-@functools.lru_cache(maxsize=4096)
-def _is_explosive(text: str) -> bool:
-    """Whether reading the expression would take more than any answer is worth."""
-    if len(text) > MAX_CHARS or _EXPLOSIVE.search(text):
-        return True
-    for base, middle, top in _TOWER.findall(text):
-        if len(base) * max(2, int(middle)) ** min(int(top), 64) > MAX_DIGITS:
-            return True
-    depth = 0
-    for character in text:
-        depth += (character in "{([") - (character in "})]")
-        if depth > MAX_DEPTH:
-            return True
-    return False
-
-
-def _canonical(expression: str) -> str:
-    return " ".join(expression.strip().strip("$").split())
 
 
 _VERIFIER = _Verifier(max(2, min(8, os.cpu_count() or 2)))

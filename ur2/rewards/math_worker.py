@@ -18,6 +18,8 @@ from typing import Any
 
 from math_verify import LatexExtractionConfig, parse, verify
 
+from ur2.rewards.math_shape import elementwise, known
+
 MAX_MEMORY_BYTES = 2 * 2**30
 TYPICAL = (
     r"\frac{1}{2}", r"2\sqrt{3}", r"x^2+2x+1", r"(1,2)", r"[0,\infty)", r"(-\infty,1)\cup(2,3]",
@@ -36,7 +38,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the run, which ends this process
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps
     for text in TYPICAL:
-        _equal(text, "x + 1")
+        _have_one_value(text, "x + 1")
     control = socket.socket(fileno=int(sys.argv[1]))
     control.sendall(b"\n")
     while True:
@@ -66,6 +68,14 @@ def _serve(connection: socket.socket) -> None:
 
 
 def _equal(prediction: str, gold: str) -> bool:
+    verdict = known(prediction, gold)
+    if verdict is not None:
+        return verdict
+    pairs = elementwise(prediction, gold)  # reading a tuple takes far longer than its elements
+    return all(_equal(*pair) for pair in pairs) if pairs else _have_one_value(prediction, gold)
+
+
+def _have_one_value(prediction: str, gold: str) -> bool:
     # The library's own timeouts are handled signals, which do not stop C code: they stay off.
     return bool(verify(_parsed(gold), _parsed(prediction), timeout_seconds=None))
 

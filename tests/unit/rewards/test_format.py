@@ -133,3 +133,13 @@ def test_not_searching_is_a_violation_where_it_is_asked_for(
 def test_no_document_can_change_the_verdict(atlas, check, documents):
     turns = [SEARCH, "<answer>Paris</answer>"]
     assert check(atlas, *turns, documents=documents) == ()
+
+
+@pytest.mark.parametrize("character", ["\u3400", "\u4e2d", "\u9fff", "\uf900", "\U00020000"])
+def test_every_block_of_chinese_characters_is_seen(atlas, check, character):
+    assert check(atlas, f"é {character} <answer>Paris</answer>") == ("chinese",)
+
+
+@given(text=st.text(st.characters(exclude_categories=["Lo", "Cs", "Cn"]), max_size=30))
+def test_no_other_character_is_chinese(atlas, check, text):
+    assert "chinese" not in check(atlas, f"{text} <answer>Paris</answer>")

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from ur2.rewards.qa import cover_exact_match, exact_match, f1, normalise
 
-
 PUNCTUATION = set(string.punctuation)
 
 
