@@ -1,6 +1,8 @@
 """An evaluation on a real engine in this process: a tiny random model, two benchmarks."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -90,3 +92,20 @@ async def test_an_evaluation_in_two_sittings_leaves_the_files_of_one(
     table = whole.table_path.read_text()
     assert "| HotpotQA | 10 | f1 |" in table
     assert "71.2" in table
+
+
+def test_bad_input_is_exit_code_2_and_one_message(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "ur2.evaluate", "checkpoint=nowhere/at/all"),
+            *("+benchmark=atlas", "search=false", "engine=hf", f"out={tmp_path / 'out'}"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: checkpoint: 'nowhere/at/all' does not exist")
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()

@@ -33,10 +33,11 @@ EXACT = BenchmarkOptions(title="T", file="f", task="qa", metrics=("exact_match",
 
 @dataclass
 class ScriptedWorker:
-    """Answers "Paris" and fails or hangs where the script says so, by question id."""
+    """Answers alike, but for the ends that the script says, by question id."""
 
     statuses: Mapping[str, Status] = field(default_factory=dict)
     dies_at: str | None = None
+    answer: str = "Paris"
     played: list[str] = field(default_factory=list)
     retrievals: set[bool] = field(default_factory=set)
 
@@ -57,7 +58,7 @@ class ScriptedWorker:
         self.played.append(question.id)
         self.retrievals.add(assignment.retrieval)
         status = self.statuses.get(question.id, Status.ANSWERED)
-        text = "<answer> Paris </answer>" if status is Status.ANSWERED else "so"
+        text = f"<answer> {self.answer} </answer>" if status is Status.ANSWERED else "so"
         searches = ()
         if status is Status.TOOL_FAILED:
             searches = (SearchEvent(query="q", outcome="failed"),)

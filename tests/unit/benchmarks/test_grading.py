@@ -5,6 +5,7 @@ from pydantic import ValidationError
 
 from ur2.benchmarks.options import METRICS_OF_TASK, BenchmarkOptions
 from ur2.benchmarks.statistics import summarise
+from ur2.types import Level, Question
 
 JUDGED = BenchmarkOptions(title="T", file="f", task="qa", metrics=("f1", "judge"))
 
@@ -22,6 +23,34 @@ class ScriptedJudge:
 def run(bench, worker, judge):
     items = asyncio.run(bench.run(worker, judge))
     return summarise(items, bench.options, len(items), seed=0)["metrics"]
+
+
+@pytest.mark.parametrize(
+    ("task", "metrics", "gold", "answer", "values"),
+    [
+        (
+            "qa",
+            ("exact_match", "cover_exact_match", "f1"),
+            "Paris",
+            "the city Paris",
+            (0, 1, 2 / 3),
+        ),
+        ("choice", ("accuracy", "macro_accuracy"), "B", "b) two", (1, 1)),
+        ("choice", ("accuracy",), "B", "A", (0,)),
+        ("math", ("equivalence",), "\\frac{1}{2}", "0.5", (1,)),
+        ("math", ("equivalence",), "\\frac{1}{2}", "0.6", (0,)),
+    ],
+)
+def test_each_task_is_measured_by_its_own_metrics(
+    bench, worker, task, metrics, gold, answer, values
+):
+    bench.options = BenchmarkOptions(title="T", file="f", task=task, metrics=metrics, parts="level")
+    options = ("one", "two") if task == "choice" else ()
+    bench.questions = [
+        Question(id="q", task=task, text="?", answers=(gold,), level=Level.HARD, options=options)
+    ]
+    found = run(bench, worker(answer=answer), None)
+    assert [found[name]["value"] for name in metrics] == pytest.approx(list(values))
 
 
 def test_without_a_judge_its_metric_says_so_and_the_others_count(bench, worker):
