@@ -51,15 +51,13 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def left_behind(before: set[int]) -> list[str]:
-    """Processes of a run that outlived it."""
-    names = ("ray", "vllm", "deepspeed", "wandb", "ur2")
-    left = []
-    for process in psutil.process_iter(["pid", "cmdline", "status"]):
-        line = " ".join(process.info["cmdline"] or [])
-        if process.info["pid"] not in before and process.info["status"] != psutil.STATUS_ZOMBIE:
-            left += [line] if any(name in line.lower() for name in names) else []
-    return left
+def marked(mark: str) -> list[str]:
+    """Processes whose environment comes from a run that was started with `mark`."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "environ"]):
+        if mark in (process.info["environ"] or {}).values():
+            found.append(" ".join(process.info["cmdline"] or []))
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -168,10 +166,16 @@ def test_a_finished_run_is_not_run_again(finished: Path) -> None:
 
 def test_nothing_outlives_a_killed_run(finished: Path, tmp_path: Path) -> None:
     """SIGKILL leaves no process; what it leaves in shared memory goes with the next start."""
-    before = {p.pid for p in psutil.process_iter()}
-    run = subprocess.Popen(train(tmp_path / "run"), cwd=ROOT, start_new_session=True)
+    mark = str(tmp_path)
+    run = subprocess.Popen(
+        train(tmp_path / "run"),
+        cwd=ROOT,
+        start_new_session=True,
+        env={**os.environ, "UR2_TEST_MARK": mark},
+    )
     metrics = tmp_path / "run" / "metrics.jsonl"
     wait_until(lambda: metrics.exists() or run.poll() is not None, "no first step")
+    assert len(marked(mark)) > 5  # ray, the engine, the ranks
     os.kill(run.pid, signal.SIGKILL)
     run.wait()
-    wait_until(lambda: not left_behind(before), "processes outlive the run", timeout_s=60)
+    wait_until(lambda: not marked(mark), "processes outlive the run", timeout_s=60)
