@@ -53,11 +53,11 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
 
 def marked(mark: str) -> list[str]:
     """Processes whose environment comes from a run that was started with `mark`."""
-    found = []
-    for process in psutil.process_iter(["cmdline", "environ"]):
-        if mark in (process.info["environ"] or {}).values():
-            found.append(" ".join(process.info["cmdline"] or []))
-    return found
+    return [
+        " ".join(process.info["cmdline"] or [])
+        for process in psutil.process_iter(["cmdline", "environ"])
+        if mark in (process.info["environ"] or {}).values()
+    ]
 
 
 @pytest.fixture(scope="module")
