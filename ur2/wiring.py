@@ -1,7 +1,6 @@
 """From typed options to running parts: the one place that sees all stages at once."""
 
 import asyncio
-import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from ur2.rollout.pool import RolloutPool
 from ur2.trainer.checkpoint import Checkpoints, LoopState
 from ur2.trainer.clock import Clock
 from ur2.trainer.cluster import Actor, Cluster, PolicyProcess
+from ur2.trainer.interrupt import stop_on_signals, unless_stopped
 from ur2.trainer.loop import Trainer
 from ur2.trainer.reporting import Reporter
 from ur2.trainer.run_directory import RunDirectory
@@ -63,7 +63,12 @@ async def start_parts(options: RunOptions, cluster: Cluster) -> Parts:
 
 
 def make_trainer(
-    options: RunOptions, inputs: Inputs, parts: Parts, run: RunDirectory, reporter: Reporter
+    options: RunOptions,
+    inputs: Inputs,
+    parts: Parts,
+    run: RunDirectory,
+    reporter: Reporter,
+    stop: asyncio.Event,
 ) -> Trainer:
     """The loop over running parts, before its first step."""
     curriculum = Curriculum(
@@ -84,6 +89,7 @@ def make_trainer(
         reporter=reporter,
         clock=Clock(),
         state=LoopState(curriculum=curriculum.state_dict()),
+        stop=stop,
     )
 
 
@@ -107,15 +113,15 @@ async def run_training(
         console=console,
     )
     cluster = Cluster(options.cluster)
+    stop = stop_on_signals()
     try:
         start = Clock()
         with start.phase("start"), console.status("starting workers"):
-            parts = await start_parts(options, cluster)
-        trainer = make_trainer(options, inputs, parts, run, reporter)
+            parts = await unless_stopped(start_parts(options, cluster), stop)
+        trainer = make_trainer(options, inputs, parts, run, reporter, stop)
         if checkpoint is not None:
             await trainer.resume(checkpoint)
         trainer.state.add_seconds(start.take())
-        _stop_on_signals(trainer)
         after = await trainer.run()
         facts = _facts(options, trainer.state, await trainer.save())
         reporter.finish(facts, trainer.state.before, after.to_json() if after else None)
@@ -165,18 +171,6 @@ def _checkpoint_to_resume(options: RunOptions, run: RunDirectory) -> Path | None
     if options.resume == "none":
         return None
     return run.newest_checkpoint() if options.resume == "auto" else Path(options.resume)
-
-
-def _stop_on_signals(trainer: Trainer) -> None:
-    """The first Ctrl-C or SIGTERM ends the run with a checkpoint; a second one ends it at once."""
-    loop = asyncio.get_running_loop()
-
-    def stop(number: int) -> None:
-        trainer.stop.set()
-        loop.remove_signal_handler(number)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop, number)
 
 
 def _how_to_go_on(error: Ur2Error, run: RunDirectory) -> str:

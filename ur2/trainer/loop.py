@@ -8,10 +8,9 @@ questions ─▶ curriculum ─▶ rollouts ⇄ retrieval ─▶ rubric ─▶ a
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
 from ur2.algorithms.options import GROUP_RELATIVE, AlgorithmOptions
 from ur2.curriculum.curriculum import Curriculum
@@ -24,6 +23,7 @@ from ur2.trainer.batching import to_batch
 from ur2.trainer.checkpoint import Checkpoints, LoopState
 from ur2.trainer.clock import Clock
 from ur2.trainer.evaluation import Evaluation, evaluate
+from ur2.trainer.interrupt import unless_stopped
 from ur2.trainer.metrics import (
     has_zero_variance,
     num_sampled_tokens,
@@ -35,7 +35,6 @@ from ur2.trainer.reporting import Reporter
 from ur2.types import Batch, Question, ScoredGroup
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
 
 
 @dataclass(kw_only=True)
@@ -58,9 +57,10 @@ class Trainer:
     reporter: Reporter
     clock: Clock
     state: LoopState
+    stop: asyncio.Event
+    """Set when the user asks to stop."""
 
     def __post_init__(self) -> None:
-        self.stop = asyncio.Event()
         self._updating = False
 
     async def run(self) -> Evaluation | None:
@@ -72,12 +72,12 @@ class Trainer:
         """
         try:
             if self.state.before is None:
-                before = await self._unless_stopped(self._measure("before"))
+                before = await unless_stopped(self._measure("before"), self.stop)
                 self.state.before = before.to_json() if before else None
             while self.state.step < self.options.steps:
                 await self._step(self.state.step + 1)
             await self.save()
-            return await self._unless_stopped(self._measure("after"))
+            return await unless_stopped(self._measure("after"), self.stop)
         except (RunInterruptedError, ComponentError):
             await self._rescue()
             raise
@@ -94,13 +94,14 @@ class Trainer:
         with phase("draw"):
             assignments = self.curriculum.draw(step)
         with phase("rollout"):
-            groups = await self._unless_stopped(
+            groups = await unless_stopped(
                 self.rollouts.collect(
                     assignments, self.rollout.samples_per_prompt, self.rollout.sampling
-                )
+                ),
+                self.stop,
             )
         with phase("reward"):
-            scored = await self._unless_stopped(self.rubric.score_all(groups, step))
+            scored = await unless_stopped(self.rubric.score_all(groups, step), self.stop)
             self.curriculum.observe(scored)
             self._check_failures(scored)
         with phase("advantage"):
@@ -194,15 +195,3 @@ class Trainer:
             "throughput/sampled_tokens_per_s": sampled / seconds["rollout"],
             "throughput/trained_tokens_per_s": batch.num_policy_tokens / seconds["update"],
         }
-
-    async def _unless_stopped(self, work: Coroutine[Any, Any, T]) -> T:
-        """The result of `work`, given up as soon as `stop` is set."""
-        task, stopped = asyncio.ensure_future(work), asyncio.ensure_future(self.stop.wait())
-        try:
-            await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
-            if self.stop.is_set():
-                raise RunInterruptedError
-            return task.result()
-        finally:
-            task.cancel()
-            stopped.cancel()

@@ -151,6 +151,7 @@ def make_trainer(folder: Path, *, steps: int = 4, outcome: str = "found") -> Tra
         ),
         clock=Clock(),
         state=LoopState(curriculum=curriculum.state_dict()),
+        stop=asyncio.Event(),
     )
 
 
