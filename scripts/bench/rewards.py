@@ -9,7 +9,7 @@ Mathematics: 16 answers to each of many MATH questions: 5 as the gold is written
 otherwise, 8 wrong ones (4 other questions' golds, twice). The plain loop calls math_verify's parse
 and verify on each of the same pairs. In the adversarial batch one answer in a hundred is hostile.
 Rates are per second of processor time, of this process and its workers; the cost of adversarial
-answers is a ratio of wall times, best of three each.
+answers is a ratio of wall times. Each is the best of three to five runs.
 """
 
 import asyncio
@@ -24,6 +24,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import harmonic_mean
 from typing import Any
 
 import psutil
@@ -50,6 +51,7 @@ from ur2.types import (
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = 16
+SENTENCE = "the patient shows, (as seen in 1998) signs of disease. so we look for what"
 NUM_TEXT_GROUPS = 64
 NUM_QUESTIONS = 60
 ADVERSARIAL = (
@@ -95,11 +97,12 @@ def text_figures(rubric: Rubric) -> dict[str, float]:
     figures = {}
     for task in ("qa", "choice"):
         groups = [text_group(task, rng) for _ in range(NUM_TEXT_GROUPS)]
-        seconds = min(cpu_s(lambda g: asyncio.run(rubric.score_all(g, 1)), groups) for _ in "123")
+        seconds = min(cpu_s(lambda g: asyncio.run(rubric.score_all(g, 1)), groups) for _ in "12345")
         naive = min(cpu_s(naive_scores, groups) for _ in "12")
         figures[f"{task}_trajectories_per_s_per_core"] = NUM_TEXT_GROUPS * SAMPLES / seconds
         figures[f"{task}_times_naive"] = naive / seconds
-    return figures
+    rates = [figures[f"{task}_trajectories_per_s_per_core"] for task in ("qa", "choice")]
+    return figures | {"text_trajectories_per_s_per_core": harmonic_mean(rates)}
 
 
 def math_figures(rubric: Rubric, golds: Sequence[str]) -> dict[str, float]:
@@ -206,12 +209,11 @@ def math_group(gold: str, answers: Sequence[str]) -> Group:
 
 
 def text_group(task: Task, rng: random.Random) -> Group:
+    words = SENTENCE.split()
     golds = ("A",) if task == "choice" else ("Marie Skłodowska Curie", "Marie Curie")
-    sentence = "the patient shows: (as seen in 1998) “further” signs of disease. so we look"
-    words = sentence.split()
     turns = []
     for _ in range(SAMPLES):
-        thoughts = [" ".join(rng.choices(words, k=115)) for _ in range(3)]
+        thoughts = [f"Step: “{' '.join(rng.choices(words, k=115))}”" for _ in range(3)]
         query = " ".join(rng.choices(words, k=8))
         said = " ".join(rng.choices(["Marie", "Curie", "Pierre", "Skłodowska"], k=3))
         answer = f"\\boxed{{{said}}}" if task == "qa" else "the correct answer is: A"

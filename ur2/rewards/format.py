@@ -99,7 +99,7 @@ def _forged_documents(written: Written) -> bool:
 def _long_query(written: Written) -> int:
     limit = written.markup.limits.max_query_words
     queries = (query for turn in written.turns for query in written.markup.queries(turn))
-    return sum(len(query.split()) > limit for query in queries)
+    return sum(len(query) > 2 * limit and len(query.split()) > limit for query in queries)
 
 
 def _chat_tokens(written: Written) -> bool:

@@ -87,7 +87,7 @@ class MathOptions(Options):
 
     timeout_s: float = Field(5.0, gt=0)
     """Seconds on the clock."""
-    cpu_s: float = Field(0.25, gt=0)
+    cpu_s: float = Field(0.2, gt=0)
     """Processor seconds; real answers take a few hundredths."""
 
 
