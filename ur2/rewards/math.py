@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -93,13 +92,12 @@ class _Verifier:
         try:
             for _ in range(2):  # once more where the worker died of something else than its limits
                 worker = self._connected(worker)
-                started = time.monotonic()
-                reply = _ask(worker, request, timeout_s + GRACE_S)
+                begun, reply = _ask(worker, request, timeout_s + GRACE_S)
                 if reply is not None:
                     break
                 worker.close()
                 worker = None
-                if time.monotonic() - started >= 0.8 * min(timeout_s, cpu_s):
+                if begun:
                     break
         finally:
             self._idle.put(worker)
@@ -159,12 +157,15 @@ class _Verifier:
         self._control = self._parent = None
 
 
-def _ask(worker: socket.socket, request: bytes, timeout_s: float) -> bytes | None:
+def _ask(worker: socket.socket, request: bytes, timeout_s: float) -> tuple[bool, bytes | None]:
+    """Whether the worker began the comparison, and its answer if it gave one."""
+    worker.settimeout(timeout_s)
     try:
         worker.sendall(request)
+        begun = bool(worker.recv(1))
     except OSError:
-        return None
-    return _read_line(worker, timeout_s)
+        return False, None
+    return begun, _read_line(worker, timeout_s) if begun else None
 
 
 def _read_line(connection: socket.socket, timeout_s: float) -> bytes | None:

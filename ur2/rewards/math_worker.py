@@ -54,10 +54,15 @@ def main() -> None:
 
 
 def _serve(connection: socket.socket) -> None:
-    """Answers {"prediction", "gold", "timeout_s", "cpu_s"} with {"equal"}, line by line."""
+    """Answers {"prediction", "gold", "timeout_s", "cpu_s"} with a line end and then {"equal"}.
+
+    The line end says that the comparison begins: who dies after it died of the comparison.
+    """
     stream = connection.makefile("rwb")
     for line in stream:
         request = json.loads(line)
+        stream.write(b"\n")
+        stream.flush()
         signal.setitimer(signal.ITIMER_REAL, request["timeout_s"])
         signal.setitimer(signal.ITIMER_PROF, request["cpu_s"])
         equal = _equal(request["prediction"], request["gold"])
