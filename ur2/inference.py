@@ -83,6 +83,7 @@ def make_rollouts(
                 top_k=options.retrieval.top_k,
                 seed=options.seed,
                 number=number,
+                notes_dir=cluster.weights_dir,
                 num_gpus=0
                 if engine.name == "remote"
                 else options.cluster.num_gpus_per_rollout_worker,

@@ -16,6 +16,8 @@ import pytest
 import zstandard
 from safetensors.numpy import load_file
 
+from ur2.trainer.cluster import SHARED_MEMORY, remove_leftovers
+
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 600
@@ -166,7 +168,7 @@ def test_a_finished_run_is_not_run_again(finished: Path) -> None:
 
 def test_nothing_outlives_a_killed_run(finished: Path, tmp_path: Path) -> None:
     """SIGKILL leaves no process; what it leaves in shared memory goes with the next start."""
-    mark = str(tmp_path)
+    mark, shared_memory = str(tmp_path), set(SHARED_MEMORY.iterdir())
     run = subprocess.Popen(
         train(tmp_path / "run"),
         cwd=ROOT,
@@ -179,3 +181,5 @@ def test_nothing_outlives_a_killed_run(finished: Path, tmp_path: Path) -> None:
     os.kill(run.pid, signal.SIGKILL)
     run.wait()
     wait_until(lambda: not marked(mark), "processes outlive the run", timeout_s=60)
+    remove_leftovers(SHARED_MEMORY)
+    assert set(SHARED_MEMORY.iterdir()) <= shared_memory

@@ -91,6 +91,7 @@ async def test_engine_and_policy_agree_after_every_sync(tiny_model: str, tmp_pat
             top_k=1,
             seed=0,
             number=0,
+            notes_dir=cluster.weights_dir,
         )
         rollouts = RolloutPool([RemoteRollouts(worker)], ROLLOUT)
         ranks = [

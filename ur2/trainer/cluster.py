@@ -28,6 +28,7 @@ from ur2.types import Assignment, Group
 logger = logging.getLogger(__name__)
 SHARED_MEMORY = Path("/dev/shm")
 WEIGHTS_PREFIX = "ur2-weights-"
+NOTES_PREFIX = "engine-"
 CLOSE_TIMEOUT_S = 30.0
 
 
@@ -137,12 +138,19 @@ class PolicyProcess(PolicyWorker):
 class RolloutProcess(RolloutWorker):
     """A rollout worker that builds its engine and renderer where it runs."""
 
-    def __init__(self, *args: Any, seed: int, number: int, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, seed: int, number: int, notes_dir: Path, **kwargs: Any) -> None:
         """As `make_players`; `number` tells the workers of one run apart.
 
         Trajectories have seeds of their own, which must not depend on who plays them.
         """
         super().__init__(make_players(*args, seed=seed + number, **kwargs), seed=seed)
+        self._notes = notes_dir / f"{NOTES_PREFIX}{number}"
+
+    async def start(self) -> None:
+        """Loads the model, and notes the engine's shared memory in case everything is killed."""
+        await super().start()
+        self._notes.parent.mkdir(parents=True, exist_ok=True)
+        self._notes.write_text("\n".join(_shared_memory_in_use()))
 
 
 class RetrievalProcess:
@@ -214,11 +222,31 @@ class RemoteRollouts:
 
 
 def _weights_dir(options: ClusterOptions) -> Path:
-    """Where weights pass through, after removing what killed runs left there."""
+    """Where weights pass through."""
     if options.weights_dir is not None:
         return Path(options.weights_dir)
     base = SHARED_MEMORY if SHARED_MEMORY.is_dir() else Path(tempfile.gettempdir())
-    for left in base.glob(f"{WEIGHTS_PREFIX}*"):
-        if not psutil.pid_exists(int(left.name.removeprefix(WEIGHTS_PREFIX).split("-")[0])):
-            shutil.rmtree(left, ignore_errors=True)
+    remove_leftovers(base)
     return Path(tempfile.mkdtemp(prefix=f"{WEIGHTS_PREFIX}{os.getpid()}-", dir=base))
+
+
+def remove_leftovers(base: Path) -> None:
+    """Removes what runs that were killed left in shared memory: weights, and engines' buffers."""
+    for left in base.glob(f"{WEIGHTS_PREFIX}*"):
+        if psutil.pid_exists(int(left.name.removeprefix(WEIGHTS_PREFIX).split("-")[0])):
+            continue
+        for notes in left.glob(f"{NOTES_PREFIX}*"):
+            for path in notes.read_text().splitlines():
+                Path(path).unlink(missing_ok=True)
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _shared_memory_in_use() -> list[str]:
+    """Files in shared memory that this process and its children have mapped."""
+    me = psutil.Process()
+    mapped = {
+        Path(region.path)
+        for process in (me, *me.children(recursive=True))
+        for region in process.memory_maps()
+    }
+    return sorted(str(path) for path in mapped if path.parent == SHARED_MEMORY and path.exists())
