@@ -66,7 +66,11 @@ def violations(
         min_searches=min_searches,
         markup=markup,
     )
-    return tuple(name for name, check in CHECKS.items() for _ in range(check(written)))
+    found: list[str] = []
+    for name, check in CHECKS.items():
+        if count := check(written):
+            found += [name] * count
+    return tuple(found)
 
 
 def _without_stop_token(text: str, markup: Markup) -> str:
