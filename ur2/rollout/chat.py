@@ -7,7 +7,6 @@ message of the user. Token budgets of what the environment writes count characte
 
 import asyncio
 import json
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -17,14 +16,13 @@ from ur2.prompts.protocol import Answer, Protocol, Search, Stop
 from ur2.prompts.render import PromptRenderer
 from ur2.rollout.engines.endpoint import Endpoint
 from ur2.rollout.environment import Refused, Rules
-from ur2.rollout.episode import Retriever, turn_seed
+from ur2.rollout.episode import Retriever, search_once, turn_seed
 from ur2.rollout.options import RolloutOptions, SamplingOptions
 from ur2.rollout.tasks import gather_or_cancel
 from ur2.types import (
     Assignment,
     Author,
     Group,
-    RetrievalFailed,
     SearchEvent,
     Segment,
     Status,
@@ -174,16 +172,10 @@ class _Conversation:
             raise ComponentError(f"the endpoint sent no chat completion: {answer}") from error
 
     async def _search(self, query: str) -> Status | None:
-        started = time.perf_counter()
-        (found,) = await self._worker.retriever.search([query], self._worker.top_k)
-        latency_s = time.perf_counter() - started
-        if isinstance(found, RetrievalFailed):
-            self._searches.append(SearchEvent(query=query, outcome="failed", latency_s=latency_s))
+        event, found = await search_once(self._worker.retriever, query, self._worker.top_k)
+        self._searches.append(event)
+        if event.outcome == "failed":
             return Status.TOOL_FAILED
-        ids = tuple(passage.id for passage in found)
-        self._searches.append(
-            SearchEvent(query=query, outcome="found", passage_ids=ids, latency_s=latency_s)
-        )
         documents = self._worker.renderer.documents(
             found, max_tokens=self._worker.options.max_observation_tokens
         )

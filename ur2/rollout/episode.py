@@ -180,16 +180,10 @@ class _Episode:
             ) from error
 
     async def _search(self, query: str, step: int) -> Status | None:
-        started = time.perf_counter()
-        (found,) = await self._players.retriever.search([query], self._players.top_k)
-        latency_s = time.perf_counter() - started
-        if isinstance(found, RetrievalFailed):
-            self.searches.append(SearchEvent(query=query, outcome="failed", latency_s=latency_s))
+        event, found = await search_once(self._players.retriever, query, self._players.top_k)
+        self.searches.append(event)
+        if event.outcome == "failed":
             return Status.TOOL_FAILED
-        passage_ids = tuple(passage.id for passage in found)
-        self.searches.append(
-            SearchEvent(query=query, outcome="found", passage_ids=passage_ids, latency_s=latency_s)
-        )
         documents = self._players.renderer.documents(
             found, max_tokens=self._players.options.max_observation_tokens, step=step
         )
@@ -201,6 +195,19 @@ class _Episode:
     def _append(self, segment: Segment) -> None:
         self.segments.append(segment)
         self._context.extend(segment.token_ids)
+
+
+async def search_once(
+    retriever: Retriever, query: str, top_k: int
+) -> tuple[SearchEvent, tuple[Passage, ...]]:
+    """Searches for one query: the event to record, and the passages (none where it failed)."""
+    started = time.perf_counter()
+    (found,) = await retriever.search([query], top_k)
+    latency_s = time.perf_counter() - started
+    if isinstance(found, RetrievalFailed):
+        return SearchEvent(query=query, outcome="failed", latency_s=latency_s), ()
+    ids = tuple(passage.id for passage in found)
+    return SearchEvent(query=query, outcome="found", passage_ids=ids, latency_s=latency_s), found
 
 
 def turn_seed(seed: int, trajectory_id: str, step: int) -> int:
