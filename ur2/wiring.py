@@ -23,7 +23,7 @@ from ur2.trainer.interrupt import stop_on_signals, unless_stopped
 from ur2.trainer.loop import Trainer
 from ur2.trainer.reporting import Reporter
 from ur2.trainer.run_directory import RunDirectory
-from ur2.trainer.trackers import open_trackers
+from ur2.trainer.trackers import Tracker, open_trackers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,18 +103,19 @@ async def run_training(
     """
     checkpoint = _checkpoint_to_resume(options, run)
     config = options.model_dump(mode="json")
-    run.open(config)
-    trackers = open_trackers(options.trainer, run.path, config)
-    reporter = Reporter(
-        run,
-        trackers,
-        num_steps=options.trainer.steps,
-        dump_trajectories=options.trainer.dump_trajectories,
-        console=console,
-    )
     cluster = Cluster(options.cluster)
     stop = stop_on_signals()
+    trackers: list[Tracker] = []
     try:
+        run.open(config)
+        trackers += open_trackers(options.trainer, run.path, config)
+        reporter = Reporter(
+            run,
+            trackers,
+            num_steps=options.trainer.steps,
+            dump_trajectories=options.trainer.dump_trajectories,
+            console=console,
+        )
         start = Clock()
         with start.phase("start"), console.status("starting workers"):
             parts = await unless_stopped(start_parts(options, cluster), stop)
