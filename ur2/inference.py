@@ -60,34 +60,40 @@ def make_rollouts(
     """
     engine = options.rollout.engine
     if engine.name == "remote" and engine.remote.api == "chat":
-        workers = [
-            cluster.actor(
-                ChatWorker,
-                options.rollout,
-                options.prompt,
-                model=options.model.path,
-                retriever=retriever,
-                top_k=options.retrieval.top_k,
-                seed=options.seed,
-            )
-        ]
-    else:
-        workers = [
-            cluster.actor(
-                RolloutProcess,
-                options.rollout,
-                options.prompt,
-                model_path=options.model.path,
-                dtype=dtype,
-                retriever=retriever,
-                top_k=options.retrieval.top_k,
-                seed=options.seed,
-                number=number,
-                notes_dir=cluster.weights_dir,
-                num_gpus=0
-                if engine.name == "remote"
-                else options.cluster.num_gpus_per_rollout_worker,
-            )
-            for number in range(options.rollout.num_workers)
-        ]
-    return RolloutPool([RemoteRollouts(worker) for worker in workers], options.rollout)
+        worker = cluster.actor(
+            ChatWorker,
+            options.rollout,
+            options.prompt,
+            model=options.model.path,
+            retriever=retriever,
+            top_k=options.retrieval.top_k,
+            seed=options.seed,
+        )
+        return RolloutPool([RemoteRollouts(worker)], options.rollout)
+
+    def make(number: int) -> RemoteRollouts:
+        actor = cluster.actor(
+            RolloutProcess,
+            options.rollout,
+            options.prompt,
+            model_path=options.model.path,
+            dtype=dtype,
+            retriever=retriever,
+            top_k=options.retrieval.top_k,
+            seed=options.seed,
+            number=number,
+            notes_dir=cluster.weights_dir,
+            num_gpus=0 if engine.name == "remote" else options.cluster.num_gpus_per_rollout_worker,
+        )
+        return RemoteRollouts(actor)
+
+    workers = [make(number) for number in range(options.rollout.num_workers)]
+
+    async def respawn(number: int) -> RemoteRollouts:
+        await cluster.stop([workers[number].actor])
+        workers[number] = make(number)
+        return workers[number]
+
+    return RolloutPool(
+        workers, options.rollout, respawn=None if engine.name == "remote" else respawn
+    )

@@ -71,16 +71,16 @@ class ChatWorker:
         await self.endpoint.open()
 
     async def run_group(
-        self, assignment: Assignment, num_samples: int, sampling: SamplingOptions
+        self, assignment: Assignment, num_samples: int, sampling: SamplingOptions, first: int = 0
     ) -> Group:
-        """Plays `num_samples` episodes of one question, all at once.
+        """Plays the episodes `first`, ..., `first + num_samples - 1` of one question, all at once.
 
         Raises:
             ComponentError: the endpoint gave no answer after its retries.
         """
         trajectories = await gather_or_cancel(
             _Conversation(self, assignment, sampling, f"{assignment.id}/{index}").play()
-            for index in range(num_samples)
+            for index in range(first, first + num_samples)
         )
         return Group(assignment=assignment, trajectories=tuple(trajectories))
 

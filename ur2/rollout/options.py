@@ -73,6 +73,11 @@ class RolloutOptions(Options):
     """The inference engine."""
     num_workers: int = Field(1, ge=1)
     """Engines that share the questions of a step."""
+    spread_groups: bool = False
+    """Play a group's samples on all workers at once: shorter tails where there are few groups, at
+    the cost of computing its prompt on each."""
+    max_worker_restarts: int = Field(3, ge=0)
+    """Workers that died or hang and are replaced during a run; past it the run stops."""
     samples_per_prompt: int = Field(8, ge=1)
     """Trajectories per question in training: the size of a group."""
     max_prompt_tokens: int = Field(512, ge=1)

@@ -1,17 +1,19 @@
-"""The rollout workers as one: which worker plays which group, and what it cost."""
+"""The rollout workers as one: which worker plays which group, and what happens when one dies."""
 
 import asyncio
-import time
+import logging
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from itertools import chain, pairwise
 from typing import Any, Protocol, TypeVar
 
 from ur2.errors import ComponentError
+from ur2.rollout.board import Account, Board
 from ur2.rollout.options import RolloutOptions, SamplingOptions
 from ur2.rollout.tasks import gather_or_cancel
 from ur2.types import Assignment, Group
 
 T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 
 class Worker(Protocol):
@@ -22,9 +24,9 @@ class Worker(Protocol):
         ...
 
     def run_group(
-        self, assignment: Assignment, num_samples: int, sampling: SamplingOptions
+        self, assignment: Assignment, num_samples: int, sampling: SamplingOptions, first: int = 0
     ) -> Coroutine[Any, Any, Group]:
-        """Plays one group."""
+        """Plays the samples `first`, ..., `first + num_samples - 1` of a group."""
         ...
 
     def update_weights(self, path: str, version: int) -> Coroutine[Any, Any, None]:
@@ -36,52 +38,18 @@ class Worker(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerAccount:
-    """What one worker did in one `collect`."""
-
-    num_groups: int = 0
-    num_sampled_tokens: int = 0
-    busy_s: float = 0.0
-    """Seconds with at least one group in play."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Account:
-    """What one `collect` cost."""
-
-    wall_s: float
-    workers: tuple[WorkerAccount, ...]
-
-    @property
-    def num_sampled_tokens(self) -> int:
-        """Tokens that the policy wrote."""
-        return sum(worker.num_sampled_tokens for worker in self.workers)
-
-    @property
-    def sampled_tokens_per_s(self) -> float:
-        """Over the wall time, all workers together."""
-        return self.num_sampled_tokens / self.wall_s if self.wall_s > 0 else 0.0
-
-    @property
-    def idle_fraction(self) -> float:
-        """Share of the workers' time without a group in play."""
-        available_s = self.wall_s * len(self.workers)
-        busy_s = sum(worker.busy_s for worker in self.workers)
-        return 1.0 - busy_s / available_s if available_s > 0 else 0.0
-
-
 class RolloutPool:
     """Spreads groups over workers.
 
-    A group stays on one worker, whose prefix cache its samples share. Each group goes to the worker
-    with the fewest groups in play when a place is free; a worker holds as many groups as fill its
-    engine, so that the last ones go to whoever is fastest.
+    Each group goes to the worker with the fewest trajectories in play as soon as that has a place.
+    A group stays on one worker, whose prefix cache its samples share, unless `spread_groups`. A
+    worker that dies or hangs is replaced, gets the newest weights, and its groups are played anew.
 
     Args:
         workers: at least one, in any process.
         options: budgets and the engines' capacity.
-        death: exceptions by which a remote worker's death shows, beside `ComponentError`.
+        respawn: makes a worker, not started, in the place of the one with this number, and ends
+            that one; without it the first death is an error.
     """
 
     def __init__(
@@ -89,13 +57,15 @@ class RolloutPool:
         workers: Sequence[Worker],
         options: RolloutOptions,
         *,
-        death: tuple[type[Exception], ...] = (),
+        respawn: Callable[[int], Awaitable[Worker]] | None = None,
     ) -> None:
-        self._workers = tuple(workers)
+        self._workers = list(workers)
         self._options = options
-        self._death = death
-        self.account = Account(wall_s=0.0, workers=tuple(WorkerAccount() for _ in workers))
-        """Of the latest `collect`."""
+        self._respawn = respawn
+        self._restarts_left = options.max_worker_restarts if respawn else 0
+        self._changing = [asyncio.Lock() for _ in workers]
+        self._weights: tuple[str, int] | None = None
+        self._board = Board(len(workers), options.engine.max_num_seqs)
 
     async def start(self) -> None:
         """Starts all workers at once.
@@ -104,8 +74,29 @@ class RolloutPool:
             InputError: an engine is not installed or does not know the model.
             ComponentError: a worker did not come up.
         """
-        limit_s = self._options.engine.start_timeout_s
-        await self._on_all([worker.start() for worker in self._workers], "start", limit_s)
+        await gather_or_cancel(self._start(i, w) for i, w in enumerate(self._workers))
+
+    async def play(
+        self, assignment: Assignment, num_samples: int, sampling: SamplingOptions
+    ) -> Group:
+        """Plays one group as soon as there is a place for it.
+
+        Args:
+            assignment: the question, and whether retrieval is on.
+            num_samples: trajectories.
+            sampling: how tokens are drawn.
+
+        Raises:
+            ComponentError: a worker died or hangs, and there is no further restart.
+        """
+        num_parts = min(len(self._workers), num_samples) if self._options.spread_groups else 1
+        starts = [num_samples * part // num_parts for part in range(num_parts + 1)]
+        parts = await gather_or_cancel(
+            self._play(assignment, first, last - first, sampling)
+            for first, last in pairwise(starts)
+        )
+        trajectories = chain.from_iterable(part.trajectories for part in parts)
+        return Group(assignment=assignment, trajectories=tuple(trajectories))
 
     async def collect(
         self,
@@ -124,94 +115,112 @@ class RolloutPool:
             on_group: called with each group as soon as it is done.
 
         Raises:
-            ComponentError: a worker died or hangs; what was under way is cancelled.
+            ComponentError: as `play`; what was under way is cancelled.
         """
-        ledger = _Ledger(len(self._workers))
-        capacity = max(1, -(-self._options.engine.max_num_seqs // num_samples))
-        places = asyncio.Semaphore(capacity * len(self._workers))
-        started = time.perf_counter()
 
         async def play(assignment: Assignment) -> Group:
-            async with places:
-                index = ledger.open()
-                group = None
-                try:
-                    group = await self._guard(
-                        self._workers[index].run_group(assignment, num_samples, sampling),
-                        f"rollout worker {index}, group '{assignment.id}'",
-                        self._options.group_timeout_s,
-                    )
-                finally:
-                    ledger.close(index, group)
-                on_group(group)
-                return group
+            group = await self.play(assignment, num_samples, sampling)
+            on_group(group)
+            return group
 
-        groups = await gather_or_cancel(play(assignment) for assignment in assignments)
-        self.account = Account(wall_s=time.perf_counter() - started, workers=tuple(ledger.accounts))
-        return groups
+        return await gather_or_cancel(play(assignment) for assignment in assignments)
 
     async def update_weights(self, path: str, version: int) -> None:
         """Gives all engines the weights of directory `path`, under the label `version`.
 
+        The directory must stay until the next update, for workers that start later.
+
         Raises:
-            ComponentError: a worker died, hangs or refuses the weights.
+            ComponentError: a worker died, hangs or refuses the weights, and there is no further
+                restart.
         """
-        await self._on_all(
-            [worker.update_weights(path, version) for worker in self._workers],
-            f"weights {version}",
-            self._options.update_timeout_s,
-        )
+        self._weights = path, version
+        await gather_or_cancel(self._update(index) for index in range(len(self._workers)))
+
+    def take_account(self) -> Account:
+        """What the workers did since the last call."""
+        return self._board.take_account()
 
     async def close(self) -> None:
         """Closes all workers; safe to call twice."""
-        await self._on_all(
-            [worker.close() for worker in self._workers], "close", self._options.update_timeout_s
-        )
-
-    async def _on_all(
-        self, calls: Sequence[Coroutine[Any, Any, None]], what: str, limit_s: float
-    ) -> None:
+        limit_s = self._options.update_timeout_s
         await gather_or_cancel(
-            self._guard(call, f"rollout worker {index}, {what}", limit_s)
-            for index, call in enumerate(calls)
+            _within(limit_s, worker.close(), _name(index, "close"))
+            for index, worker in enumerate(self._workers)
         )
 
-    async def _guard(self, call: Awaitable[T], what: str, limit_s: float) -> T:
-        """Turns a worker's death or silence into one error that names it."""
-        try:
-            async with asyncio.timeout(limit_s):
-                return await call
-        except TimeoutError as error:
-            raise ComponentError(f"{what}: no answer within {limit_s:g} s") from error
-        except self._death as error:
-            raise ComponentError(f"{what}: the worker died: {error}") from error
+    async def _play(
+        self, assignment: Assignment, first: int, num_samples: int, sampling: SamplingOptions
+    ) -> Group:
+        while True:
+            index = await self._board.take(num_samples)
+            worker, group = self._workers[index], None
+            try:
+                group = await _within(
+                    self._options.group_timeout_s,
+                    worker.run_group(assignment, num_samples, sampling, first),
+                    _name(index, f"group '{assignment.id}'"),
+                )
+                return group
+            except ComponentError as error:
+                await self._replace(index, worker, error)
+            finally:
+                self._board.release(index, num_samples, group)
+
+    async def _start(self, index: int, worker: Worker) -> None:
+        await _within(self._options.engine.start_timeout_s, worker.start(), _name(index, "start"))
+
+    async def _update(self, index: int) -> None:
+        async with self._changing[index]:
+            worker = self._workers[index]
+            try:
+                await self._load(index, worker)
+                return
+            except ComponentError as error:
+                failure = error
+        await self._replace(index, worker, failure)
+
+    async def _load(self, index: int, worker: Worker) -> None:
+        """Gives a worker the newest weights; one that starts has version 0 already."""
+        if self._weights is not None:
+            path, version = self._weights
+            await _within(
+                self._options.update_timeout_s,
+                worker.update_weights(path, version),
+                _name(index, f"weights {version}"),
+            )
+
+    async def _replace(self, index: int, failed: Worker, error: ComponentError) -> None:
+        """Puts a fresh worker in the place of one that failed, unless that has happened already.
+
+        Raises:
+            ComponentError: `error`, where there is no further restart; or the next worker failed.
+        """
+        async with self._changing[index]:
+            if self._workers[index] is not failed:
+                return
+            if self._respawn is None or not self._restarts_left:
+                raise error
+            self._restarts_left -= 1
+            logger.warning("%s; starting another (%d more)", error, self._restarts_left)
+            self._board.set_down(index, down=True)
+            try:
+                worker = await self._respawn(index)
+                await self._start(index, worker)
+                await self._load(index, worker)
+                self._workers[index] = worker
+            finally:
+                self._board.set_down(index, down=False)
 
 
-class _Ledger:
-    """Groups in play and finished, per worker, during one `collect`."""
+def _name(index: int, what: str) -> str:
+    return f"rollout worker {index}, {what}"
 
-    def __init__(self, num_workers: int) -> None:
-        self.accounts = [WorkerAccount() for _ in range(num_workers)]
-        self._in_play = [0] * num_workers
-        self._busy_since = [0.0] * num_workers
 
-    def open(self) -> int:
-        """Chooses the least loaded worker for a group that starts."""
-        index = min(range(len(self._in_play)), key=self._in_play.__getitem__)
-        if self._in_play[index] == 0:
-            self._busy_since[index] = time.perf_counter()
-        self._in_play[index] += 1
-        return index
-
-    def close(self, index: int, group: Group | None) -> None:
-        """Books a group that ended; None where it failed."""
-        self._in_play[index] -= 1
-        account = self.accounts[index]
-        idle = self._in_play[index] == 0
-        self.accounts[index] = WorkerAccount(
-            num_groups=account.num_groups + (group is not None),
-            num_sampled_tokens=account.num_sampled_tokens
-            + (sum(t.num_policy_tokens for t in group.trajectories) if group else 0),
-            busy_s=account.busy_s
-            + (time.perf_counter() - self._busy_since[index] if idle else 0.0),
-        )
+async def _within(limit_s: float, call: Awaitable[T], what: str) -> T:
+    """Turns silence into an error that names the worker."""
+    try:
+        async with asyncio.timeout(limit_s):
+            return await call
+    except TimeoutError as error:
+        raise ComponentError(f"{what}: no answer within {limit_s:g} s") from error

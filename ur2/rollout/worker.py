@@ -47,9 +47,9 @@ class RolloutWorker:
         await self._players.engine.start()
 
     async def run_group(
-        self, assignment: Assignment, num_samples: int, sampling: SamplingOptions
+        self, assignment: Assignment, num_samples: int, sampling: SamplingOptions, first: int = 0
     ) -> Group:
-        """Plays `num_samples` episodes of one question, all at once.
+        """Plays the episodes `first`, ..., `first + num_samples - 1` of one question, all at once.
 
         Raises:
             ComponentError: the engine died or hangs; the group's other episodes are cancelled.
@@ -62,7 +62,7 @@ class RolloutWorker:
                 trajectory_id=f"{assignment.id}/{index}",
                 seed=self._seed,
             )
-            for index in range(num_samples)
+            for index in range(first, first + num_samples)
         )
         return Group(assignment=assignment, trajectories=tuple(trajectories))
 

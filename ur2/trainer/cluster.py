@@ -102,16 +102,20 @@ class Actor:
         self.timeout_s = timeout_s
 
     async def call(self, method: str, *args: Any, timeout_s: float | None = None) -> Any:
-        """Runs a method and waits for its result.
+        """Runs a method and waits for its result; it is cancelled there when it is here.
 
         Raises:
             Ur2Error: what the worker itself raised.
             ComponentError: it died, failed otherwise, or did not answer in time.
         """
         deadline_s = self.timeout_s if timeout_s is None else timeout_s
+        answer = getattr(self.handle, method).remote(*args)
         try:
             async with asyncio.timeout(deadline_s):
-                return await getattr(self.handle, method).remote(*args)
+                return await answer
+        except asyncio.CancelledError:
+            ray.cancel(answer)
+            raise
         except TimeoutError as error:
             raise ComponentError(
                 f"{self.name}.{method} did not answer within {deadline_s:g} s "
@@ -206,10 +210,10 @@ class RemoteRollouts:
         await self.actor.call("start")
 
     async def run_group(
-        self, assignment: Assignment, num_samples: int, sampling: SamplingOptions
+        self, assignment: Assignment, num_samples: int, sampling: SamplingOptions, first: int = 0
     ) -> Group:
         """See `RolloutWorker.run_group`."""
-        group: Group = await self.actor.call("run_group", assignment, num_samples, sampling)
+        group: Group = await self.actor.call("run_group", assignment, num_samples, sampling, first)
         return group
 
     async def update_weights(self, path: str, version: int) -> None:

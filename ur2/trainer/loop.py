@@ -62,6 +62,7 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self._updating = False
+        self._published: str | None = None
 
     async def run(self) -> Evaluation | None:
         """Trains to the last step; returns the held-out measurement after it.
@@ -130,7 +131,9 @@ class Trainer:
         """Hands the policy's weights to the engines, as `version`."""
         folder = await self.policy.publish(version)
         await self.rollouts.update_weights(folder, version)
-        self.policy.discard(folder)
+        if self._published is not None:
+            self.policy.discard(self._published)
+        self._published = folder  # kept for engines that must be started again
 
     def _check_failures(self, scored: Sequence[ScoredGroup]) -> None:
         rate = retrieval_metrics(scored).get("retrieval/failure_rate", 0.0)

@@ -48,7 +48,7 @@ class ScriptedWorker:
     async def update_weights(self, path: str, version: int) -> None: ...
 
     async def run_group(
-        self, assignment: Assignment, num_samples: int, sampling: SamplingOptions
+        self, assignment: Assignment, num_samples: int, sampling: SamplingOptions, first: int = 0
     ) -> Group:
         await asyncio.sleep(0)
         question = assignment.question

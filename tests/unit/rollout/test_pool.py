@@ -13,9 +13,10 @@ SAMPLING = SamplingOptions()
 class FakeWorker:
     """Takes `delay_s` per group; every trajectory has three policy tokens."""
 
-    def __init__(self, delay_s=0.0, error=None):
+    def __init__(self, delay_s=0.0, error=None, weights_error=None):
         self.delay_s = delay_s
         self.error = error
+        self.weights_error = weights_error
         self.groups = []
         self.in_play = 0
         self.most_in_play = 0
@@ -24,7 +25,7 @@ class FakeWorker:
     async def start(self):
         self.calls.append("start")
 
-    async def run_group(self, assignment, num_samples, sampling):
+    async def run_group(self, assignment, num_samples, sampling, first=0):
         self.in_play += 1
         self.most_in_play = max(self.most_in_play, self.in_play)
         try:
@@ -47,15 +48,29 @@ class FakeWorker:
                     searches=(),
                     status=Status.ANSWERED,
                 )
-                for i in range(num_samples)
+                for i in range(first, first + num_samples)
             ),
         )
 
     async def update_weights(self, path, version):
+        if self.weights_error is not None:
+            raise self.weights_error
         self.calls.append((path, version))
 
     async def close(self):
         self.calls.append("close")
+
+
+def replacing(workers, **faults):
+    """Puts a new worker into the list, and counts how often."""
+
+    async def respawn(index):
+        respawn.calls += 1
+        workers[index] = FakeWorker(**faults)
+        return workers[index]
+
+    respawn.calls = 0
+    return respawn
 
 
 def options(*, max_num_seqs=8, **rest):
@@ -69,7 +84,7 @@ async def test_groups_come_back_in_order_each_once_and_the_account_adds_up(game)
     groups = await pool.collect(assignments, 2, SAMPLING)
     assert [g.assignment.id for g in groups] == [a.id for a in assignments]
     assert sorted(workers[0].groups + workers[1].groups) == sorted(a.id for a in assignments)
-    account = pool.account
+    account = pool.take_account()
     assert account.num_sampled_tokens == 20 * 2 * 3
     assert [w.num_groups for w in account.workers] == [len(w.groups) for w in workers]
     assert [w.num_sampled_tokens for w in account.workers] == [6 * len(w.groups) for w in workers]
@@ -93,10 +108,10 @@ async def test_a_fast_worker_plays_more_groups_than_a_slow_one(game):
     assert len(fast.groups) == 11
 
 
-async def test_a_worker_that_dies_is_named_and_nothing_is_left_running(game):
-    healthy, dead = FakeWorker(10.0), FakeWorker(error=ConnectionResetError("gone"))
-    pool = RolloutPool([healthy, dead], options(), death=(ConnectionResetError,))
-    with pytest.raises(ComponentError, match=r"worker 1, group '1'.*died: gone"):
+async def test_without_a_replacement_a_failing_worker_ends_everything(game):
+    healthy, failing = FakeWorker(10.0), FakeWorker(error=ComponentError("gone"))
+    pool = RolloutPool([healthy, failing], options())
+    with pytest.raises(ComponentError, match="gone"):
         await pool.collect([game.assignment(id=str(i)) for i in range(2)], 1, SAMPLING)
     assert healthy.in_play == 0
 
@@ -105,6 +120,57 @@ async def test_a_worker_that_hangs_is_named(game):
     pool = RolloutPool([FakeWorker(10.0)], options(group_timeout_s=0.02))
     with pytest.raises(ComponentError, match=r"worker 0, group '7'.*0\.02 s"):
         await pool.collect([game.assignment(id="7")], 1, SAMPLING)
+
+
+@pytest.mark.parametrize("broken", [{"error": ComponentError("gone")}, {"delay_s": 10.0}])
+async def test_a_failed_worker_is_replaced_and_every_group_is_played_once(game, broken):
+    workers = [FakeWorker(0.001), FakeWorker(**broken)]
+    pool = RolloutPool(workers, options(group_timeout_s=0.2), respawn=replacing(workers))
+    await pool.update_weights("w", 3)
+    groups = await pool.collect([game.assignment(id=str(i)) for i in range(20)], 2, SAMPLING)
+    assert [group.assignment.id for group in groups] == [str(i) for i in range(20)]
+    assert sorted(workers[0].groups + workers[1].groups) == sorted(str(i) for i in range(20))
+    assert workers[1].calls == ["start", ("w", 3)]
+
+
+async def test_the_restarts_run_out(game):
+    workers = [FakeWorker(error=ComponentError("gone"))]
+    respawn = replacing(workers, error=ComponentError("gone again"))
+    pool = RolloutPool(workers, options(max_worker_restarts=2), respawn=respawn)
+    with pytest.raises(ComponentError, match="gone again"):
+        await pool.collect([game.assignment(id="0")], 1, SAMPLING)
+    assert respawn.calls == 2
+
+
+async def test_a_worker_that_refuses_weights_is_replaced_and_gets_them(game):
+    workers = [FakeWorker(weights_error=ComponentError("no room"))]
+    pool = RolloutPool(workers, options(), respawn=replacing(workers))
+    await pool.update_weights("w", 4)
+    assert workers[0].calls == ["start", ("w", 4)]
+
+
+async def test_spread_groups_are_whole_and_in_order(game):
+    workers = [FakeWorker(0.001), FakeWorker(0.002), FakeWorker()]
+    pool = RolloutPool(workers, options(spread_groups=True))
+    groups = await pool.collect([game.assignment(id=str(i)) for i in range(5)], 8, SAMPLING)
+    assert [[t.id for t in g.trajectories] for g in groups] == [
+        [f"{i}/{sample}" for sample in range(8)] for i in range(5)
+    ]
+    assert all(worker.groups for worker in workers)
+    assert sum(len(worker.groups) for worker in workers) == 5 * 3
+
+
+async def test_a_group_that_is_given_up_frees_its_place(game):
+    worker = FakeWorker(10.0)
+    pool = RolloutPool([worker], options(max_num_seqs=2))
+    given_up = [asyncio.create_task(pool.play(game.assignment(), 2, SAMPLING)) for _ in range(3)]
+    await asyncio.sleep(0.01)
+    for task in given_up:
+        task.cancel()
+    await asyncio.gather(*given_up, return_exceptions=True)
+    worker.delay_s = 0.0
+    await asyncio.wait_for(pool.play(game.assignment(id="next"), 2, SAMPLING), 1.0)
+    assert worker.groups == ["next"]
 
 
 async def test_start_weights_and_close_reach_every_worker():
