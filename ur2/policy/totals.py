@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 import torch.distributed as dist
 
-from ur2.policy.microbatch import SUMS, Report
+from ur2.policy.loss import SUMS, Report
 
 
 class Totals:

@@ -13,7 +13,8 @@ from ur2.algorithms.options import AlgorithmOptions
 from ur2.algorithms.reductions import Denominators
 from ur2.errors import ComponentError, InputError
 from ur2.policy.deepspeed_config import shards_bf16
-from ur2.policy.microbatch import Report, collate, microbatch_loss
+from ur2.policy.loss import Report, microbatch_loss
+from ur2.policy.microbatch import collate
 from ur2.policy.options import PolicyOptions
 from ur2.policy.packing import Microbatch, RankPlan, RankStep, plan
 from ur2.policy.ranks import gather_objects, merge, restore_rng, rng_state

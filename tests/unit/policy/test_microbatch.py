@@ -10,7 +10,8 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from ur2.algorithms.options import AlgorithmOptions
 from ur2.algorithms.reductions import Denominators
-from ur2.policy.microbatch import SUMS, collate, microbatch_loss
+from ur2.policy.loss import SUMS, microbatch_loss
+from ur2.policy.microbatch import collate
 from ur2.policy.model import PolicyModel
 from ur2.types import Sample
 
