@@ -3,11 +3,11 @@
 Shapes: a trajectory is a flat list of T tokens, cut into segments by author.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from itertools import chain
-from typing import Literal
+from itertools import chain, groupby
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -116,6 +116,18 @@ class SearchEvent:
     latency_s: float = 0.0
 
 
+class VersionRun(NamedTuple):
+    """Consecutive tokens that one version of the weights sampled."""
+
+    version: int
+    num_tokens: int
+
+
+def version_runs(version_T: Iterable[int]) -> tuple[VersionRun, ...]:
+    """Runs of equal versions, one version per token, (T,)."""
+    return tuple(VersionRun(v, sum(1 for _ in run)) for v, run in groupby(version_T))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
     """A run of tokens by one author; sampled ids are kept as they were sampled."""
@@ -126,8 +138,8 @@ class Segment:
     """The decoded tokens, for parsing and scoring only; never encoded again."""
     logprobs: tuple[float, ...] = ()
     """The sampler's log-probabilities, one per token; POLICY segments only."""
-    weight_version: int = -1
-    """The published weights that sampled it; -1 where no model did."""
+    weight_versions: tuple[VersionRun, ...] = ()
+    """The published weights that sampled each token, in order; POLICY segments only."""
     step: int = 0
     """The turn of the episode, from 0."""
 

@@ -86,7 +86,8 @@ async def test_requests_in_flight_go_on_under_the_new_weights(engine, model, tmp
     switch = int((~is_new).nonzero().max()) + 1
     assert 0 < switch < 100
     assert torch.allclose(logprobs[:switch], before[:switch], atol=1e-4)
-    assert (drawn.weight_version, later.weight_version) == (0, 9)
+    assert drawn.weight_versions == ((0, switch), (9, 100 - switch))
+    assert later.weight_versions == ((9, 100),)
     expected = reference(model, request, later.token_ids)
     assert torch.allclose(torch.tensor(later.logprobs), expected, atol=1e-4)
 

@@ -198,7 +198,7 @@ async def test_new_weights_take_effect_in_every_layer_and_label_what_follows(
     for temperature in (0.0, 1.0):
         assert await largest_gap(engine, changed, temperature=temperature) < 1e-4
     drawn = await engine.generate(GenerationRequest(token_ids=PROMPTS[0], max_tokens=2))
-    assert drawn.weight_version == 3
+    assert drawn.weight_versions == ((3, 2),)
     await engine.load_weights(publish(model, tmp_path), 4)
     assert await largest_gap(engine, model, temperature=1.0) < 1e-4
 
@@ -220,7 +220,8 @@ async def test_requests_in_flight_go_on_under_the_new_weights(engine, model, oth
         num_old = int((is_old & ~is_new).nonzero().max()) + 1
         assert (is_old[:num_old]).all()
         assert (is_new[num_old:]).all()
-        assert drawn.weight_version == 4
+        num_new = len(drawn.token_ids) - num_old
+        assert drawn.weight_versions == ((4, num_old), *(((5, num_new),) if num_new else ()))
         crossed += num_old < len(drawn.token_ids)
     assert crossed
 
@@ -229,7 +230,7 @@ async def test_a_directory_without_weights_changes_nothing(engine, tmp_path):
     with pytest.raises(InputError, match="no weights"):
         await engine.load_weights(str(tmp_path), 6)
     drawn = await engine.generate(GenerationRequest(token_ids=PROMPTS[0], max_tokens=2))
-    assert drawn.weight_version == 5
+    assert drawn.weight_versions == ((5, 2),)
 
 
 @pytest.mark.parametrize("tiny_model", [True], indirect=True, ids=["tied"])

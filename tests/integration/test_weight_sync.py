@@ -114,10 +114,10 @@ async def test_engine_and_policy_agree_after_every_sync(tiny_model: str, tmp_pat
         for step in range(3):
             groups = await rollouts.collect([assignment(step)], 8, ROLLOUT.sampling)
             assert {
-                s.weight_version
+                run.version
                 for t in groups[0].trajectories
                 for s in t.segments
-                if s.author == "policy"
+                for run in s.weight_versions
             } == {step}
             batch = to_batch(scored(groups), AlgorithmOptions())
             assert await largest_gap(policy, batch) <= TOLERANCE

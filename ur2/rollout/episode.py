@@ -137,7 +137,7 @@ class _Episode:
                 token_ids=generation.token_ids,
                 text=generation.text,
                 logprobs=generation.logprobs,
-                weight_version=generation.weight_version,
+                weight_versions=generation.weight_versions,
                 step=step,
             )
         )

@@ -6,7 +6,7 @@ from statistics import fmean
 
 import numpy as np
 
-from ur2.types import Author, Level, Score, ScoredGroup, Status, Trajectory
+from ur2.types import Level, Score, ScoredGroup, Status, Trajectory
 
 
 def accuracy_by_bucket(groups: Sequence[ScoredGroup]) -> dict[str, float]:
@@ -82,10 +82,10 @@ def _part_means(scores: Sequence[Score]) -> dict[str, float]:
 def _staleness(trajectories: Iterable[Trajectory], version: int) -> float:
     """Mean age of the sampled tokens, in weight versions."""
     ages = [
-        (version - segment.weight_version, len(segment.token_ids))
+        (version - run.version, run.num_tokens)
         for trajectory in trajectories
         for segment in trajectory.segments
-        if segment.author is Author.POLICY
+        for run in segment.weight_versions
     ]
     tokens = sum(count for _, count in ages)
     return sum(age * count for age, count in ages) / tokens if tokens else 0.0

@@ -192,7 +192,7 @@ def _trajectory_records(groups: Iterable[ScoredGroup]) -> Iterator[dict[str, Any
                         "text": segment.text,
                         "token_ids": segment.token_ids,
                         "logprobs": segment.logprobs,
-                        "weight_version": segment.weight_version,
+                        "weight_versions": segment.weight_versions,
                     }
                     for segment in trajectory.segments
                 ],

@@ -14,7 +14,15 @@ from ur2.prompts.render import PromptRenderer
 from ur2.rollout.engines.base import Generation, GenerationRequest
 from ur2.rollout.episode import Players, run_episode
 from ur2.rollout.options import RolloutOptions, SamplingOptions
-from ur2.types import Assignment, Level, Passage, Question, RetrievalFailed, Trajectory
+from ur2.types import (
+    Assignment,
+    Level,
+    Passage,
+    Question,
+    RetrievalFailed,
+    Trajectory,
+    VersionRun,
+)
 
 PROMPT = PromptOptions.load(
     {
@@ -100,7 +108,7 @@ class ScriptedEngine:
             logprobs=tuple(-float(t) for t in token_ids),
             text=TOKENIZER.decode(token_ids),
             finish=finish,
-            weight_version=self.version,
+            weight_versions=(VersionRun(self.version, len(token_ids)),),
         )
 
 

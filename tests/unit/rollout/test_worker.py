@@ -23,7 +23,7 @@ async def test_new_weights_label_what_is_sampled_after_them(game):
     worker = RolloutWorker(game.make_players(engine), seed=0)
     await worker.update_weights("somewhere", 12)
     group = await worker.run_group(game.assignment(), 1, SamplingOptions())
-    assert group.trajectories[0].segments[1].weight_version == 12
+    assert group.trajectories[0].segments[1].weight_versions[0].version == 12
 
 
 async def test_an_engine_that_takes_no_weights_in_time_is_an_error(game):

@@ -17,6 +17,7 @@ from ur2.types import (
     Segment,
     Status,
     Trajectory,
+    VersionRun,
 )
 
 MakeGroup = Callable[..., ScoredGroup]
@@ -43,7 +44,7 @@ def make_group(
                     token_ids=(3, 4, 5),
                     text="!",
                     logprobs=(-0.1, -0.2, -0.3),
-                    weight_version=version,
+                    weight_versions=(VersionRun(version, 3),),
                 ),
             ),
             searches=tuple(searches),

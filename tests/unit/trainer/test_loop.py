@@ -32,6 +32,7 @@ from ur2.types import (
     Segment,
     Status,
     Trajectory,
+    VersionRun,
 )
 
 QUESTIONS = [
@@ -74,7 +75,7 @@ class ScriptedRollouts:
                             token_ids=(2, 3),
                             text="",
                             logprobs=(-1.0, -1.0),
-                            weight_version=self.versions[-1],
+                            weight_versions=(VersionRun(self.versions[-1], 2),),
                         ),
                     ),
                     searches=(search,),

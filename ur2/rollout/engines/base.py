@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from ur2.types import VersionRun
+
 Finish = Literal["stop", "length"]
 
 
@@ -40,8 +42,8 @@ class Generation:
     """All of `token_ids` decoded, special tokens included."""
     finish: Finish
     """`stop`: a stop string or token; `length`: `max_tokens` ran out."""
-    weight_version: int
-    """The oldest weights that sampled a token of it."""
+    weight_versions: tuple[VersionRun, ...]
+    """The weights that sampled each of `token_ids`; several where they changed on the way."""
 
 
 class Engine(Protocol):

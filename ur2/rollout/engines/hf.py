@@ -10,6 +10,7 @@ from ur2.rollout.engines.base import Finish, Generation, GenerationRequest
 from ur2.rollout.engines.text import decode, load_tokenizer, split_stops
 from ur2.rollout.engines.weights import read_weights, weight_files
 from ur2.rollout.options import EngineOptions
+from ur2.types import version_runs
 
 if TYPE_CHECKING:
     import torch
@@ -84,7 +85,7 @@ class HfEngine:
             logprobs=tuple(row.logprobs),
             text=decode(self._tokenizer, row.token_ids),
             finish=finish,
-            weight_version=row.weight_version,
+            weight_versions=version_runs(row.versions),
         )
 
     async def load_weights(self, path: str, version: int) -> None:

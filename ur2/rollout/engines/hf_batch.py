@@ -23,10 +23,10 @@ class Row:
     stop_token_ids: frozenset[int]
     stop_strings: tuple[str, ...]
     generator: torch.Generator
-    weight_version: int = -1
-    """The weights of its first token."""
     token_ids: list[int] = field(default_factory=list)
     """Sampled so far."""
+    versions: list[int] = field(default_factory=list)
+    """The weights that sampled each token."""
     logprobs: list[float] = field(default_factory=list)
     abandoned: bool = False
     """Nobody waits for it any more."""
@@ -78,8 +78,8 @@ class DecodingBatch:
         for row, token, logprob in zip(
             self.rows, token_B.tolist(), logprob_B.tolist(), strict=True
         ):
-            row.weight_version = weight_version if not row.token_ids else row.weight_version
             row.token_ids.append(token)
+            row.versions.append(weight_version)
             row.logprobs.append(logprob)
             if (finish := row.finish(self._tokenizer)) is not None:
                 finished.append((row, finish))

@@ -7,6 +7,7 @@ from ur2.rollout.engines.base import Finish, Generation, GenerationRequest
 from ur2.rollout.engines.endpoint import Endpoint
 from ur2.rollout.engines.text import decode, load_tokenizer, split_stops
 from ur2.rollout.options import EngineOptions
+from ur2.types import VersionRun
 
 _FINISHES: dict[str, Finish] = {"stop": "stop", "length": "length"}
 
@@ -55,7 +56,7 @@ class RemoteEngine:
             logprobs=logprobs,
             text=decode(self._tokenizer, token_ids),
             finish=finish,
-            weight_version=0,
+            weight_versions=(VersionRun(0, len(token_ids)),),
         )
 
     async def load_weights(self, path: str, version: int) -> None:

@@ -12,6 +12,7 @@ from ur2.rollout.engines.base import Finish, Generation, GenerationRequest
 from ur2.rollout.engines.text import decode, split_stops
 from ur2.rollout.engines.weights import weight_files
 from ur2.rollout.options import EngineOptions
+from ur2.types import VersionRun
 
 _INITIAL_VERSION = 0
 _SHUTDOWN_TIMEOUT_S = 30.0
@@ -123,7 +124,9 @@ class VllmEngine:
             logprobs=_sampled_logprobs(sampled.logprobs),
             text=decode(self._tokenizer, token_ids),
             finish=_FINISHES[sampled.finish_reason],
-            weight_version=int(sampled.weight_versions[0].version),
+            weight_versions=tuple(
+                VersionRun(int(run.version), run.end - run.start) for run in sampled.weight_versions
+            ),
         )
 
     def _sampling(self, request: GenerationRequest) -> Any:
