@@ -4,6 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from ur2.endpoints.options import EndpointOptions, Seconds
 from ur2.options import Options
 from ur2.types import Level, Task
 
@@ -91,7 +92,7 @@ class MathOptions(Options):
     """Processor seconds; real answers take a few hundredths."""
 
 
-class JudgeOptions(Options):
+class JudgeOptions(EndpointOptions):
     """A language model that grades what the task's grader did not find fully right."""
 
     tasks: tuple[Task, ...]
@@ -100,26 +101,12 @@ class JudgeOptions(Options):
     """What an answer without a verdict counts as (`reward/unscored_fraction` shows how many):
     `exact`: the grader's own grade; `zero`: 0; `group_mean`: the trajectory gets the mean reward of
     its group's others, so that it carries no advantage; `fail`: the run stops."""
-    url: str | None = None
-    """Base address of an OpenAI-compatible endpoint, up to and with `/v1`; None: there is none."""
-    model: str = "gpt-4.1-mini"
-    """The model that it serves."""
-    api_key_env: str = "OPENAI_API_KEY"
-    """The environment variable that holds the key; unset: no key is sent."""
     grades: dict[Verdict, float] = Field(
         {"correct": 1.0, "partially correct": 0.5, "incorrect": 0.0}
     )
     """The grade of each verdict, 0 to 1."""
-    max_concurrency: int = Field(32, ge=1)
-    """Requests under way at once."""
-    timeout_s: float = Field(20.0, gt=0)
-    """Seconds for one try."""
-    max_tries: int = Field(5, ge=1)
-    """Tries per answer."""
-    deadline_s: float = Field(60.0, gt=0)
+    deadline_s: Seconds = 60.0
     """Seconds for all tries of an answer."""
-    cache: str | None = None
-    """A file that keeps verdicts across steps and runs; None keeps none."""
 
     @model_validator(mode="after")
     def _is_complete(self) -> Self:

@@ -1,0 +1,220 @@
+"""JSON over HTTP with bounds on everything: tries, seconds, bytes, requests in flight."""
+
+import asyncio
+import json
+import os
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import httpx
+from purgatory import AsyncCircuitBreakerFactory
+from purgatory.domain.model import OpenedState
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception_type,
+    stop_after_attempt,
+    wait_random_exponential,
+)
+
+from ur2.endpoints.options import ServiceAccessOptions
+from ur2.errors import ComponentError, InputError
+
+T = TypeVar("T")
+
+PASSING_STATUSES = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
+"""HTTP statuses after which another try may succeed."""
+MAX_BACKOFF_S = 8.0
+MAX_REPLY_BYTES = 8 * 2**20
+MIN_FAILURES = 5
+PAUSE_S = 30.0
+"""How long nothing is asked after failures in a row."""
+
+
+class EndpointError(ComponentError):
+    """A service gave no usable reply; its message never belongs into a model's context."""
+
+
+class PassingError(EndpointError):
+    """No usable reply this time; another try may bring one."""
+
+    def __init__(self, message: str, *, after_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.after_s = after_s
+        """Seconds that the service asks to be left alone for."""
+
+
+class JsonClient:
+    """Asks one service; light and picklable until its first request.
+
+    As many failures in a row as requests may run at once (`MIN_FAILURES` at least) make it pause:
+    for `PAUSE_S` requests fail without being sent.
+    """
+
+    def __init__(
+        self,
+        options: ServiceAccessOptions,
+        *,
+        where: str,
+        key_header: str | None = None,
+        backoff_s: float = 0.5,
+    ) -> None:
+        """Takes what a request needs.
+
+        Args:
+            options: the service and the bounds.
+            where: the key of `options` in the config, for messages.
+            key_header: carries the key; by default it is a bearer token.
+            backoff_s: scale of the random pauses between tries, doubled after each.
+
+        Raises:
+            InputError: the address is not one of HTTP.
+        """
+        check_url(options.url, where=where)
+        self._options = options
+        self._where = where
+        self._key_header = key_header
+        self._backoff_s = backoff_s
+        self._http: httpx.AsyncClient | None = None
+        self._places: asyncio.Semaphore
+        self._breakers: AsyncCircuitBreakerFactory
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        read: Callable[[Any], T],
+        *,
+        params: Mapping[str, str | int] | None = None,
+        body: Mapping[str, Any] | None = None,
+    ) -> T:
+        """What `read` makes of the reply's JSON.
+
+        Args:
+            method: of HTTP.
+            path: below the service's address; empty for the address itself.
+            read: raises a PassingError where the reply is not what was asked for.
+            params: of the query string.
+            body: sent as JSON.
+
+        Raises:
+            EndpointError: no usable reply within the tries and the deadline.
+        """
+        if self._options.url is None:
+            raise EndpointError(f"no endpoint is configured ({self._where}.url)")
+        http = self._client()
+        request = http.build_request(method, self._address(path), params=params, json=body)
+        async with self._places:
+            breaker = await self._breakers.get_breaker(self._where)
+            try:
+                async with breaker, asyncio.timeout(self._options.deadline_s):
+                    return await self._tries()(self._try, http, request, read)
+            except OpenedState as error:
+                raise EndpointError(f"{self._where}: not asked, after failures in a row") from error
+            except TimeoutError as error:
+                raise EndpointError(f"no reply within {self._options.deadline_s:g} s") from error
+
+    async def close(self) -> None:
+        """Lets go of the connections; a later request opens others."""
+        if self._http is not None:
+            await self._http.aclose()
+            self._http = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def _try(
+        self, http: httpx.AsyncClient, request: httpx.Request, read: Callable[[Any], T]
+    ) -> T:
+        timeout_s = self._options.timeout_s
+        try:
+            async with asyncio.timeout(timeout_s):
+                return read(await self._reply(http, request))
+        except TimeoutError as error:
+            raise PassingError(
+                f"{request.url.host} gave no reply within {timeout_s:g} s"
+            ) from error
+        except httpx.TransportError as error:
+            raise PassingError(f"{request.url.host}: {error!r}") from error
+
+    async def _reply(self, http: httpx.AsyncClient, request: httpx.Request) -> Any:
+        response = await http.send(request, stream=True)
+        try:
+            if response.is_error or response.is_redirect:
+                failure = f"{request.url.host} answered with status {response.status_code}"
+                if response.status_code in PASSING_STATUSES:
+                    raise PassingError(failure, after_s=_retry_after(response))
+                raise EndpointError(failure)
+            content = bytearray()
+            async for chunk in response.aiter_bytes():
+                content += chunk
+                if len(content) > MAX_REPLY_BYTES:
+                    raise EndpointError(
+                        f"{request.url.host} sent more than {MAX_REPLY_BYTES} bytes"
+                    )
+        finally:
+            await response.aclose()
+        try:
+            return json.loads(content)
+        except (ValueError, RecursionError) as error:
+            raise PassingError(f"{request.url.host} sent no JSON") from error
+
+    def _client(self) -> httpx.AsyncClient:
+        # Made late, as neither connections nor their event loop can be pickled, nor should a key.
+        if self._http is None:
+            num = self._options.max_concurrency
+            self._places = asyncio.Semaphore(num)
+            self._breakers = AsyncCircuitBreakerFactory(
+                default_threshold=max(num, MIN_FAILURES),
+                default_ttl=PAUSE_S,
+                exclude=[asyncio.CancelledError],
+            )
+            self._http = httpx.AsyncClient(
+                headers=self._key(), limits=httpx.Limits(max_connections=num), timeout=None
+            )
+        return self._http
+
+    def _key(self) -> dict[str, str]:
+        key = os.environ.get(self._options.api_key_env)
+        if not key:
+            return {}
+        return {self._key_header: key} if self._key_header else {"Authorization": f"Bearer {key}"}
+
+    def _address(self, path: str) -> str:
+        base = str(self._options.url).rstrip("/")
+        return f"{base}/{path}" if path else base
+
+    def _tries(self) -> AsyncRetrying:
+        backoff = wait_random_exponential(multiplier=self._backoff_s, max=MAX_BACKOFF_S)
+
+        def wait_s(state: RetryCallState) -> float:
+            error = state.outcome.exception() if state.outcome else None
+            return max(backoff(state), error.after_s if isinstance(error, PassingError) else 0.0)
+
+        return AsyncRetrying(
+            stop=stop_after_attempt(self._options.max_tries),
+            wait=wait_s,
+            retry=retry_if_exception_type(PassingError),
+            reraise=True,
+        )
+
+
+def check_url(url: str | None, *, where: str) -> None:
+    """Raises an InputError for an address that is not one of HTTP."""
+    if url is not None and not url.startswith(("http://", "https://")):
+        raise InputError(f"{where}.url: '{url}' is no address; it looks like http://127.0.0.1:8000")
+
+
+def _retry_after(response: httpx.Response) -> float:
+    """The header's seconds; 0 where it has none, or a date."""
+    value = response.headers.get("Retry-After", "")
+    return float(value) if value.isascii() and value.isdigit() else 0.0
