@@ -70,9 +70,7 @@ class Judge:
         asked = [_quoted(item) for item in items]
         unique = list(dict.fromkeys(asked))
         async with ChatClient(self.options, where=WHERE) as chat:
-            replies: list[Reply[Verdict]] = await asyncio.gather(
-                *(chat.ask(INSTRUCTIONS, data, read_verdict, temperature=0.0) for data in unique)
-            )
+            replies = await asyncio.gather(*(_ask(chat, data) for data in unique))
         found = {data: reply.value for data, reply in zip(unique, replies, strict=True)}
         verdicts = [found[data] for data in asked]
         if None in verdicts:
@@ -84,6 +82,10 @@ class Judge:
                 self.last_failure,
             )
         return verdicts
+
+
+async def _ask(chat: ChatClient, data: str) -> Reply[Verdict]:
+    return await chat.ask(INSTRUCTIONS, data, read_verdict, temperature=0.0)
 
 
 def read_verdict(reply: str) -> Verdict | None:
