@@ -39,11 +39,11 @@ def boxed(text: str) -> list[Span]:
     stack: list[re.Match[str]] = []
     first = text.find("\\boxed")  # no token before it matters, and the scan is the slow part
     for token in _BRACES.finditer(text, first) if first >= 0 else ():
-        if token["boxed"] or token["open"]:
+        if token.lastgroup in ("boxed", "open"):
             stack.append(token)
-        elif token["close"] and stack:
+        elif token.lastgroup == "close" and stack:
             opening = stack.pop()
-            if opening["boxed"]:
+            if opening.lastgroup == "boxed":
                 content = text[opening.end() : token.start()].strip()
                 spans.append(Span(opening.start(), token.end(), content))
     return sorted(spans)
@@ -54,7 +54,7 @@ def phrased(text: str, phrase: str) -> list[Span]:
 
     The content is the rest of the line, or the next line with text; it ends before a chat token.
     """
-    openings = _occurrences(text, phrase)
+    openings = occurrences(text, phrase)
     spans = []
     for position, opening in enumerate(openings, start=1):
         limit = openings[position] if position < len(openings) else len(text)
@@ -68,7 +68,7 @@ def phrased(text: str, phrase: str) -> list[Span]:
     return spans
 
 
-def _occurrences(text: str, phrase: str) -> list[int]:
+def occurrences(text: str, phrase: str) -> list[int]:
     """Where a phrase starts, in any case: looked up by its first character that has none."""
     wanted = phrase.lower()
     offset = _first_without_case(wanted)

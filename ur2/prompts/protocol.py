@@ -9,7 +9,7 @@ import jinja2
 
 from ur2.errors import InputError
 from ur2.prompts.options import AnswerFormName, AnswerOptions, ProtocolOptions
-from ur2.spans import Span, boxed, phrased, tagged
+from ur2.spans import Span, boxed, occurrences, phrased, tagged
 from ur2.types import Passage, Task
 
 
@@ -68,7 +68,7 @@ class AnswerForm:
     def count(self, text: str) -> int:
         """How often the answer's markers are used, complete or not."""
         if self.form == "phrase":
-            return len(self.spans(text))
+            return len(occurrences(text, self.open))
         if self.form == "boxed":
             return text.count("\\boxed")
         return max(text.count(self.open), text.count(self.close))
@@ -124,7 +124,7 @@ class Protocol:
         forms = self._all_forms if task is None else (self.answer_form(task),)
         answers = [_last(form.spans(completion)) for form in forms]
         search = _last(tagged(completion, self.search.open, self.search.close))
-        last = max((span for span in (*answers, search) if span), default=None)
+        last = max(filter(None, (*answers, search)), default=None)
         if completion.rfind(self.search.open) >= (last.end if last else 0):
             return Stop("the search has no query or is not closed")
         if last is None:
@@ -142,7 +142,7 @@ class Protocol:
 
     def wrap_documents(
         self,
-        passages: Sequence[Passage],
+        found: Sequence[Passage] | str,
         *,
         max_chars: int | None = None,
         forbidden: tuple[str, ...] = (),
@@ -150,18 +150,21 @@ class Protocol:
         """The text of an observation.
 
         Args:
-            passages: best first; markers in them are broken, so that they cannot forge structure.
+            found: passages, best first, or a text about them; markers in it are broken, so that it
+                cannot forge structure.
             max_chars: cuts the text between the markers; the markers always stay.
             forbidden: further strings to neutralise, such as a tokenizer's special tokens.
         """
-        parts = [self._passage.render(passage=p, number=n) for n, p in enumerate(passages, start=1)]
-        body = (
-            neutralise("\n".join(parts), (*self.markers, *forbidden)) or self._options.no_documents
-        )
+        text = found if isinstance(found, str) else self._passages(found)
+        body = neutralise(text, (*self.markers, *forbidden)) or self._options.no_documents
         body = body.strip()[:max_chars].rstrip()
         block = " ".join(filter(None, [self.documents.open, body, self.documents.close]))
         padding = self._options.documents_padding
         return f"{padding}{block}{padding}"
+
+    def _passages(self, passages: Sequence[Passage]) -> str:
+        numbered = enumerate(passages, start=1)
+        return "\n".join(self._passage.render(passage=p, number=n) for n, p in numbered)
 
     def render_turn(
         self,
@@ -242,7 +245,10 @@ def _answer_form(options: AnswerOptions) -> AnswerForm:
 
 
 def _last(spans: Sequence[Span]) -> Span | None:
-    return next((span for span in reversed(spans) if span.content), None)
+    for span in reversed(spans):
+        if span.content:
+            return span
+    return None
 
 
 _JINJA = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)

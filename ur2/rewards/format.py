@@ -11,10 +11,7 @@ MAX_ANSWER_WORDS = 10
 """Answers of `qa` and `math` may be longer only where the gold is."""
 
 # Each of these begins with a literal, for which the scan skips fast.
-_CHAT_TOKEN = re.compile(r"<\|\w{1,40}\|>")
-_BARE_TOKEN = re.compile(r"</?s>")
-_INSTRUCTION = re.compile(r"\[/?INST\]")
-_TOKENS = (_CHAT_TOKEN, _BARE_TOKEN, _INSTRUCTION)
+_TOKENS = (re.compile(r"<(?:\|\w{1,40}\||/?s)>"), re.compile(r"\[/?INST\]"))
 _FINAL_CHAT_TOKEN = re.compile(r"(?:<\|\w{1,40}\|>|</?s>|\[/?INST\])$")
 _ROLE_LINE = re.compile(r"\n(?:system|user|assistant|human)[ \t]*:?[ \t]*(?=\n|$)")
 _CHINESE = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
@@ -30,6 +27,10 @@ class Written:
     """The policy's turns, without the token that ended each."""
     text: str
     """The turns, each on lines of its own and after a line break; no marker crosses a line."""
+    opened: tuple[int, ...]
+    """How often each turn opens a search."""
+    closed: tuple[int, ...]
+    """How often each turn closes one."""
     question: Question
     retrieval: bool
     answer: str | None
@@ -55,10 +56,13 @@ def violations(
     Only POLICY segments are read. A chat token at the very end of a turn is what stopped it, and is
     no violation.
     """
-    turns = tuple(_without_stop_token(text, markup) for text in trajectory.policy_texts)
+    turns = tuple([_without_stop_token(text, markup) for text in trajectory.policy_texts])
+    opening, closing = markup.search.open, markup.search.close
     written = Written(
         turns=turns,
         text="\n" + "\n".join(turns),
+        opened=tuple([turn.count(opening) for turn in turns]),
+        closed=tuple([turn.count(closing) for turn in turns]),
         question=question,
         retrieval=retrieval,
         answer=answer,
@@ -75,10 +79,10 @@ def violations(
 
 def _without_stop_token(text: str, markup: Markup) -> str:
     text = text.rstrip()
-    if not text.endswith((">", "]")):
+    if not text.endswith((">", "]")) or text.endswith(markup.markers):
         return text
     token = _FINAL_CHAT_TOKEN.search(text, max(0, len(text) - 48))
-    return text[: token.start()] if token and token[0] not in markup.markers else text
+    return text[: token.start()] if token else text
 
 
 def _not_one_answer(written: Written) -> bool:
@@ -87,12 +91,11 @@ def _not_one_answer(written: Written) -> bool:
 
 
 def _unbalanced_search(written: Written) -> bool:
-    search = written.markup.search
-    return any(turn.count(search.open) != turn.count(search.close) for turn in written.turns)
+    return written.opened != written.closed
 
 
 def _too_many_searches(written: Written) -> bool:
-    return written.text.count(written.markup.search.open) > written.markup.limits.max_searches
+    return sum(written.opened) > written.markup.limits.max_searches
 
 
 def _forged_documents(written: Written) -> bool:
@@ -102,8 +105,11 @@ def _forged_documents(written: Written) -> bool:
 
 def _long_query(written: Written) -> int:
     limit = written.markup.limits.max_query_words
-    queries = (query for turn in written.turns for query in written.markup.queries(turn))
-    return sum(len(query) > 2 * limit and len(query.split()) > limit for query in queries)
+    num_long = 0
+    for turn, closed in zip(written.turns, written.closed, strict=True):
+        for query in written.markup.queries(turn) if closed else ():
+            num_long += len(query) > 2 * limit and len(query.split()) > limit
+    return num_long
 
 
 def _chat_tokens(written: Written) -> bool:
@@ -111,7 +117,7 @@ def _chat_tokens(written: Written) -> bool:
     if _ROLE_LINE.search(written.text):
         return True
     own = written.markup.markers
-    return any(token not in own for form in _TOKENS for token in form.findall(written.text))
+    return any(set(form.findall(written.text)).difference(own) for form in _TOKENS)
 
 
 def _chinese(written: Written) -> bool:
@@ -137,8 +143,7 @@ def _marker_in_answer(written: Written) -> bool:
 
 
 def _search_when_off(written: Written) -> bool:
-    search = written.markup.search
-    return not written.retrieval and (search.open in written.text or search.close in written.text)
+    return not written.retrieval and (any(written.opened) or any(written.closed))
 
 
 def _too_few_searches(written: Written) -> bool:

@@ -1,6 +1,5 @@
 """What rewards need to know of the protocol of an episode."""
 
-from collections.abc import Sequence
 from typing import Protocol
 
 from ur2.types import Task
@@ -49,7 +48,7 @@ class Markup(Protocol):
         """Around documents."""
 
     @property
-    def markers(self) -> Sequence[str]:
+    def markers(self) -> tuple[str, ...]:
         """Every string that gives a text structure."""
 
     @property

@@ -10,7 +10,7 @@ from ur2.rewards.grading import Answered, Grade, Grading
 from ur2.rewards.markup import Markup
 from ur2.rewards.options import RewardOptions, at_step
 from ur2.rewards.terms import Outcome, parts_of, terms_for
-from ur2.types import Author, Group, Question, Score, ScoredGroup, Trajectory
+from ur2.types import Group, Question, Score, ScoredGroup, Trajectory
 
 
 class Rubric:
@@ -68,11 +68,8 @@ class Rubric:
 
     def _answers(self, group: Group) -> Answered:
         task = group.assignment.question.task
-        last = (
-            next((s.text for s in reversed(t.segments) if s.author is Author.POLICY), None)
-            for t in group.trajectories
-        )
-        answers = (None if text is None else self._markup.answer(text, task) for text in last)
+        texts = (trajectory.policy_texts for trajectory in group.trajectories)
+        answers = (self._markup.answer(turns[-1], task) if turns else None for turns in texts)
         return Answered(group.assignment.question, tuple(answers))
 
     def _scores(
