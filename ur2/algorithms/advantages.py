@@ -187,23 +187,40 @@ def _broadcast(value_B: Tensor, mask_BT: Tensor) -> Tensor:
 
 
 def _discounted_sum(value_BT: Tensor, mask_BT: Tensor, discount: float) -> Tensor:
-    """S_t = v_t + discount·S_{t+1} at policy tokens, S_{t+1} elsewhere. (B, T) -> (B, T)."""
-    carried_B = value_BT.new_zeros(len(value_BT))
-    sums = torch.zeros_like(value_BT)
-    for t in range(value_BT.shape[1] - 1, -1, -1):
-        carried_B = torch.where(mask_BT[:, t], value_BT[:, t] + discount * carried_B, carried_B)
-        sums[:, t] = carried_B
-    return sums
+    """S_t = v_t + discount·S_u, u the next policy token after t. (B, T) -> (B, T).
+
+    By doubling: after round k every entry holds the sum of its next 2^k terms.
+    """
+    sum_BL, taken_BL = _policy_tokens(value_BT, mask_BT)
+    reach = 1
+    while reach < sum_BL.shape[1]:
+        sum_BL[:, :-reach] += discount**reach * sum_BL[:, reach:]
+        reach *= 2
+    return _in_place(sum_BL, taken_BL, mask_BT)
 
 
 def _next_policy_value(value_BT: Tensor, mask_BT: Tensor) -> Tensor:
     """The value at the next policy token, 0 after the last. (B, T) -> (B, T)."""
-    upcoming_B = value_BT.new_zeros(len(value_BT))
-    upcoming_BT = torch.zeros_like(value_BT)
-    for t in range(value_BT.shape[1] - 1, -1, -1):
-        upcoming_BT[:, t] = upcoming_B
-        upcoming_B = torch.where(mask_BT[:, t], value_BT[:, t], upcoming_B)
-    return upcoming_BT
+    value_BL, taken_BL = _policy_tokens(value_BT, mask_BT)
+    next_BL = torch.nn.functional.pad(value_BL[:, 1:], (0, 1))
+    return _in_place(next_BL, taken_BL, mask_BT)
+
+
+def _policy_tokens(value_BT: Tensor, mask_BT: Tensor) -> tuple[Tensor, Tensor]:
+    """Policy tokens only, moved to the left, and where they are. (B, T) -> (B, L) each."""
+    length_B = mask_BT.sum(dim=1)
+    width = int(length_B.max()) if len(length_B) else 0
+    taken_BL = torch.arange(width, device=mask_BT.device) < length_B[:, None]
+    value_BL = value_BT.new_zeros(taken_BL.shape)
+    value_BL[taken_BL] = value_BT[mask_BT]
+    return value_BL, taken_BL
+
+
+def _in_place(value_BL: Tensor, taken_BL: Tensor, mask_BT: Tensor) -> Tensor:
+    """Undoes `_policy_tokens`; 0 outside the mask. (B, L) -> (B, T)."""
+    value_BT = value_BL.new_zeros(mask_BT.shape)
+    value_BT[mask_BT] = value_BL[taken_BL]
+    return value_BT
 
 
 def _whiten(value_BT: Tensor, mask_BT: Tensor) -> Tensor:

@@ -1,9 +1,13 @@
 """Policy losses per token. What is summed, and over what it is divided, is in `reductions`.
 
-Shapes: _N policy tokens, in any order. The ratio is r = exp(logprob − old_logprob).
+Shapes: _N policy tokens of whole sequences, in any order. The ratio is
+r = exp(logprob − old_logprob); sg stops the gradient.
 
 Departures from the papers:
-1. The log-ratio is clamped to ±20 before exp, so that a stale token cannot overflow.
+1. Log-ratios are clamped to ±20 before exp, so that a stale token cannot overflow.
+2. GSPO is in its token form (eq. 14 with one advantage per sequence): the gradient is that of
+   eq. 5 under the reduction `seq_mean_token_mean`, and the others may be chosen too.
+3. CISPO has a lower bound beside its upper one; `low` of 1 is the paper's "none".
 """
 
 from collections.abc import Callable, Mapping
@@ -11,6 +15,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from ur2.algorithms.sequences import Sequences
 
 MAX_LOG_RATIO = 20.0
 
@@ -27,20 +33,63 @@ class Clip:
     """With negative advantages the objective never falls below dual·A; none when absent."""
 
 
-Loss = Callable[[Tensor, Tensor, Tensor, Clip], tuple[Tensor, Tensor]]
-"""(logprob_N, old_logprob_N, advantage_N, clip) -> (loss_N, clipped_N), clipped_N True where the
-gradient was cut."""
+Loss = Callable[[Tensor, Tensor, Tensor, Sequences, Clip], tuple[Tensor, Tensor]]
+"""(logprob_N, old_logprob_N, advantage_N, sequences, clip) -> (loss_N, clipped_N), clipped_N True
+where the gradient was cut or its ratio bounded."""
 
 
 def ppo_clip(
-    logprob_N: Tensor, old_logprob_N: Tensor, advantage_N: Tensor, clip: Clip
+    logprob_N: Tensor, old_logprob_N: Tensor, advantage_N: Tensor, sequences: Sequences, clip: Clip
 ) -> tuple[Tensor, Tensor]:
     """−min(r·A, clip(r, 1−low, 1+high)·A). Schulman et al. 2017, eq. 7. (N,) -> (N,).
 
     Asymmetric bounds: Yu et al. 2025 (DAPO), eq. 10. Dual clip, max(·, dual·A) for A < 0: Ye et al.
     2020, eq. 6.
     """
-    ratio_N = (logprob_N - old_logprob_N).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+    return _clipped(_ratio(logprob_N - old_logprob_N), advantage_N, clip)
+
+
+def gspo(
+    logprob_N: Tensor, old_logprob_N: Tensor, advantage_N: Tensor, sequences: Sequences, clip: Clip
+) -> tuple[Tensor, Tensor]:
+    """`ppo_clip` of r = sg[s]·π/sg[π], s = exp(mean over the sequence of logprob − old_logprob).
+
+    Zheng et al. 2025, eq. 5, 7 and 14. (N,) -> (N,).
+    """
+    log_ratio_N = sequences.mean((logprob_N - old_logprob_N).detach())
+    return _clipped(_ratio(log_ratio_N) * _unit(logprob_N), advantage_N, clip)
+
+
+def cispo(
+    logprob_N: Tensor, old_logprob_N: Tensor, advantage_N: Tensor, sequences: Sequences, clip: Clip
+) -> tuple[Tensor, Tensor]:
+    """−sg[clip(r, 1−low, 1+high)]·A·log π. MiniMax 2025 (M1), eq. 4-5. (N,) -> (N,).
+
+    Every token keeps a gradient; only its weight is bounded.
+    """
+    ratio_N = _ratio((logprob_N - old_logprob_N).detach())
+    bounded_N = ratio_N.clamp(1.0 - clip.low, 1.0 + clip.high)
+    return -bounded_N * advantage_N * logprob_N, bounded_N != ratio_N
+
+
+def reinforce(
+    logprob_N: Tensor, old_logprob_N: Tensor, advantage_N: Tensor, sequences: Sequences, clip: Clip
+) -> tuple[Tensor, Tensor]:
+    """−A·log π. Williams 1992; with A = 1 the negative log-likelihood (SFT). (N,) -> (N,)."""
+    return -advantage_N * logprob_N, torch.zeros_like(logprob_N, dtype=torch.bool)
+
+
+def _ratio(log_ratio_N: Tensor) -> Tensor:
+    return log_ratio_N.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+
+
+def _unit(logprob_N: Tensor) -> Tensor:
+    """π/sg[π]: the value 1 with the gradient of log π."""
+    return (logprob_N - logprob_N.detach()).exp()
+
+
+def _clipped(ratio_N: Tensor, advantage_N: Tensor, clip: Clip) -> tuple[Tensor, Tensor]:
+    """The pessimistic surrogate of a ratio, and where it has no gradient."""
     bounded_N = ratio_N.clamp(1.0 - clip.low, 1.0 + clip.high)
     free_N, held_N = ratio_N * advantage_N, bounded_N * advantage_N
     objective_N = torch.minimum(free_N, held_N)
@@ -53,11 +102,9 @@ def ppo_clip(
     return -objective_N, clipped_N
 
 
-def reinforce(
-    logprob_N: Tensor, old_logprob_N: Tensor, advantage_N: Tensor, clip: Clip
-) -> tuple[Tensor, Tensor]:
-    """−A·log π. Williams 1992; with A = 1 the negative log-likelihood (SFT). (N,) -> (N,)."""
-    return -advantage_N * logprob_N, torch.zeros_like(logprob_N, dtype=torch.bool)
-
-
-LOSSES: Mapping[str, Loss] = {"ppo_clip": ppo_clip, "reinforce": reinforce}
+LOSSES: Mapping[str, Loss] = {
+    "cispo": cispo,
+    "gspo": gspo,
+    "ppo_clip": ppo_clip,
+    "reinforce": reinforce,
+}

@@ -1,6 +1,7 @@
 """Options of the maths."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -8,6 +9,19 @@ from ur2.options import Options
 
 GROUP_RELATIVE = frozenset({"grpo", "dr_grpo", "rloo", "reinforce_pp_baseline"})
 """Estimators that compare a group's samples: equal rewards give them no signal."""
+
+CLIPPED = frozenset({"ppo_clip", "gspo", "cispo"})
+BOUNDED = frozenset({"icepop", "sequence_mask"})
+HAS_EFFECT: Mapping[str, tuple[str, frozenset[str]]] = {
+    "gamma": ("estimator", frozenset({"reinforce_pp"})),
+    "clip_low": ("loss", CLIPPED),
+    "clip_high": ("loss", CLIPPED),
+    "dual_clip": ("loss", frozenset({"ppo_clip"})),
+    "norm_length": ("reduction", frozenset({"seq_mean_token_sum_norm"})),
+    "correction_cap": ("correction", BOUNDED | {"tis"}),
+    "correction_floor": ("correction", BOUNDED),
+}
+"""Option -> (the choice it belongs to, with which it does something)."""
 
 
 class AlgorithmOptions(Options):
@@ -19,12 +33,14 @@ class AlgorithmOptions(Options):
     """How rewards become advantages."""
     gamma: float = Field(default=1.0, gt=0.0, le=1.0)
     """Discount per policy token; below 1 only with `reinforce_pp`."""
-    loss: Literal["ppo_clip", "reinforce"] = "ppo_clip"
-    """`ppo_clip` bounds each update; `reinforce` is plain policy gradient."""
+    loss: Literal["ppo_clip", "gspo", "cispo", "reinforce"] = "ppo_clip"
+    """`ppo_clip` bounds each update by token, `gspo` by sequence; `cispo` bounds how much a token
+    weighs and silences none; `reinforce` is plain policy gradient."""
     clip_low: float = Field(default=0.2, gt=0.0, le=1.0)
-    """`ppo_clip`: probability ratios below 1 - clip_low get no gradient."""
+    """Probability ratios below 1 - clip_low get no gradient (`cispo`: are raised to it). Those of
+    `gspo` are means over a sequence, and its bounds about 3e-4."""
     clip_high: float = Field(default=0.2, gt=0.0)
-    """`ppo_clip`: probability ratios above 1 + clip_high get no gradient."""
+    """Probability ratios above 1 + clip_high get no gradient (`cispo`: are lowered to it)."""
     dual_clip: float | None = Field(default=None, gt=1.0)
     """`ppo_clip`: bounds the loss of negative advantages at this multiple; off by default."""
     reduction: Literal["token_mean", "seq_mean_token_mean", "seq_mean_token_sum_norm"] = (
@@ -33,15 +49,29 @@ class AlgorithmOptions(Options):
     """What the summed loss is divided by."""
     norm_length: int = Field(default=1024, gt=0)
     """`seq_mean_token_sum_norm`: the constant that replaces the length of a sequence."""
-    correction: Literal["none", "tis"] = "none"
-    """`tis` weighs tokens by how much likelier the trainer finds them than the sampler did."""
+    correction: Literal["none", "tis", "icepop", "sequence_mask"] = "none"
+    """Weighs tokens by how much likelier the trainer finds them than the sampler did: `tis` bounds
+    the weight, `icepop` drops tokens out of bounds, `sequence_mask` drops whole sequences."""
     correction_cap: float = Field(default=2.0, gt=0.0)
-    """`tis`: the largest weight."""
+    """`tis`: the largest weight; `icepop`, `sequence_mask`: the largest ratio that is kept (of a
+    sequence: the geometric mean over its tokens)."""
+    correction_floor: float = Field(default=0.5, ge=0.0, validate_default=True)
+    """`icepop`, `sequence_mask`: the smallest ratio that is kept."""
 
-    @field_validator("gamma")
+    @field_validator(*HAS_EFFECT)
     @classmethod
-    def _gamma_has_effect(cls, gamma: float, info: ValidationInfo) -> float:
-        estimator = info.data.get("estimator")
-        if gamma != 1.0 and estimator not in (None, "reinforce_pp"):
-            raise ValueError(f"a discount has no effect with estimator '{estimator}'; remove it")
-        return gamma
+    def _has_effect(cls, value: Any, info: ValidationInfo) -> Any:
+        choice, users = HAS_EFFECT[info.field_name or ""]
+        chosen = info.data.get(choice)
+        unset = cls.model_fields[info.field_name or ""].default
+        if value != unset and chosen is not None and chosen not in users:
+            raise ValueError(f"has no effect with {choice} '{chosen}'; remove it")
+        return value
+
+    @field_validator("correction_floor")
+    @classmethod
+    def _below_the_cap(cls, floor: float, info: ValidationInfo) -> float:
+        cap = info.data.get("correction_cap")
+        if info.data.get("correction") in BOUNDED and cap is not None and floor >= cap:
+            raise ValueError(f"must be below correction_cap, {cap}")
+        return floor

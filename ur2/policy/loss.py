@@ -9,11 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ur2.algorithms.corrections import CORRECTIONS, mismatch
+from ur2.algorithms.corrections import CORRECTIONS, Bounds, mismatch
 from ur2.algorithms.kl import k3
 from ur2.algorithms.losses import LOSSES, Clip
 from ur2.algorithms.options import AlgorithmOptions
 from ur2.algorithms.reductions import REDUCTIONS, Denominators
+from ur2.algorithms.sequences import Sequences
 from ur2.policy.microbatch import Inputs
 
 SUMS = ("policy/loss", "policy/entropy", "policy/clip_fraction", "policy/kl_old_new", "mismatch/kl")
@@ -58,11 +59,13 @@ def microbatch_loss(
     new_N = logprob_N.detach()
     old_N = new_N if old_logprob_N is None else old_logprob_N
     delta_N = old_N - inputs.sampler_logprob_N
+    sequences = Sequences(sequence_N=inputs.sequence_N, length_B=inputs.length_B)
     clip = Clip(low=options.clip_low, high=options.clip_high, dual=options.dual_clip)
-    loss_N, clipped_N = LOSSES[options.loss](logprob_N, old_N, inputs.advantage_N, clip)
+    loss_N, clipped_N = LOSSES[options.loss](logprob_N, old_N, inputs.advantage_N, sequences, clip)
+    trusted = Bounds(floor=options.correction_floor, cap=options.correction_cap)
+    correction_N = CORRECTIONS[options.correction](delta_N, sequences, trusted)
     weight_B = REDUCTIONS[options.reduction](inputs.length_B, denominators)
-    weight_N = weight_B[inputs.sequence_N] * counted_N
-    loss_N = loss_N * weight_N * CORRECTIONS[options.correction](delta_N, options.correction_cap)
+    loss_N = loss_N * correction_N * weight_B[inputs.sequence_N] * counted_N
     loss = loss_N.sum()
     kl_N, ratio_N = mismatch(delta_N)
     finite = loss.detach().isfinite()

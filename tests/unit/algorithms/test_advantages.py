@@ -225,5 +225,58 @@ def test_sequence_level_kl_is_taken_off_the_reward(name: str) -> None:
     torch.testing.assert_close(penalised, by_hand, atol=1e-5, rtol=1e-4)
 
 
+def plain_gae(
+    rewards: Tensor, mask_BT: Tensor, value_BT: Tensor, *, gamma: float, lam: float
+) -> Tensor:
+    """One policy token after the other, from the last, as the textbook has it."""
+    advantage_BT = torch.zeros(mask_BT.shape)
+    for row, reward in enumerate(rewards.tolist()):
+        upcoming = advantage = 0.0
+        for t in reversed(mask_BT[row].nonzero()[:, 0].tolist()):
+            value = float(value_BT[row, t])
+            advantage = reward + gamma * upcoming - value + gamma * lam * advantage
+            advantage_BT[row, t], upcoming, reward = advantage, value, 0.0
+    return advantage_BT
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=seeds,
+    num_tokens=st.integers(1, 70),
+    gamma=st.sampled_from([1.0, 0.97, 0.5]),
+    lam=st.sampled_from([1.0, 0.9, 0.0]),
+)
+def test_gae_equals_a_plain_loop_over_policy_tokens(
+    seed: int, num_tokens: int, gamma: float, lam: float
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    mask_BT = torch.rand(4, num_tokens, generator=generator) < 0.6
+    value_BT = torch.randn(4, num_tokens, generator=generator)
+    rewards = torch.randn(4, generator=generator)
+    found = estimate(
+        "gae", rewards, torch.zeros(4), mask_BT, gamma=gamma, lam=lam, value_BT=value_BT
+    )
+    expected = plain_gae(rewards, mask_BT, value_BT, gamma=gamma, lam=lam)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", CRITIC_FREE)
+def test_one_token_answers_get_their_own_advantage(name: str) -> None:
+    rewards, groups = torch.tensor([1.0, 0.0, 0.0, 0.0]), torch.zeros(4)
+    advantages = estimate(name, rewards, groups, mask("..p", ".p.", ".p.", ".p."))
+    longer = estimate(name, rewards, groups, mask("..p", ".p.", ".p.", ".p."), gamma=0.5)
+    assert advantages[0, 2] > advantages[1, 1]
+    assert torch.equal(advantages, longer), "with one token each there is nothing to discount"
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=seeds, shift=st.sampled_from([-4.0, 0.5, 100.0]))
+def test_whitening_over_the_batch_forgets_a_shift_of_all_rewards(seed: int, shift: float) -> None:
+    rewards, groups, mask_BT = batches(seed)
+    plain = estimate("reinforce_pp", rewards, groups, mask_BT)
+    moved = estimate("reinforce_pp", rewards + shift, groups, mask_BT)
+    torch.testing.assert_close(moved, plain, atol=1e-5, rtol=1e-5)
+
+
 def test_every_estimator_is_covered_here() -> None:
     assert set(ESTIMATORS) == {*CRITIC_FREE, "gae"}
