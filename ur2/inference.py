@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from ur2.config.schema import InferenceOptions
-from ur2.retrieval.client import HttpTransport, RetrievalClient
+from ur2.retrieval.client import HttpTransport, Passages, RetrievalClient, Retriever
+from ur2.retrieval.knowledge import Knowledge
 from ur2.rollout.chat import ChatWorker
-from ur2.rollout.episode import Retriever
 from ur2.rollout.pool import RolloutPool
 from ur2.trainer.cluster import (
     Actor,
@@ -21,7 +21,7 @@ from ur2.types import RetrievalFailed
 class NoRetriever:
     """Stands in where no episode may search."""
 
-    async def search(self, queries: Sequence[str], top_k: int) -> list[RetrievalFailed]:
+    async def search(self, queries: Sequence[str], top_k: int) -> list[Passages | RetrievalFailed]:
         """Fails every query."""
         return [RetrievalFailed(reason="there is no retriever") for _ in queries]
 
@@ -47,6 +47,11 @@ def make_retriever(options: InferenceOptions, service: Actor | None) -> Retrieva
     )
 
 
+def make_knowledge(options: InferenceOptions, retriever: Retriever) -> Knowledge:
+    """What episodes ask: the passages of `retriever`."""
+    return Knowledge(retriever=retriever, top_k=options.retrieval.top_k)
+
+
 def make_rollouts(
     options: InferenceOptions, cluster: Cluster, retriever: Retriever, *, dtype: str
 ) -> RolloutPool:
@@ -59,14 +64,14 @@ def make_rollouts(
         dtype: a torch dtype's name.
     """
     engine = options.rollout.engine
+    knowledge = make_knowledge(options, retriever)
     if engine.name == "remote" and engine.remote.api == "chat":
         worker = cluster.actor(
             ChatWorker,
             options.rollout,
             options.prompt,
             model=options.model.path,
-            retriever=retriever,
-            top_k=options.retrieval.top_k,
+            knowledge=knowledge,
             seed=options.seed,
         )
         return RolloutPool([RemoteRollouts(worker)], options.rollout)
@@ -78,8 +83,7 @@ def make_rollouts(
             options.prompt,
             model_path=options.model.path,
             dtype=dtype,
-            retriever=retriever,
-            top_k=options.retrieval.top_k,
+            knowledge=knowledge,
             seed=options.seed,
             number=number,
             notes_dir=cluster.weights_dir,

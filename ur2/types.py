@@ -102,6 +102,54 @@ class RetrievalFailed:
     reason: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lookup:
+    """What a trajectory asks of the knowledge that it may search."""
+
+    task: Task
+    question: str
+    reasoning: str
+    """What was written since the prompt, observations included."""
+    query: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What a summariser found helpful in passages; empty where nothing was."""
+
+    text: str
+    passage_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unsearchable:
+    """A query that no search answers, e.g. one that asks for a calculation."""
+
+    reply: str
+    """What the policy is told."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """What one use of a summariser took."""
+
+    failed: bool
+    """It gave nothing usable, past its retries."""
+    num_tokens: int
+    """Read and written, tries that failed included; 0 for a reply that was kept."""
+    cost_usd: float
+    latency_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """The outcome of a look-up."""
+
+    outcome: tuple[Passage, ...] | Facts | Unsearchable | RetrievalFailed
+    summary: Summary | None = None
+    """None where no summariser was asked; passages beside a failed one stand in for its facts."""
+
+
 SearchOutcome = Literal["found", "failed", "refused", "unsearchable"]
 
 
@@ -111,9 +159,12 @@ class SearchEvent:
 
     query: str
     outcome: SearchOutcome
-    """`refused`: over the limit, or retrieval is off; `failed`: the retriever failed."""
+    """`refused`: over the limit, or retrieval is off; `failed`: the retriever or summariser failed;
+    `unsearchable`: no search answers such a query."""
     passage_ids: tuple[str, ...] = ()
     latency_s: float = 0.0
+    summary: Summary | None = None
+    """What the summariser took, if one was asked."""
 
 
 class VersionRun(NamedTuple):

@@ -14,6 +14,7 @@ from ur2.config.load import compose_evaluation
 from ur2.config.schema import EvaluationOptions
 from ur2.evaluate import num_left, play_all
 from ur2.inference import NoRetriever
+from ur2.retrieval.knowledge import Knowledge
 from ur2.rollout.pool import RolloutPool
 from ur2.rollout.worker import RolloutWorker, make_players
 from ur2.types import Status
@@ -55,8 +56,7 @@ async def play(options: EvaluationOptions) -> Store:
         options.prompt,
         model_path=options.model.path,
         dtype="float32",
-        retriever=NoRetriever(),
-        top_k=1,
+        knowledge=Knowledge(retriever=NoRetriever(), top_k=1),
         seed=options.seed,
     )
     pool = RolloutPool([RolloutWorker(players, seed=options.seed)], options.rollout)

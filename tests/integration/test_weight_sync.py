@@ -16,6 +16,7 @@ from ur2.policy.group import PolicyGroup
 from ur2.policy.options import PolicyOptions
 from ur2.prompts.options import PromptOptions
 from ur2.retrieval.client import HttpTransport, RetrievalClient
+from ur2.retrieval.knowledge import Knowledge
 from ur2.rollout.options import EngineOptions, RolloutOptions, SamplingOptions
 from ur2.rollout.pool import RolloutPool
 from ur2.trainer.batching import to_batch
@@ -87,8 +88,10 @@ async def test_engine_and_policy_agree_after_every_sync(tiny_model: str, tmp_pat
             prompt,
             model_path=tiny_model,
             dtype="float32",
-            retriever=RetrievalClient(HttpTransport(nowhere()), deadline_s=1.0, max_retries=0),
-            top_k=1,
+            knowledge=Knowledge(
+                retriever=RetrievalClient(HttpTransport(nowhere()), deadline_s=1.0, max_retries=0),
+                top_k=1,
+            ),
             seed=0,
             number=0,
             notes_dir=cluster.weights_dir,

@@ -87,22 +87,20 @@ class PromptRenderer:
         )
 
     def documents(
-        self, passages: Sequence[Passage], *, max_tokens: int | None = None, step: int = 0
+        self, found: Sequence[Passage] | str, *, max_tokens: int | None = None, step: int = 0
     ) -> Segment:
         """What a search returned, wrapped in the documents markers.
 
         Neither the protocol's markers nor the tokenizer's special tokens survive inside the text.
 
         Args:
-            passages: best first.
+            found: passages, best first, or a text about them.
             max_tokens: the text is cut until the segment fits; its markers always stay.
             step: the turn of the episode.
         """
 
         def segment(max_chars: int | None) -> Segment:
-            text = self.protocol.wrap_documents(
-                passages, max_chars=max_chars, forbidden=self._special
-            )
+            text = self.protocol.wrap_documents(found, max_chars=max_chars, forbidden=self._special)
             return self.observation(text, step=step)
 
         fitting = segment(None)

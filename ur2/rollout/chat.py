@@ -16,8 +16,9 @@ from ur2.prompts.protocol import Answer, Protocol, Search, Stop
 from ur2.prompts.render import PromptRenderer
 from ur2.rollout.engines.endpoint import Endpoint
 from ur2.rollout.environment import Refused, Rules
-from ur2.rollout.episode import Retriever, search_once, turn_seed
+from ur2.rollout.episode import turn_seed
 from ur2.rollout.options import RolloutOptions, SamplingOptions
+from ur2.rollout.search import Knowledge, lookup_for, search_once
 from ur2.rollout.tasks import gather_or_cancel
 from ur2.types import (
     Assignment,
@@ -42,8 +43,7 @@ class ChatWorker:
         prompt: PromptOptions,
         *,
         model: str,
-        retriever: Retriever,
-        top_k: int,
+        knowledge: Knowledge,
         seed: int,
     ) -> None:
         """Takes what `start` needs.
@@ -52,8 +52,7 @@ class ChatWorker:
             options: endpoint and budgets.
             prompt: protocol and texts.
             model: the served name, where the options give none.
-            retriever: where its episodes search.
-            top_k: passages per search.
+            knowledge: where its episodes search.
             seed: of the run, for seeded sampling.
 
         Raises:
@@ -61,8 +60,7 @@ class ChatWorker:
         """
         self.options = options
         self.renderer = text_renderer(options, prompt)
-        self.retriever = retriever
-        self.top_k = top_k
+        self.knowledge = knowledge
         self.seed = seed
         self.endpoint = Endpoint(options.engine, model)
 
@@ -103,6 +101,7 @@ class _Conversation:
         self._sampling = sampling
         self._id = id
         self._protocol = worker.renderer.protocol
+        self._question = assignment.question
         self._rules = Rules(
             protocol=self._protocol,
             task=assignment.question.task,
@@ -172,13 +171,16 @@ class _Conversation:
             raise ComponentError(f"the endpoint sent no chat completion: {answer}") from error
 
     async def _search(self, query: str) -> Status | None:
-        event, found = await search_once(self._worker.retriever, query, self._worker.top_k)
-        self._searches.append(event)
-        if event.outcome == "failed":
-            return Status.TOOL_FAILED
-        documents = self._worker.renderer.documents(
-            found, max_tokens=self._worker.options.max_observation_tokens
+        event, documents = await search_once(
+            self._worker.knowledge,
+            self._worker.renderer,
+            lookup_for(self._question, self._segments, query),
+            max_tokens=self._worker.options.max_observation_tokens,
+            step=self._num_turns - 1,
         )
+        self._searches.append(event)
+        if documents is None:
+            return Status.TOOL_FAILED
         self._say("user", Author.ENVIRONMENT, documents.text)
         return None
 

@@ -1,9 +1,7 @@
 """One trajectory: the policy and the environment take turns, token by token accounted for."""
 
 import asyncio
-import time
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol as Interface
 
@@ -12,12 +10,11 @@ from ur2.prompts.protocol import Answer, Protocol, Search, Stop
 from ur2.rollout.engines.base import Engine, Generation, GenerationRequest
 from ur2.rollout.environment import Refused, Rules
 from ur2.rollout.options import RolloutOptions, SamplingOptions
+from ur2.rollout.search import DocumentRenderer, Knowledge, lookup_for, search_once
 from ur2.types import (
     Assignment,
     Author,
-    Passage,
     Question,
-    RetrievalFailed,
     SearchEvent,
     Segment,
     Status,
@@ -25,7 +22,7 @@ from ur2.types import (
 )
 
 
-class Renderer(Interface):
+class Renderer(DocumentRenderer, Interface):
     """How an episode gets its prompt and its documents as token ids."""
 
     protocol: Protocol
@@ -35,22 +32,6 @@ class Renderer(Interface):
         """The question, up to where the policy starts to write."""
         ...
 
-    def documents(
-        self, passages: Sequence[Passage], *, max_tokens: int | None = None, step: int = 0
-    ) -> Segment:
-        """Passages between their markers, cut to `max_tokens`."""
-        ...
-
-
-class Retriever(Interface):
-    """Where an episode searches."""
-
-    async def search(
-        self, queries: Sequence[str], top_k: int
-    ) -> Sequence[tuple[Passage, ...] | RetrievalFailed]:
-        """One answer per query; returns within its own deadline."""
-        ...
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Players:
@@ -58,10 +39,8 @@ class Players:
 
     engine: Engine
     renderer: Renderer
-    retriever: Retriever
+    knowledge: Knowledge
     options: RolloutOptions
-    top_k: int
-    """Passages per search."""
 
 
 async def run_episode(
@@ -75,7 +54,7 @@ async def run_episode(
     """Plays one episode to its end.
 
     Args:
-        players: engine, renderer, retriever and budgets.
+        players: engine, renderer, knowledge and budgets.
         assignment: the question, and whether retrieval is on.
         sampling: the distribution that tokens are drawn from.
         trajectory_id: unique in the run.
@@ -110,6 +89,7 @@ class _Episode:
         self._sampling = sampling
         self._id = trajectory_id
         self._seed = seed
+        self._question = assignment.question
         self._rules = Rules(
             protocol=players.renderer.protocol,
             task=assignment.question.task,
@@ -180,13 +160,16 @@ class _Episode:
             ) from error
 
     async def _search(self, query: str, step: int) -> Status | None:
-        event, found = await search_once(self._players.retriever, query, self._players.top_k)
-        self.searches.append(event)
-        if event.outcome == "failed":
-            return Status.TOOL_FAILED
-        documents = self._players.renderer.documents(
-            found, max_tokens=self._players.options.max_observation_tokens, step=step
+        event, documents = await search_once(
+            self._players.knowledge,
+            self._players.renderer,
+            lookup_for(self._question, self.segments, query),
+            max_tokens=self._players.options.max_observation_tokens,
+            step=step,
         )
+        self.searches.append(event)
+        if documents is None:
+            return Status.TOOL_FAILED
         if len(documents.token_ids) >= self._num_tokens_left:
             return Status.TRUNCATED
         self._append(documents)
@@ -195,19 +178,6 @@ class _Episode:
     def _append(self, segment: Segment) -> None:
         self.segments.append(segment)
         self._context.extend(segment.token_ids)
-
-
-async def search_once(
-    retriever: Retriever, query: str, top_k: int
-) -> tuple[SearchEvent, tuple[Passage, ...]]:
-    """Searches for one query: the event to record, and the passages (none where it failed)."""
-    started = time.perf_counter()
-    (found,) = await retriever.search([query], top_k)
-    latency_s = time.perf_counter() - started
-    if isinstance(found, RetrievalFailed):
-        return SearchEvent(query=query, outcome="failed", latency_s=latency_s), ()
-    ids = tuple(passage.id for passage in found)
-    return SearchEvent(query=query, outcome="found", passage_ids=ids, latency_s=latency_s), found
 
 
 def turn_seed(seed: int, trajectory_id: str, step: int) -> int:

@@ -8,8 +8,9 @@ from ur2.prompts.protocol import Protocol
 from ur2.prompts.render import PromptRenderer
 from ur2.rollout.engines.factory import make_engine
 from ur2.rollout.engines.text import generation_eos, load_tokenizer
-from ur2.rollout.episode import Players, Retriever, run_episode
+from ur2.rollout.episode import Players, run_episode
 from ur2.rollout.options import RolloutOptions, SamplingOptions
+from ur2.rollout.search import Knowledge
 from ur2.rollout.tasks import gather_or_cancel
 from ur2.types import Assignment, Group
 
@@ -21,7 +22,7 @@ class RolloutWorker:
         """Checks the budgets; `start` loads the model.
 
         Args:
-            players: the engine (not started), renderer, retriever and budgets.
+            players: the engine (not started), renderer, knowledge and budgets.
             seed: of the run, for seeded sampling.
 
         Raises:
@@ -92,19 +93,17 @@ def make_players(
     *,
     model_path: str,
     dtype: str,
-    retriever: Retriever,
-    top_k: int,
+    knowledge: Knowledge,
     seed: int,
 ) -> Players:
-    """Engine (not started), renderer and retriever of one worker.
+    """Engine (not started), renderer and knowledge of one worker.
 
     Args:
         options: engine and budgets.
         prompt: protocol and texts.
         model_path: a Hugging Face model folder or name, with tokenizer and chat template.
         dtype: a torch dtype's name, e.g. `float32`.
-        retriever: where its episodes search.
-        top_k: passages per search.
+        knowledge: where its episodes search.
         seed: of the run; workers of one run share it where sampling is seeded, and should differ
             where it is not.
 
@@ -125,6 +124,4 @@ def make_players(
         max_model_len=options.max_model_len,
         seed=seed,
     )
-    return Players(
-        engine=engine, renderer=renderer, retriever=retriever, options=options, top_k=top_k
-    )
+    return Players(engine=engine, renderer=renderer, knowledge=knowledge, options=options)

@@ -11,6 +11,7 @@ import pytest
 from ur2.prompts.options import PromptOptions
 from ur2.prompts.protocol import Protocol
 from ur2.prompts.render import PromptRenderer
+from ur2.retrieval.knowledge import Knowledge
 from ur2.rollout.engines.base import Generation, GenerationRequest
 from ur2.rollout.episode import Players, run_episode
 from ur2.rollout.options import RolloutOptions, SamplingOptions
@@ -146,9 +147,8 @@ def make_players(
     return Players(
         engine=engine,
         renderer=PromptRenderer(TOKENIZER, Protocol(PROMPT.protocol), PROMPT),  # type: ignore[arg-type]
-        retriever=retriever or ScriptedRetriever(),
+        knowledge=Knowledge(retriever=retriever or ScriptedRetriever(), top_k=1),
         options=RolloutOptions(**options),
-        top_k=1,
     )
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from ur2.errors import ComponentError, InputError
 from ur2.prompts.protocol import Protocol
+from ur2.retrieval.knowledge import Knowledge
 from ur2.rollout.chat import ChatWorker, close_marker, text_renderer
 from ur2.rollout.engines.base import GenerationRequest
 from ur2.rollout.engines.endpoint import Endpoint
@@ -208,8 +209,7 @@ async def chat(game, server, *, retriever=None, retrieval: bool = True):
         RolloutOptions(engine=engine_options(server, api="chat"), max_tokens_per_turn=33),
         game.prompt,
         model="m",
-        retriever=retriever or game.ScriptedRetriever(),
-        top_k=1,
+        knowledge=Knowledge(retriever=retriever or game.ScriptedRetriever(), top_k=1),
         seed=0,
     )
     await worker.start()

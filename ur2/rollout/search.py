@@ -1,0 +1,86 @@
+"""One search of an episode: from a query to the event to record and the observation to show."""
+
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+from ur2.types import (
+    Facts,
+    Finding,
+    Lookup,
+    Passage,
+    Question,
+    RetrievalFailed,
+    SearchEvent,
+    SearchOutcome,
+    Segment,
+    Unsearchable,
+)
+
+
+class Knowledge(Protocol):
+    """Where an episode searches."""
+
+    async def look_up(self, lookup: Lookup) -> Finding:
+        """What is known; returns within its own deadline, and failures as values."""
+        ...
+
+
+class DocumentRenderer(Protocol):
+    """How what was found becomes an observation."""
+
+    def documents(
+        self, found: Sequence[Passage] | str, *, max_tokens: int | None = None, step: int = 0
+    ) -> Segment:
+        """Passages, or a text about them, between the documents markers, cut to `max_tokens`."""
+        ...
+
+
+def lookup_for(question: Question, segments: Sequence[Segment], query: str) -> Lookup:
+    """The look-up of a trajectory whose segments so far, from the prompt on, are these."""
+    return Lookup(
+        task=question.task,
+        question=question.text,
+        reasoning="".join(segment.text for segment in segments[1:]),
+        query=query,
+    )
+
+
+async def search_once(
+    knowledge: Knowledge,
+    renderer: DocumentRenderer,
+    lookup: Lookup,
+    *,
+    max_tokens: int,
+    step: int,
+) -> tuple[SearchEvent, Segment | None]:
+    """The event to record and the observation to append; no observation where the search failed."""
+    started = time.perf_counter()
+    finding = await knowledge.look_up(lookup)
+    latency_s = time.perf_counter() - started
+    outcome, passage_ids, shown = _read(finding)
+    event = SearchEvent(
+        query=lookup.query,
+        outcome=outcome,
+        passage_ids=passage_ids,
+        latency_s=latency_s,
+        summary=finding.summary,
+    )
+    if shown is None:
+        return event, None
+    return event, renderer.documents(shown, max_tokens=max_tokens, step=step)
+
+
+def _read(
+    finding: Finding,
+) -> tuple[SearchOutcome, tuple[str, ...], Sequence[Passage] | str | None]:
+    """The event's outcome and passage ids, and what is shown."""
+    match finding.outcome:
+        case RetrievalFailed():
+            return "failed", (), None
+        case Unsearchable(reply=reply):
+            return "unsearchable", (), reply
+        case Facts(text=text, passage_ids=passage_ids):
+            return "found", passage_ids, text
+        case passages:
+            return "found", tuple(passage.id for passage in passages), passages
