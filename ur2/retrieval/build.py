@@ -8,6 +8,7 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -16,16 +17,18 @@ from ur2.options import parse_command_line
 from ur2.retrieval import index as vectors
 from ur2.retrieval.corpus import Corpus, corpus_sha256, read_passages, write_corpus
 from ur2.retrieval.encoder import Encoder, SentenceTransformerEncoder, num_threads
+from ur2.retrieval.index_rules import index_spec, plan, search_spec
+from ur2.retrieval.lexical import build_lexical
 from ur2.retrieval.manifest import (
     MANIFEST_FILE,
     EncoderSpec,
-    IndexSpec,
     Manifest,
     Recipe,
+    VectorSpec,
     load_manifest,
 )
 from ur2.retrieval.options import BuildOptions
-from ur2.retrieval.store import CORPUS_FILE, VECTORS_FILE
+from ur2.retrieval.store import CORPUS_FILE, LEXICAL_FOLDER, VECTORS_FILE
 
 PROG = "python -m ur2.retrieval.build"
 PASSAGES_PER_ROUND = 1024
@@ -47,7 +50,7 @@ def main() -> None:
         verdict = f"built in {time.monotonic() - started:.0f} s"
     sys.stdout.write(
         f"{options.out} {verdict}: {manifest.num_passages} passages, {manifest.dimension}-wide "
-        f"{manifest.recipe.encoder.name} vectors, {manifest.recipe.index.kind} index\n"
+        f"{manifest.recipe.encoder_name} vectors, {manifest.recipe.index.kind} index\n"
     )
 
 
@@ -104,19 +107,16 @@ def recipe(options: BuildOptions) -> Recipe:
     Raises:
         InputError: the corpus cannot be read.
     """
-    hnsw = {
-        "links": options.hnsw_links,
-        "build_breadth": options.hnsw_build_breadth,
-        "search_breadth": options.hnsw_search_breadth,
-    }
+    index = index_spec(options)
+    encoder = EncoderSpec(
+        name=options.encoder,
+        query_prefix=options.query_prefix,
+        passage_prefix=options.passage_prefix,
+    )
     return Recipe(
         corpus_sha256=corpus_sha256(Path(options.corpus)),
-        encoder=EncoderSpec(
-            name=options.encoder,
-            query_prefix=options.query_prefix,
-            passage_prefix=options.passage_prefix,
-        ),
-        index=IndexSpec(kind=options.index, parameters=hnsw if options.index == "hnsw" else {}),
+        encoder=encoder if index.vectors else None,
+        index=index,
     )
 
 
@@ -126,25 +126,25 @@ def _build_into(
     options: BuildOptions,
     load_encoder: Callable[[EncoderSpec, BuildOptions], Encoder],
 ) -> Manifest:
-    vectors.create(planned.index, dimension=1)  # an unavailable kind fails before any work is done
     write_corpus(
         read_passages(Path(options.corpus)), folder / CORPUS_FILE, sha256=planned.corpus_sha256
     )
     corpus = Corpus(folder / CORPUS_FILE)
-    encoder = load_encoder(planned.encoder, options)
-    index = vectors.create(planned.index, encoder.dimension)
-    columns = (TextColumn("encoding"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("encoding", total=len(corpus))
-        for start in range(0, len(corpus), PASSAGES_PER_ROUND):
-            texts = corpus.texts(start, start + PASSAGES_PER_ROUND)
-            index.add(encoder.encode_passages(texts), num_threads=num_threads(options.num_threads))
-            progress.advance(task, len(texts))
-    index.save(folder / VECTORS_FILE)
+    dimension, parameters, spec = None, {}, planned.index.vectors
+    if spec is not None and planned.encoder is not None:
+        encoder = load_encoder(planned.encoder, options)
+        dimension = encoder.dimension
+        parameters = plan(spec, num_vectors=len(corpus), dimension=dimension)
+        _index_vectors(folder, spec, corpus, encoder, options)
+    if planned.index.lexical is not None:
+        texts = (text for start in _rounds(corpus) for text in _texts(corpus, start))
+        build_lexical(planned.index.lexical, texts, folder / LEXICAL_FOLDER)
     manifest = Manifest(
         recipe=planned,
-        dimension=encoder.dimension,
+        dimension=dimension,
         num_passages=len(corpus),
+        parameters=parameters,
+        search=search_spec(options, spec, parameters),
         versions={
             "faiss": vectors.VERSION,
             "sentence-transformers": version("sentence-transformers"),
@@ -154,6 +154,30 @@ def _build_into(
     )
     manifest.save(folder)
     return manifest
+
+
+def _index_vectors(
+    folder: Path, spec: VectorSpec, corpus: Corpus, encoder: Encoder, options: BuildOptions
+) -> None:
+    columns = (TextColumn("encoding"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    batches = []
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("encoding", total=len(corpus))
+        for start in _rounds(corpus):
+            texts = _texts(corpus, start)
+            batches.append(encoder.encode_passages(texts))
+            progress.advance(task, len(texts))
+    encoded = vectors.Rows(np.concatenate(batches))
+    index = vectors.build_index(spec, encoded, num_threads=num_threads(options.num_threads))
+    index.save(folder / VECTORS_FILE)
+
+
+def _rounds(corpus: Corpus) -> range:
+    return range(0, len(corpus), PASSAGES_PER_ROUND)
+
+
+def _texts(corpus: Corpus, start: int) -> list[str]:
+    return corpus.texts(start, start + PASSAGES_PER_ROUND)
 
 
 if __name__ == "__main__":

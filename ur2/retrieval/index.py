@@ -5,25 +5,69 @@ Shapes: _N vectors in the index, _Q queries, _K results per query, _D width of a
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
-import faiss
+import faiss as _faiss
 import numpy as np
 from numpy.typing import NDArray
 
 from ur2.errors import InputError
-from ur2.retrieval.manifest import IndexSpec
+from ur2.retrieval.index_options import VectorKind
+from ur2.retrieval.index_rules import plan
+from ur2.retrieval.manifest import VectorSpec
 
+faiss: Any = _faiss
+"""Untyped: its stubs lack classes and have others wrong."""
 VERSION: str = faiss.__version__
-NO_ROW = -1
-"""Stands where an approximate search found fewer than K rows."""
+ROWS_PER_ROUND = 16_384
+"""Vectors read at once while an index is made."""
+TRAINING_ROWS_PER_CENTROID = 64
+MIN_TRAINING_ROWS = 65_536
+
+Matrix = NDArray[np.float32]
+Progress = Callable[[str, int, int], None]
+"""(stage, done, total), called as work proceeds; `training` is one step."""
+
+
+class VectorSource(Protocol):
+    """Where the N vectors of an index come from, e.g. memory-mapped files."""
+
+    def __len__(self) -> int:
+        """N."""
+
+    @property
+    def dimension(self) -> int:
+        """D."""
+
+    def __getitem__(self, rows: slice, /) -> NDArray[np.floating[Any]]:
+        """Consecutive vectors as (rows, D), float32 or float16."""
+
+
+class Rows:
+    """Vectors in memory as a source."""
+
+    def __init__(self, vector_ND: Matrix) -> None:
+        self._vector_ND = vector_ND
+
+    def __len__(self) -> int:
+        return len(self._vector_ND)
+
+    @property
+    def dimension(self) -> int:
+        """D."""
+        return int(self._vector_ND.shape[1])
+
+    def __getitem__(self, rows: slice) -> Matrix:
+        return self._vector_ND[rows]
 
 
 class VectorIndex:
-    """Vectors that can be added and searched; rows are numbered in the order of adding."""
+    """Vectors that can be searched; rows are numbered as in the source they came from."""
 
-    def __init__(self, faiss_index: Any) -> None:
+    def __init__(self, faiss_index: Any, *, breadth: int | None = None) -> None:
+        """Searches `faiss_index`, `breadth` as in `SearchSpec`."""
         self._faiss = faiss_index
+        self._breadth = breadth
 
     @property
     def dimension(self) -> int:
@@ -33,76 +77,172 @@ class VectorIndex:
     def __len__(self) -> int:
         return cast(int, self._faiss.ntotal)
 
-    def add(self, vector_ND: NDArray[np.float32], *, num_threads: int = 1) -> None:
-        """Appends rows."""
-        faiss.omp_set_num_threads(num_threads)
-        self._faiss.add(vector_ND)
-
     def search(
-        self, query_QD: NDArray[np.float32], k: int, *, num_threads: int = 1
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        self, query_QD: Matrix, k: int, *, breadth: int | None = None, num_threads: int = 1
+    ) -> tuple[Matrix, NDArray[np.int64]]:
         """The rows with the largest inner products, best first.
+
+        Args:
+            query_QD: the queries.
+            k: how many rows for each.
+            breadth: instead of the one that the index was opened with.
+            num_threads: of this search.
 
         Returns:
             Scores (Q, K) and rows (Q, K), K = min(k, N).
         """
         # faiss keeps the number of threads per calling thread, hence not once at the start.
         faiss.omp_set_num_threads(num_threads)
-        return cast(
-            tuple[NDArray[np.float32], NDArray[np.int64]],
-            self._faiss.search(
-                query_QD, min(k, len(self)), params=_search_parameters(self._faiss, k)
-            ),
-        )
+        k = min(k, len(self))
+        how = _search_parameters(self._faiss, breadth or self._breadth, k)
+        return cast(tuple[Matrix, NDArray[np.int64]], self._faiss.search(query_QD, k, params=how))
 
     def save(self, path: Path) -> None:
         """Writes the index to a file."""
         faiss.write_index(self._faiss, str(path))
 
 
-def create(spec: IndexSpec, dimension: int) -> VectorIndex:
-    """Makes an empty index.
+def build_index(
+    spec: VectorSpec,
+    vectors: VectorSource,
+    *,
+    num_threads: int = 1,
+    seed: int = 0,
+    progress: Progress = lambda stage, done, total: None,
+) -> VectorIndex:
+    """An index over all of `vectors`, read a slice at a time.
+
+    What must be learnt first (centroids, codes) is learnt from a sample of the rows, drawn with
+    `seed`. `plan` tells beforehand whether `spec` suits the vectors.
 
     Raises:
-        InputError: this kind of index is not available.
+        InputError: `spec` is impossible for these vectors.
     """
-    if spec.kind not in KINDS:
-        raise InputError(f"index={spec.kind} is not available yet; available: {', '.join(KINDS)}")
-    return VectorIndex(KINDS[spec.kind](dimension, spec.parameters))
+    num_vectors = len(vectors)
+    parameters = plan(spec, num_vectors=num_vectors, dimension=vectors.dimension)
+    faiss.omp_set_num_threads(num_threads)
+    index = KINDS[spec.kind](vectors.dimension, spec, parameters)
+    if not index.is_trained:
+        progress("training", 0, 1)
+        num_rows = max(MIN_TRAINING_ROWS, TRAINING_ROWS_PER_CENTROID * parameters.get("lists", 0))
+        index.train(sample_rows(vectors, num_rows, seed=seed))
+        progress("training", 1, 1)
+    for start in range(0, num_vectors, ROWS_PER_ROUND):
+        index.add(_float32(vectors[start : start + ROWS_PER_ROUND]))
+        progress("indexing", index.ntotal, num_vectors)
+    return VectorIndex(index)
 
 
-def load(path: Path) -> VectorIndex:
-    """Opens an index that `VectorIndex.save` wrote.
+def load(path: Path, *, breadth: int | None = None) -> VectorIndex:
+    """Opens an index that `VectorIndex.save` wrote, memory-mapped: processes share its pages.
 
     Raises:
         InputError: the file is missing or damaged.
     """
     try:
-        return VectorIndex(faiss.read_index(str(path)))
+        return VectorIndex(faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC), breadth=breadth)
     except RuntimeError as error:
         raise InputError(f"{path} is missing or damaged; build the index again") from error
 
 
-def _search_parameters(index: Any, k: int) -> Any:
+def sample_rows(vectors: VectorSource, num_rows: int, *, seed: int) -> Matrix:
+    """At most `num_rows` rows drawn without replacement, in their order."""
+    num_vectors = len(vectors)
+    if num_rows >= num_vectors:
+        chosen = np.arange(num_vectors)
+    else:
+        chosen = np.sort(np.random.default_rng(seed).choice(num_vectors, num_rows, replace=False))
+    sample_ND = np.empty((len(chosen), vectors.dimension), dtype=np.float32)
+    for start in range(0, num_vectors, ROWS_PER_ROUND):
+        first, last = np.searchsorted(chosen, (start, start + ROWS_PER_ROUND))
+        rows = chosen[first:last] - start
+        sample_ND[first:last] = vectors[start : start + ROWS_PER_ROUND][rows]
+    return sample_ND
+
+
+def _float32(vector_ND: NDArray[np.floating[Any]]) -> Matrix:
+    return np.ascontiguousarray(vector_ND, dtype=np.float32)
+
+
+def _search_parameters(index: Any, breadth: int | None, k: int) -> Any:
     if isinstance(index, faiss.IndexHNSW):
-        # The stubs of faiss lack this class.
-        return faiss.SearchParametersHNSW(  # type: ignore[attr-defined]
-            efSearch=max(index.hnsw.efSearch, k)
-        )
-    return None
+        breadth = max(breadth or index.hnsw.efSearch, k)
+        return faiss.SearchParametersHNSW(efSearch=breadth)
+    if breadth is None:
+        return None
+    if isinstance(index, faiss.IndexPreTransform):
+        of_lists = faiss.SearchParametersIVF(nprobe=breadth)
+        return faiss.SearchParametersPreTransform(index_params=of_lists)
+    return faiss.SearchParametersIVF(nprobe=breadth)
 
 
-def _flat(dimension: int, parameters: Mapping[str, int]) -> Any:
-    return faiss.IndexFlatIP(dimension)
+def _flat(dimension: int, spec: VectorSpec, parameters: Mapping[str, int]) -> Any:
+    if spec.quantiser == "none":
+        return faiss.IndexFlatIP(dimension)
+    return faiss.IndexScalarQuantizer(
+        dimension, _SCALAR[spec.quantiser], faiss.METRIC_INNER_PRODUCT
+    )
 
 
-def _hnsw(dimension: int, parameters: Mapping[str, int]) -> Any:
+def _hnsw(dimension: int, spec: VectorSpec, parameters: Mapping[str, int]) -> Any:
     """Malkov and Yashunin 2016, over unit vectors, where inner product and distance agree."""
-    index = faiss.IndexHNSWFlat(dimension, parameters["links"], faiss.METRIC_INNER_PRODUCT)
+    links, metric = parameters["links"], faiss.METRIC_INNER_PRODUCT
+    index = (
+        faiss.IndexHNSWFlat(dimension, links, metric)
+        if spec.quantiser == "none"
+        else faiss.IndexHNSWSQ(dimension, _SCALAR[spec.quantiser], links, metric)
+    )
     index.hnsw.efConstruction = parameters["build_breadth"]
-    index.hnsw.efSearch = parameters["search_breadth"]
     return index
 
 
-KINDS: Mapping[str, Callable[[int, Mapping[str, int]], Any]] = {"flat": _flat, "hnsw": _hnsw}
-"""Kind -> (dimension, parameters) -> an empty faiss index."""
+def _ivf(dimension: int, spec: VectorSpec, parameters: Mapping[str, int]) -> Any:
+    """Lists around the centroids of spherical k-means (Sivic and Zisserman 2003)."""
+    lists, metric = parameters["lists"], faiss.METRIC_INNER_PRODUCT
+    centroids = faiss.IndexFlatIP(dimension)
+    index = (
+        faiss.IndexIVFFlat(centroids, dimension, lists, metric)
+        if spec.quantiser == "none"
+        else faiss.IndexIVFScalarQuantizer(
+            centroids, dimension, lists, _SCALAR[spec.quantiser], metric
+        )
+    )
+    return _learns_quietly(index)
+
+
+def _ivf_pq(dimension: int, spec: VectorSpec, parameters: Mapping[str, int]) -> Any:
+    """Product quantisation of what is left to the centroid (Jégou et al. 2011), rotated (OPQ)."""
+    num_bytes = parameters["bytes"]
+    index = faiss.IndexIVFPQ(
+        faiss.IndexFlatIP(dimension),
+        dimension,
+        parameters["lists"],
+        num_bytes,
+        8,
+        faiss.METRIC_INNER_PRODUCT,
+    )
+    index.pq.cp.min_points_per_centroid = 1
+    _learns_quietly(index)
+    if not parameters["rotate"]:
+        return index
+    return faiss.IndexPreTransform(faiss.OPQMatrix(dimension, num_bytes), index)
+
+
+def _learns_quietly(index: Any) -> Any:
+    """`plan` has seen to the number of vectors, about which faiss would warn."""
+    index.cp.min_points_per_centroid = 1
+    return index
+
+
+_SCALAR: Mapping[str, int] = {
+    "fp16": faiss.ScalarQuantizer.QT_fp16,
+    "sq8": faiss.ScalarQuantizer.QT_8bit,
+}
+
+KINDS: Mapping[VectorKind, Callable[[int, VectorSpec, Mapping[str, int]], Any]] = {
+    "flat": _flat,
+    "hnsw": _hnsw,
+    "ivf": _ivf,
+    "ivf_pq": _ivf_pq,
+}
+"""Kind -> (dimension, spec, planned parameters) -> an empty faiss index."""

@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ur2.errors import InputError
-from ur2.retrieval.options import IndexKind
+from ur2.retrieval.index_options import IndexKind, Quantiser, VectorKind
 
 MANIFEST_FILE = "manifest.json"
 
@@ -24,20 +24,67 @@ class EncoderSpec(_Record):
     passage_prefix: str = ""
 
 
+class VectorSpec(_Record):
+    """How vectors are kept."""
+
+    kind: VectorKind
+    quantiser: Quantiser = "none"
+    parameters: dict[str, int] = {}
+    """By name, see `ur2.retrieval.index_rules`; one that is missing follows the rule."""
+
+
+class LexicalSpec(_Record):
+    """How words are counted."""
+
+    k1: float = 0.9
+    b: float = 0.4
+    language: Literal["english"] = "english"
+    """Of the stems and the stop words."""
+
+
 class IndexSpec(_Record):
-    """Which kind of index, with what parameters."""
+    """Which kind of index, and what its parts are like."""
 
     kind: IndexKind
-    parameters: dict[str, int] = {}
-    """By name, e.g. `links` of `hnsw`."""
+    vectors: VectorSpec | None = None
+    """None for `lexical`."""
+    lexical: LexicalSpec | None = None
+    """For `lexical` and `hybrid`."""
+
+
+class Tuning(_Record):
+    """What `autotune` measured."""
+
+    breadth: int
+    recall: float
+    """At `k`, against exact search."""
+    target: float
+    k: int
+    num_queries: int
+
+
+class SearchSpec(_Record):
+    """How an index is searched; may change without another build."""
+
+    breadth: int | None = None
+    """Candidates (`hnsw`: efSearch) or lists (`ivf`, `ivf_pq`: nprobe) of a search; None: exact."""
+    fusion_k: float = 60.0
+    fusion_depth: int = 100
+    tuning: Tuning | None = None
 
 
 class Recipe(_Record):
     """Everything that decides what an index holds; equal recipes make equal indexes."""
 
     corpus_sha256: str
-    encoder: EncoderSpec
+    encoder: EncoderSpec | None
+    """None for a `lexical` index."""
     index: IndexSpec
+
+    @property
+    def encoder_name(self) -> str:
+        """What to call the encoder, also where there is none."""
+        return self.encoder.name if self.encoder else "no"
 
 
 class Manifest(_Record):
@@ -46,8 +93,12 @@ class Manifest(_Record):
     format: Literal[1] = 1
     recipe: Recipe
     metric: Literal["inner_product"] = "inner_product"
-    dimension: int
+    dimension: int | None
+    """Of the vectors, if there are any."""
     num_passages: int
+    parameters: dict[str, int] = {}
+    """All those of the vectors' part, also what followed the rules."""
+    search: SearchSpec = SearchSpec()
     versions: dict[str, str]
     """Of the libraries that made it, by package name."""
 

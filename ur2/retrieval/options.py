@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from ur2.options import Options
+from ur2.retrieval.index_options import IndexOptions
 
-IndexKind = Literal["flat", "hnsw", "ivf", "lexical", "hybrid"]
 Precision = Literal["auto", "float32", "bfloat16"]
 
 Count = Annotated[int, Field(ge=1)]
@@ -57,7 +57,7 @@ class RetrievalOptions(ServiceOptions):
     """The share of recently failed queries past which a run stops."""
 
 
-class BuildOptions(EncoderOptions):
+class BuildOptions(IndexOptions, EncoderOptions):
     """The keys of `python -m ur2.retrieval.build`."""
 
     corpus: str
@@ -66,8 +66,6 @@ class BuildOptions(EncoderOptions):
     """The index folder to make; an index already there is replaced once the next is complete."""
     encoder: str = "minilm"
     """`minilm` (bundled, works offline), or any sentence-transformers name or folder."""
-    index: IndexKind = "flat"
-    """`flat`: exact; `hnsw`: a graph, approximate and fast on large corpora."""
     query_prefix: str = ""
     """The instruction that the encoder wants before a query."""
     passage_prefix: str = ""
@@ -76,12 +74,6 @@ class BuildOptions(EncoderOptions):
     """Passages encoded at once."""
     num_threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads of encoding and indexing; 0 is one per core."""
-    hnsw_links: Annotated[int, Field(ge=2)] = 32
-    """Links per node of an `hnsw` index (M)."""
-    hnsw_build_breadth: Count = 200
-    """Candidates considered when a node is added to an `hnsw` index (efConstruction)."""
-    hnsw_search_breadth: Count = 128
-    """Candidates considered by a search of an `hnsw` index (efSearch)."""
 
 
 class ServeOptions(ServiceOptions):

@@ -20,6 +20,7 @@ from ur2.errors import RetrievalError
 from ur2.retrieval.encoder import Encoder, SentenceTransformerEncoder, num_threads
 from ur2.retrieval.errors import RetrievalUnavailableError
 from ur2.retrieval.options import ServiceOptions
+from ur2.retrieval.searcher import Searcher
 from ur2.retrieval.stats import QueryStats
 from ur2.retrieval.store import Store
 from ur2.types import Passage
@@ -42,15 +43,14 @@ class _Waiting:
 class RetrievalService:
     """Searches one index for many concurrent callers of one event loop."""
 
-    def __init__(self, store: Store, encoder: Encoder, options: ServiceOptions) -> None:
-        """Serves `store` with the encoder that made it.
+    def __init__(self, store: Store, encoder: Encoder | None, options: ServiceOptions) -> None:
+        """Serves `store` with the encoder that made it, if one did.
 
         Raises:
             InputError: the index was made with another encoder.
         """
-        store.check_encoder(encoder)
         self.store = store
-        self._encoder = encoder
+        self._searcher = Searcher(store, encoder)
         self._options = options
         self._num_threads = num_threads(options.num_threads)
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="retrieval")
@@ -71,9 +71,10 @@ class RetrievalService:
             InputError: the folder holds no usable index, or its encoder cannot be loaded.
         """
         store = Store(Path(folder))
-        encoder = SentenceTransformerEncoder(
-            store.manifest.recipe.encoder, options, batch_size=options.max_batch
-        )
+        spec = store.manifest.recipe.encoder
+        encoder = None
+        if spec is not None:
+            encoder = SentenceTransformerEncoder(spec, options, batch_size=options.max_batch)
         return cls(store, encoder, options)
 
     async def search(self, queries: Sequence[str], top_k: int) -> list[Passages]:
@@ -171,9 +172,9 @@ class RetrievalService:
 
     def _search(self, keys: Sequence[_Key]) -> list[Passages]:
         """Runs in the worker thread."""
-        vector_QD = self._encoder.encode_queries([key.query for key in keys])
         top_k = max(key.top_k for key in keys)
-        found = self.store.search(vector_QD, top_k, num_threads=self._num_threads)
+        queries = [key.query for key in keys]
+        found = self._searcher.search(queries, top_k, num_threads=self._num_threads)
         return [passages[: key.top_k] for key, passages in zip(keys, found, strict=True)]
 
     def _remember(self, key: _Key, passages: Passages) -> None:

@@ -1,5 +1,9 @@
-"""The folder that `build` makes: corpus, vectors and the manifest that ties them together."""
+"""The folder that `build` makes: passages, what finds them, and the manifest that ties them.
 
+Shapes: _Q queries, _D width of a vector, _K results per query.
+"""
+
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,15 +13,18 @@ from ur2.errors import InputError
 from ur2.retrieval import index as vectors
 from ur2.retrieval.corpus import Corpus
 from ur2.retrieval.encoder import Encoder
+from ur2.retrieval.fusion import NO_ROW, Rows, reciprocal_rank_fusion
+from ur2.retrieval.lexical import LexicalIndex
 from ur2.retrieval.manifest import Manifest, load_manifest
 from ur2.types import Passage
 
 CORPUS_FILE = "corpus.arrow"
 VECTORS_FILE = "vectors.faiss"
+LEXICAL_FOLDER = "lexical"
 
 
 class Store:
-    """An index opened together with its passages."""
+    """An index opened together with its passages; everything is memory-mapped."""
 
     def __init__(self, folder: Path) -> None:
         """Opens an index folder.
@@ -26,30 +33,16 @@ class Store:
             InputError: it is missing, damaged, or its parts do not belong together.
         """
         self.manifest: Manifest = load_manifest(folder)
-        self._corpus = Corpus(folder / CORPUS_FILE)
-        self._index = vectors.load(folder / VECTORS_FILE)
-        found = (self._corpus.sha256, len(self._corpus), len(self._index), self._index.dimension)
-        manifest = self.manifest
-        promised = (
-            manifest.recipe.corpus_sha256,
-            manifest.num_passages,
-            manifest.num_passages,
-            manifest.dimension,
+        spec, how = self.manifest.recipe.index, self.manifest.search
+        self.corpus = Corpus(folder / CORPUS_FILE)
+        self.vectors = (
+            vectors.load(folder / VECTORS_FILE, breadth=how.breadth) if spec.vectors else None
         )
-        names = ("corpus hash", "number of passages", "number of vectors", "dimension")
-        wrong = [
-            f"{name} is {have}, the manifest says {want}"
-            for name, have, want in zip(names, found, promised, strict=True)
-            if have != want
-        ]
-        if wrong:
-            raise InputError(
-                f"the parts of {folder} do not belong together: {'; '.join(wrong)}; "
-                "build the index again"
-            )
+        self._lexical = LexicalIndex(folder / LEXICAL_FOLDER) if spec.lexical else None
+        self._check_parts(folder)
 
     def __len__(self) -> int:
-        return len(self._corpus)
+        return len(self.corpus)
 
     def check_encoder(self, encoder: Encoder) -> None:
         """Makes sure that `encoder` is the one whose vectors the index holds.
@@ -66,15 +59,72 @@ class Store:
             )
 
     def search(
-        self, query_QD: NDArray[np.float32], top_k: int, *, num_threads: int = 1
+        self,
+        queries: Sequence[str],
+        query_QD: NDArray[np.float32] | None,
+        top_k: int,
+        *,
+        num_threads: int = 1,
     ) -> list[tuple[Passage, ...]]:
-        """The passages nearest to each query, best first; fewer where the corpus is smaller."""
-        score_QK, row_QK = self._index.search(query_QD, top_k, num_threads=num_threads)
+        """The passages that fit each query best, best first; fewer where not so many fit.
+
+        Args:
+            queries: the texts, which an index of vectors alone does not look at.
+            query_QD: their vectors; None for an index of words alone.
+            top_k: passages per query.
+            num_threads: of this search.
+        """
+        score_QK, row_QK = self._rank(queries, query_QD, top_k, num_threads)
         return [
             tuple(
-                self._corpus.passage(row, score)
+                self.corpus.passage(row, score)
                 for row, score in zip(rows, scores, strict=True)
-                if row != vectors.NO_ROW
+                if row != NO_ROW
             )
             for rows, scores in zip(row_QK.tolist(), score_QK.tolist(), strict=True)
         ]
+
+    def _rank(
+        self,
+        queries: Sequence[str],
+        query_QD: NDArray[np.float32] | None,
+        top_k: int,
+        num_threads: int,
+    ) -> tuple[NDArray[np.float32], Rows]:
+        how = self.manifest.search
+        depth = max(top_k, how.fusion_depth) if self.vectors and self._lexical else top_k
+        found = []
+        if self.vectors is not None:
+            if query_QD is None:
+                raise ValueError("an index of vectors is searched with vectors")
+            found.append(self.vectors.search(query_QD, depth, num_threads=num_threads))
+        if self._lexical is not None:
+            found.append(self._lexical.search(queries, depth))
+        if len(found) == 1:
+            return found[0]
+        return reciprocal_rank_fusion([rows for _, rows in found], top_k, k=how.fusion_k)
+
+    def _check_parts(self, folder: Path) -> None:
+        manifest = self.manifest
+        recipe, count = manifest.recipe, manifest.num_passages
+        checks = [
+            ("corpus hash", self.corpus.sha256, recipe.corpus_sha256),
+            ("number of passages", len(self.corpus), count),
+        ]
+        if self.vectors is not None:
+            checks += [
+                ("number of vectors", len(self.vectors), count),
+                ("dimension", self.vectors.dimension, manifest.dimension),
+            ]
+        if self._lexical is not None:
+            checks.append(("number of passages of words", len(self._lexical), count))
+        wrong = [
+            f"{name} is {have}, the manifest says {want}"
+            for name, have, want in checks
+            if have != want
+        ]
+        if wrong:
+            raise InputError(
+                f"the parts of {folder} do not belong together: {'; '.join(wrong)}; "
+                "build the index again"
+            )

@@ -29,7 +29,7 @@ def test_the_manifest_says_what_made_the_index(make_index: Any, kind: str) -> No
     assert (manifest.num_passages, manifest.dimension) == (20, 16)
     assert manifest.recipe.encoder.passage_prefix == "passage: "
     assert manifest.recipe.index.kind == kind
-    assert manifest.recipe.index.parameters.get("links") == (8 if kind == "hnsw" else None)
+    assert manifest.parameters.get("links") == (8 if kind == "hnsw" else None)
     assert manifest.versions["faiss"]
 
 
@@ -103,7 +103,7 @@ def test_a_folder_of_something_else_is_never_overwritten(
 @pytest.mark.parametrize(
     ("argument", "complaint"),
     [
-        ("index=ivf", "index=ivf is not available yet"),
+        ("index=ivf ivf_lists=9", "ivf_lists=9 cannot be learnt from 1 passages"),
         ("index=tree", "'index'"),
         ("device=nonsense", "device 'nonsense'"),
         ("corpus=/no/such/file", "corpus /no/such/file cannot be read"),
@@ -121,7 +121,8 @@ def test_bad_input_ends_the_command_with_2_and_one_message(
 ) -> None:
     corpus = write_corpus([Passage(id="a", text="words")])
     out = tmp_path / "out"
-    code = exit_code(monkeypatch, f"corpus={corpus}", f"out={out}", "num_threads=1", argument)
+    arguments = (f"corpus={corpus}", f"out={out}", "num_threads=1", *argument.split())
+    code = exit_code(monkeypatch, *arguments)
     error = capsys.readouterr().err
     assert code == 2
     assert error.startswith("error: ")

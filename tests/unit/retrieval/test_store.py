@@ -16,7 +16,8 @@ def test_each_passage_is_found_by_its_own_words(
     make_index: Any, encoder: Any, passages: list[Passage]
 ) -> None:
     store = Store(make_index())
-    found = store.search(encoder.encode_queries([p.text for p in passages]), 3)
+    queries = [p.text for p in passages]
+    found = store.search(queries, encoder.encode_queries(queries), 3)
     assert [(best.id, best.text) for best, *_ in found] == [(p.id, p.text) for p in passages]
     assert all(len(answers) == 3 for answers in found)
     assert all(a.score >= b.score for answers in found for a, b in pairwise(answers))
@@ -24,7 +25,7 @@ def test_each_passage_is_found_by_its_own_words(
 
 
 def test_asking_for_more_than_there_is_returns_what_there_is(make_index: Any, encoder: Any) -> None:
-    found = Store(make_index()).search(encoder.encode_queries(["fact 1"]), 99)
+    found = Store(make_index()).search([], encoder.encode_queries(["fact 1"]), 99)
     assert len(found[0]) == 20
 
 
