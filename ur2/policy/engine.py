@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ur2.errors import InputError
 from ur2.policy.deepspeed_config import deepspeed_config
+from ur2.policy.microbatch import Row
 from ur2.policy.model import PolicyModel
 from ur2.policy.optimizers import make_optimizer
 from ur2.policy.options import PolicyOptions
@@ -72,10 +73,10 @@ class TrainEngine:
             dist_init_required=False,
         )
 
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, row: Row, position_N: Tensor, target_N: Tensor) -> tuple[Tensor, Tensor]:
         """`PolicyModel.forward`."""
         with self._precision():
-            logprob_N, entropy_N = self._engine(*inputs)
+            logprob_N, entropy_N = self._engine(row, position_N, target_N)
         return logprob_N, entropy_N
 
     def backward(self, loss: Tensor, *, last: bool) -> None:

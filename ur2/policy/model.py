@@ -1,6 +1,6 @@
 """The trained model: a causal LM that returns log-probabilities of chosen tokens only.
 
-Shapes: _B sequences, _T tokens (right-padded), _N chosen positions, _D width.
+Shapes: _T tokens of a packed row, _N chosen positions, _D width.
 """
 
 import torch
@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from ur2.errors import InputError
+from ur2.policy.attention import use_packed_attention
+from ur2.policy.microbatch import Row
 from ur2.policy.token_logprobs import TokenLogprobs
 
 LOGIT_TRANSFORMS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
@@ -20,23 +22,30 @@ class PolicyModel(nn.Module):
         self, lm: PreTrainedModel, *, temperature: float = 1.0, chunk_tokens: int = 2048
     ) -> None:
         super().__init__()
+        use_packed_attention(lm)
         self.lm = lm
         self.token_logprobs = TokenLogprobs(
             lm.get_output_embeddings(), temperature=temperature, chunk_tokens=chunk_tokens
         )
 
-    def forward(
-        self, input_ids_BT: Tensor, position_N: Tensor, target_N: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """(logprob_N, entropy_N) of `target_N` after the flat positions `position_N` of (B, T).
-
-        Padding needs no mask: it stands on the right, where causal attention never looks.
-        """
-        body = self.lm.get_decoder()
-        hidden_BTD = body(input_ids=input_ids_BT, use_cache=False).last_hidden_state
-        hidden_ND = hidden_BTD.flatten(0, 1).index_select(0, position_N)
-        logprob_N, entropy_N = self.token_logprobs(hidden_ND, target_N)
+    def forward(self, row: Row, position_N: Tensor, target_N: Tensor) -> tuple[Tensor, Tensor]:
+        """(logprob_N, entropy_N) of `target_N` after the positions `position_N` of the row."""
+        hidden_TD = hidden_states(self.lm, row)
+        logprob_N, entropy_N = self.token_logprobs(hidden_TD.index_select(0, position_N), target_N)
         return logprob_N, entropy_N
+
+
+def hidden_states(lm: PreTrainedModel, row: Row) -> Tensor:
+    """The last hidden state of every token, (T, D); no token sees another sequence."""
+    output = lm.get_decoder()(
+        input_ids=row.input_ids_T[None],
+        position_ids=row.position_ids_T[None],
+        use_cache=False,
+        lengths=row.lengths,
+        offset_S=row.offset_S,
+    )
+    hidden_TD: Tensor = output.last_hidden_state[0]
+    return hidden_TD
 
 
 def load_lm(

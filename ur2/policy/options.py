@@ -42,7 +42,7 @@ class PolicyOptions(Options):
     updates_per_rollout: int = Field(default=1, ge=1)
     """Optimizer steps that one batch of trajectories is split into."""
     max_tokens_per_microbatch: int = Field(default=4096, ge=1)
-    """Tokens, padding included, in one forward pass; a longer sequence goes alone."""
+    """Tokens of the sequences packed into one forward pass; a longer sequence goes alone."""
     logprob_chunk_tokens: int = Field(default=2048, ge=1)
     """Tokens whose logits exist at the same time."""
     gradient_checkpointing: bool = False

@@ -1,11 +1,13 @@
 """Which sequence is trained on by which rank, in which microbatch of which optimizer step.
 
-A microbatch is padded to its longest sequence, so sequences of like length go together. All ranks
-get the same number of microbatches, because each one is a collective operation under ZeRO.
+Sequences are packed without padding, so any of them may share a microbatch: those of one step cost
+about the same, and so do optimizer steps and ranks. All ranks get the same number of microbatches,
+because each one is a collective operation under ZeRO.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from heapq import heappop, heappush, heapreplace
 from typing import TypeVar
 
 import numpy as np
@@ -14,6 +16,9 @@ from ur2.errors import InputError
 from ur2.types import Batch, Sample
 
 T = TypeVar("T")
+ATTENTION_SPAN = 32_768
+"""Length at which causal attention costs as much as the matrices: 12 widths, of a model with 3 to 7
+billion parameters. It only weighs sequences against each other."""
 Microbatch = tuple[Sample, ...]
 """Sequences of one forward pass; empty where a rank only keeps the others company."""
 
@@ -54,8 +59,7 @@ def plan(batch: Batch, *, num_updates: int, num_ranks: int, max_tokens_per_micro
         batch: at least one sample with policy tokens; samples without any are left out.
         num_updates: optimizer steps; fewer where there are fewer samples.
         num_ranks: data-parallel ranks.
-        max_tokens_per_microbatch: tokens of one microbatch, padding included; a sample that is
-            longer goes alone.
+        max_tokens_per_microbatch: tokens of one microbatch; a sample that is longer goes alone.
 
     Raises:
         InputError: the batch has no policy token.
@@ -80,15 +84,21 @@ def num_inputs(sample: Sample) -> int:
     return int(np.flatnonzero(sample.mask)[-1])
 
 
-def padded_tokens(samples: Sequence[Sample]) -> int:
-    """Tokens of a microbatch, padding included."""
-    return len(samples) * max(map(num_inputs, samples), default=0)
+def num_tokens(samples: Sequence[Sample]) -> int:
+    """Tokens of a microbatch."""
+    return sum(map(num_inputs, samples))
+
+
+def cost(samples: Sequence[Sample]) -> float:
+    """Work of a microbatch: linear in tokens, and quadratic in each sequence for its attention."""
+    return sum(n * (1.0 + n / ATTENTION_SPAN) for n in map(num_inputs, samples))
 
 
 def _split_step(samples: Sequence[Sample], num_ranks: int, max_tokens: int) -> list[RankStep]:
     """The shares of all ranks in one optimizer step; `samples` longest first."""
     parts = _microbatches(samples, num_ranks, max_tokens)
-    shares = _deal(sorted(parts, key=padded_tokens, reverse=True), num_ranks)
+    # ranks work at the same time on parts that follow one another here
+    shares = _deal(sorted(parts, key=cost, reverse=True), num_ranks)
     return [
         RankStep(
             microbatches=tuple(share),
@@ -100,26 +110,33 @@ def _split_step(samples: Sequence[Sample], num_ranks: int, max_tokens: int) -> l
 
 
 def _microbatches(samples: Sequence[Sample], num_ranks: int, max_tokens: int) -> list[Microbatch]:
-    """Runs of `samples`, a multiple of `num_ranks`, as few and as even as the limit allows."""
-    needed = len(_runs(samples, max_tokens))
-    total = -(-needed // num_ranks) * num_ranks
-    low, high = 0, max(max_tokens, padded_tokens(samples[:1]))
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if len(_runs(samples, middle)) <= total else (middle, high)
-    runs = _runs(samples, high)
-    return [tuple(run) for run in runs] + [()] * (total - len(runs))
+    """A multiple of `num_ranks`, as few as are found within the limit, of about equal cost."""
+    alone = sum(2 * num_inputs(s) > max_tokens for s in samples)
+    rounds = max(-(-num_tokens(samples) // (max_tokens * num_ranks)), -(-alone // num_ranks), 1)
+    while (parts := _fill(samples, rounds * num_ranks, max_tokens)) is None:
+        rounds += 1
+    return parts
 
 
-def _runs(samples: Sequence[Sample], limit: int) -> list[list[Sample]]:
-    """Cuts `samples` (longest first) where the padded size would pass `limit`."""
-    runs: list[list[Sample]] = []
+def _fill(samples: Sequence[Sample], num_parts: int, max_tokens: int) -> list[Microbatch] | None:
+    """Each of `samples` (longest first) into the cheapest part that has room, if one has."""
+    parts: list[list[Sample]] = [[] for _ in range(num_parts)]
+    tokens = [0] * num_parts
+    costs = [(0.0, number) for number in range(num_parts)]  # a heap
     for sample in samples:
-        if runs and (len(runs[-1]) + 1) * num_inputs(runs[-1][0]) <= limit:
-            runs[-1].append(sample)
-        else:
-            runs.append([sample])
-    return runs
+        count = num_inputs(sample)
+        full = []
+        while costs and tokens[costs[0][1]] and tokens[costs[0][1]] + count > max_tokens:
+            full.append(heappop(costs))
+        if not costs:
+            return None
+        so_far, number = costs[0]
+        parts[number].append(sample)
+        tokens[number] += count
+        heapreplace(costs, (so_far + cost([sample]), number))
+        for item in full:
+            heappush(costs, item)
+    return [tuple(part) for part in parts]
 
 
 def _deal(items: Sequence[T], num_hands: int) -> list[list[T]]:

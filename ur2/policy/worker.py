@@ -206,7 +206,7 @@ class PolicyWorker:
         for number, microbatch in enumerate(step.microbatches, start=1):
             inputs = collate(microbatch, self.device)
             logprob_N, entropy_N = self.engine.forward(
-                inputs.input_ids_BT, inputs.position_N, inputs.target_N
+                inputs.row, inputs.position_N, inputs.target_N
             )
             loss, report = microbatch_loss(
                 logprob_N, entropy_N, inputs, old_logprobs[number - 1], self.algorithm, denominators
@@ -219,7 +219,7 @@ class PolicyWorker:
     def _logprobs(self, microbatch: Microbatch) -> Tensor:
         """Log-probabilities of the trained tokens of a microbatch, (N,)."""
         inputs = collate(microbatch, self.device)
-        return self.engine.forward(inputs.input_ids_BT, inputs.position_N, inputs.target_N)[0]
+        return self.engine.forward(inputs.row, inputs.position_N, inputs.target_N)[0]
 
     def _describe_broken(self, step: RankStep, reports: Sequence[Report]) -> str:
         """Which samples kept a step from being applied."""

@@ -10,6 +10,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from ur2.algorithms.options import AlgorithmOptions
 from ur2.algorithms.reductions import Denominators
+from ur2.policy.attention import PACKED
 from ur2.policy.loss import SUMS, microbatch_loss
 from ur2.policy.microbatch import collate
 from ur2.policy.model import PolicyModel
@@ -51,7 +52,7 @@ def make_sample(name: str, pattern: str, seed: int = 0) -> Sample:
 
 def loss_of(model: PolicyModel, samples: list[Sample], **options: object) -> Tensor:
     inputs = collate(samples, CPU)
-    logprob_N, entropy_N = model(inputs.input_ids_BT, inputs.position_N, inputs.target_N)
+    logprob_N, entropy_N = model(inputs.row, inputs.position_N, inputs.target_N)
     loss, _ = microbatch_loss(
         logprob_N, entropy_N, inputs, None, AlgorithmOptions(**options), COUNTS
     )
@@ -66,25 +67,15 @@ def gradient_of(model: PolicyModel, loss: Tensor) -> dict[str, Tensor]:
 def test_collation_by_hand() -> None:
     one, two = make_sample("one", "..p.pp..", 1), make_sample("two", ".p", 2)
     inputs = collate([one, two], CPU)
-    assert inputs.input_ids_BT.tolist() == [
-        one.token_ids[:5].tolist(),
-        [two.token_ids[0], 0, 0, 0, 0],
-    ]
+    assert inputs.row.input_ids_T.tolist() == [*one.token_ids[:5], two.token_ids[0]]
+    assert inputs.row.position_ids_T.tolist() == [0, 1, 2, 3, 4, 0]
+    assert inputs.row.offset_S.tolist() == [0, 5, 6]
+    assert inputs.row.lengths == (5, 1)
     assert inputs.position_N.tolist() == [1, 3, 4, 5]
     assert inputs.target_N.tolist() == [*one.token_ids[[2, 4, 5]], two.token_ids[1]]
     assert inputs.sequence_N.tolist() == [0, 0, 0, 1]
     assert inputs.length_B.tolist() == [3, 1]
     assert inputs.advantage_N.isfinite().all()
-
-
-def test_padding_does_not_change_logprobs(model: PolicyModel) -> None:
-    samples = [make_sample("long", "..pp..ppp..p", 1), make_sample("short", ".pp", 2)]
-    together = collate(samples, CPU)
-    found, entropy = model(together.input_ids_BT, together.position_N, together.target_N)
-    alone = [collate([s], CPU) for s in samples]
-    expected = [model(a.input_ids_BT, a.position_N, a.target_N) for a in alone]
-    torch.testing.assert_close(found, torch.cat([e[0] for e in expected]), atol=1e-5, rtol=0)
-    torch.testing.assert_close(entropy, torch.cat([e[1] for e in expected]), atol=1e-5, rtol=0)
 
 
 def test_only_policy_tokens_are_learned(model: PolicyModel) -> None:
@@ -105,7 +96,9 @@ def test_documents_and_prompts_never_receive_loss(model: PolicyModel) -> None:
     """The gradient is that of the policy tokens' own likelihood, all else held fixed."""
     sample = make_sample("x", "...pp...p..")
     ids = torch.from_numpy(sample.token_ids)[None]
+    model.lm.set_attn_implementation("eager")
     logprobs = model.lm(ids).logits[0].float().log_softmax(-1)
+    model.lm.set_attn_implementation(PACKED)
     by_hand = -sum(
         float(sample.advantages[t]) * logprobs[t - 1, ids[0, t]]
         for t in np.flatnonzero(sample.mask)
@@ -115,6 +108,11 @@ def test_documents_and_prompts_never_receive_loss(model: PolicyModel) -> None:
     found = torch.autograd.grad(loss_of(model, [sample]), parameters)
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
+
+
+def test_what_stands_in_observations_after_the_last_policy_token_is_not_even_read() -> None:
+    sample = make_sample("x", "..pp....")
+    assert collate([sample], CPU).row.lengths == (3,)
 
 
 @pytest.mark.parametrize(
