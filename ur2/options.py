@@ -73,7 +73,7 @@ def option_keys(cls: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, A
     for name, info in cls.model_fields.items():
         nested = options_class(info.annotation)
         if nested is None:
-            yield prefix + name, info
+            yield prefix + (info.alias or name), info
         else:
             yield from option_keys(nested, f"{prefix}{name}.")
 
@@ -101,7 +101,9 @@ def _known_keys(cls: type[BaseModel], parents: Sequence[str]) -> list[str]:
         else:
             annotation = next(iter(typing.get_args(annotation)[-1:]), None)
     owner = options_class(annotation)
-    return [] if owner is None else list(owner.model_fields)
+    if owner is None:
+        return []
+    return [info.alias or name for name, info in owner.model_fields.items()]
 
 
 def options_class(annotation: Any) -> type[BaseModel] | None:

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ur2.errors import InputError
 from ur2.retrieval.manifest import EncoderSpec
+from ur2.retrieval.partial import write_atomically
 
 RECORD_FILE = "vectors.json"
 MAX_OPEN_SHARDS = 64
@@ -137,16 +138,6 @@ def write_shard(folder: Path, shard: int, vector_ND: NDArray[np.floating]) -> No
     partial = path.with_suffix(f".partial-{os.getpid()}")
     with partial.open("wb") as file:
         np.save(file, vector_ND, allow_pickle=False)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a small file so that a kill leaves either the old or the whole of the new one."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)

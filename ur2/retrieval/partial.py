@@ -1,0 +1,60 @@
+"""Work that a kill may interrupt: where it is kept until it is complete, and its progress bar."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from ur2.errors import InputError
+
+LOCK_FILE = "lock"
+
+
+@contextmanager
+def work_folder(out: Path) -> Iterator[Path]:
+    """The folder beside `out` where it is being made, for this process alone.
+
+    Raises:
+        InputError: another process is making `out`, or the folder cannot be written.
+    """
+    folder = out.absolute().with_name(f".{out.name}.partial")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / LOCK_FILE).open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise InputError(
+                    f"another process is making {out}; wait for it, or end it"
+                ) from error
+            yield folder
+    except PermissionError as error:
+        raise InputError(f"out={out} cannot be written ({error.strerror})") from error
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes a small file so that a kill leaves either the old or the whole of the new one."""
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def progress_bar(unit: str = "") -> Progress:
+    """A bar on stderr; `unit` names what is counted, where that is not bytes."""
+    counted = MofNCompleteColumn() if unit else TaskProgressColumn()
+    columns = (TextColumn("{task.description}"), BarColumn(), counted, TextColumn(unit))
+    return Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True))
