@@ -2,6 +2,7 @@
 
 Shapes: _B sequences, _T tokens after the prompt.
 """
+# ruff: noqa: N802, N815 - shape suffixes are the notation of the maths, in records too
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Prints how far our maths is from verl's and TRL's; run by scripts/oracle.sh in their environment."""
+"""How far our maths is from verl's and TRL's; scripts/oracle.sh runs it in their environment."""
 
 import json
 import sys

@@ -59,7 +59,7 @@ def _advantages(arrays: Arrays) -> Iterator[Row]:
             arrays.token_reward_BT(kl_coef), _m(arrays), config=AlgoConfig(gamma=gamma)
         )
         ours = _ours("reinforce_pp", arrays, gamma=gamma, kl_coef=kl_coef)
-        yield from _whitened(f"reinforce_pp, γ={gamma}, β={kl_coef}", ours, theirs, arrays)
+        yield from _whitened(f"reinforce_pp, gamma {gamma}, beta {kl_coef}", ours, theirs, arrays)
         advantage, returns = core_algos.compute_gae_advantage_return(
             arrays.token_reward_BT(kl_coef), arrays.value_BT, _m(arrays), gamma, 0.95
         )
@@ -67,7 +67,7 @@ def _advantages(arrays: Arrays) -> Iterator[Row]:
             "gae", arrays, gamma=gamma, kl_coef=kl_coef, lam=0.95, value_BT=arrays.value_BT
         )
         mask = arrays.mask_BT
-        label = f"gae, γ={gamma}, β={kl_coef}, λ=0.95"
+        label = f"gae, gamma {gamma}, beta {kl_coef}, lambda 0.95"
         yield row(f"{label}: returns", "verl", (ours + arrays.value_BT)[mask], returns[mask])
         whitened = (ours[mask] - ours[mask].mean()) / ours[mask].std()
         yield row(f"{label}: whitened as verl does", "verl", whitened, advantage[mask])
