@@ -19,7 +19,7 @@ class PolicyModel(nn.Module):
     """Body, then LM head on the positions that are trained on, never on all."""
 
     def __init__(
-        self, lm: PreTrainedModel, *, temperature: float = 1.0, chunk_tokens: int = 2048
+        self, lm: PreTrainedModel, *, temperature: float = 1.0, chunk_tokens: int = 1024
     ) -> None:
         super().__init__()
         use_packed_attention(lm)

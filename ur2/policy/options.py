@@ -43,7 +43,7 @@ class PolicyOptions(Options):
     """Optimizer steps that one batch of trajectories is split into."""
     max_tokens_per_microbatch: int = Field(default=4096, ge=1)
     """Tokens of the sequences packed into one forward pass; a longer sequence goes alone."""
-    logprob_chunk_tokens: int = Field(default=2048, ge=1)
+    logprob_chunk_tokens: int = Field(default=1024, ge=1)
     """Tokens whose logits exist at the same time."""
     gradient_checkpointing: bool = False
     """Recompute each layer in the backward pass instead of keeping its activations."""

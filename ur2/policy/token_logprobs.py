@@ -44,7 +44,7 @@ class TokenLogprobs(nn.Module):
 
 
 class _TokenLogprobs(torch.autograd.Function):
-    """Keeps the last chunk's probabilities, still at hand when backward begins; recomputes others.
+    """Recomputes each chunk's probabilities in the backward pass; two (C, V) exist at most.
 
     log π(v) = z_v − log Σ exp z, z = logits / temperature; ∂ log π(v) / ∂z = 1[v] − π.
     """
@@ -59,50 +59,67 @@ class _TokenLogprobs(torch.autograd.Function):
         inverse_temperature: float,
         chunk_tokens: int,
     ) -> tuple[Tensor, Tensor]:
-        logprobs, entropies = [], []
-        last_CV = None
+        logprob_N, entropy_N = hidden_ND.new_empty(2, len(hidden_ND), dtype=torch.float32)
         for start in range(0, len(hidden_ND), chunk_tokens):
-            hidden_CD = hidden_ND[start : start + chunk_tokens]
-            target_C = target_N[start : start + chunk_tokens]
-            shifted_CV = _shifted_logits(hidden_CD, weight_VD, bias_V, inverse_temperature)
-            last_CV = shifted_CV.exp()
-            total_C1 = last_CV.sum(dim=1, keepdim=True)
-            log_total_C = total_C1.log().squeeze(1)
-            last_CV /= total_C1
-            logprobs.append(shifted_CV.gather(1, target_C[:, None]).squeeze(1) - log_total_C)
-            entropies.append(log_total_C - torch.linalg.vecdot(last_CV, shifted_CV))
-        ctx.save_for_backward(hidden_ND, weight_VD, bias_V, target_N, last_CV)
+            chunk = slice(start, start + chunk_tokens)
+            logprob_N[chunk], entropy_N[chunk] = _chunk_logprobs(
+                _shifted_logits(hidden_ND[chunk], weight_VD, bias_V, inverse_temperature),
+                target_N[chunk],
+            )
+        ctx.save_for_backward(hidden_ND, weight_VD, bias_V, target_N)
         ctx.inverse_temperature = inverse_temperature
         ctx.chunk_tokens = chunk_tokens
-        logprob_N, entropy_N = torch.cat(logprobs), torch.cat(entropies)
         ctx.mark_non_differentiable(entropy_N)
         return logprob_N, entropy_N
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_N: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        hidden_ND, weight_VD, bias_V, target_N, last_CV = ctx.saved_tensors
+        hidden_ND, weight_VD, bias_V, target_N = ctx.saved_tensors
+        learns_weight, learns_bias = ctx.needs_input_grad[1:3]
         grad_hidden_ND = torch.empty_like(hidden_ND)
-        grad_weight_VD = torch.zeros_like(weight_VD, dtype=torch.float32)
-        grad_bias_V = None if bias_V is None else torch.zeros_like(bias_V, dtype=torch.float32)
-        size = ctx.chunk_tokens
-        for start in range(0, len(hidden_ND), size):
-            hidden_CD = hidden_ND[start : start + size]
-            grad_C1 = grad_N[start : start + size, None] * ctx.inverse_temperature
-            if start + size >= len(hidden_ND):
-                probability_CV = last_CV
-            else:
-                shifted_CV = _shifted_logits(hidden_CD, weight_VD, bias_V, ctx.inverse_temperature)
-                probability_CV = shifted_CV.softmax(dim=1)
-            grad_CV = probability_CV.mul_(-grad_C1)
-            grad_CV.scatter_add_(1, target_N[start : start + size, None], grad_C1)
+        grad_weight_VD = torch.zeros_like(weight_VD, dtype=torch.float32) if learns_weight else None
+        grad_bias_V = torch.zeros_like(bias_V, dtype=torch.float32) if learns_bias else None
+        for start in range(0, len(hidden_ND), ctx.chunk_tokens):
+            chunk = slice(start, start + ctx.chunk_tokens)
+            hidden_CD = hidden_ND[chunk]
+            grad_C1 = grad_N[chunk, None] * ctx.inverse_temperature
+            grad_CV = _shifted_logits(hidden_CD, weight_VD, bias_V, ctx.inverse_temperature).exp_()
+            grad_CV.mul_(-grad_C1 / grad_CV.sum(dim=1, keepdim=True))
+            grad_CV.scatter_add_(1, target_N[chunk, None], grad_C1)
             if grad_bias_V is not None:
                 grad_bias_V += grad_CV.sum(dim=0)
             grad_CV = grad_CV.to(weight_VD.dtype)
-            torch.mm(grad_CV, weight_VD, out=grad_hidden_ND[start : start + size])
-            grad_weight_VD += grad_CV.T @ hidden_CD
-        grad_bias = None if grad_bias_V is None else grad_bias_V.to(weight_VD.dtype)
-        return grad_hidden_ND, grad_weight_VD.to(weight_VD.dtype), grad_bias, None, None, None
+            torch.mm(grad_CV, weight_VD, out=grad_hidden_ND[chunk])
+            if grad_weight_VD is not None:
+                _add_product(grad_weight_VD, grad_CV.T, hidden_CD)
+            del grad_CV  # before the next chunk takes its place
+        return (
+            grad_hidden_ND,
+            None if grad_weight_VD is None else grad_weight_VD.to(weight_VD.dtype),
+            None if grad_bias_V is None else grad_bias_V.to(weight_VD.dtype),
+            None,
+            None,
+            None,
+        )
+
+
+def _chunk_logprobs(shifted_CV: Tensor, target_C: Tensor) -> tuple[Tensor, Tensor]:
+    """(logprob_C, entropy_C): log π(v) = s_v − log Σ exp s, H = log Σ exp s − Σ π s."""
+    exponential_CV = shifted_CV.exp()
+    total_C = exponential_CV.sum(dim=1)
+    log_total_C = total_C.log()
+    chosen_C = shifted_CV.gather(1, target_C[:, None]).squeeze(1)
+    mean_C = torch.linalg.vecdot(exponential_CV, shifted_CV) / total_C
+    return chosen_C - log_total_C, log_total_C - mean_C
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """`total` += `left` @ `right`, without a product of its own where dtypes allow."""
+    if total.dtype == left.dtype:
+        total.addmm_(left, right)
+    else:
+        total += left @ right
 
 
 def _shifted_logits(

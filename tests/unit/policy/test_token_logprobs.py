@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ur2.policy.token_logprobs import TokenLogprobs
 
@@ -93,3 +94,39 @@ def test_the_head_is_shared_not_copied() -> None:
     fused = TokenLogprobs(head, temperature=1.0, chunk_tokens=5)
     assert fused.weight is head.weight
     assert fused.bias is head.bias
+
+
+def test_a_frozen_head_gets_no_gradient_and_hidden_states_the_same() -> None:
+    torch.manual_seed(0)
+    head = nn.Linear(D, V)
+    hidden, target = torch.randn(N, D, requires_grad=True), torch.randint(0, V, (N,))
+    fused = TokenLogprobs(head, temperature=0.7, chunk_tokens=5)
+
+    def gradient() -> Tensor:
+        return torch.autograd.grad(fused(hidden, target)[0].sum(), hidden)[0]
+
+    learned = gradient()
+    head.requires_grad_(False)
+    torch.testing.assert_close(gradient(), learned)
+    fused(hidden, target)[0].sum().backward()
+    assert head.weight.grad is None
+
+
+class Largest(TorchDispatchMode):
+    """Counts the elements of the largest tensor that any operation makes."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        if isinstance(made, Tensor):
+            self.elements = max(self.elements, made.numel())
+        return made
+
+
+def test_logits_exist_for_one_chunk_at_a_time() -> None:
+    head = nn.Linear(D, V, bias=False)
+    hidden, target = torch.randn(300, D, requires_grad=True), torch.randint(0, V, (300,))
+    with Largest() as largest:
+        TokenLogprobs(head, temperature=1.0, chunk_tokens=100)(hidden, target)[0].sum().backward()
+    assert largest.elements == 100 * V
