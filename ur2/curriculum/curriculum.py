@@ -1,13 +1,14 @@
 """Draws the assignments of each step, and counts what was solved with and without retrieval."""
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
 import numpy as np
 
+from ur2.curriculum.events import Event
 from ur2.curriculum.options import CurriculumOptions
+from ur2.curriculum.outcome import Outcome
 from ur2.curriculum.retrieval_policy import POLICIES
 from ur2.curriculum.sampler import Sampler
 from ur2.types import Assignment, Question, ScoredGroup
@@ -41,28 +42,43 @@ class Curriculum:
         self._questions_per_step = questions_per_step
         self._solved: dict[str, dict[str, dict[str, float]]] = {}
         self._last_decisions: dict[str, list[bool]] = {}
+        self._step = 0
+        self._num_drawn_of_step = 0
 
-    def draw(self, step: int) -> list[Assignment]:
-        """The assignments of the next step; `step` names them and is seen by the policy."""
-        assignments = [self._assignment(step, i) for i in range(self._questions_per_step)]
-        decisions = defaultdict(list)
+    def draw(self, step: int, num_groups: int | None = None) -> list[Assignment]:
+        """The next assignments, by default as many as a step has.
+
+        Args:
+            step: names them and is seen by the policy; it never goes back.
+            num_groups: how many; further calls with the same step add to it.
+        """
+        if step > self._step:
+            self._step, self._num_drawn_of_step = step, 0
+            self._last_decisions = {}
+        count = self._questions_per_step if num_groups is None else num_groups
+        assignments = [self._assignment() for _ in range(count)]
         for assignment in assignments:
-            decisions[assignment.question.bucket].append(assignment.retrieval)
-        self._last_decisions = dict(decisions)
+            decisions = self._last_decisions.setdefault(assignment.question.bucket, [])
+            decisions.append(assignment.retrieval)
         return assignments
 
     def observe(self, scored: Sequence[ScoredGroup]) -> None:
-        """Counts samples and correctness per bucket and retrieval mode."""
-        for group in scored:
-            assignment = group.group.assignment
-            modes = self._solved.setdefault(assignment.question.bucket, {})
+        """Counts what was solved per bucket and mode; the retrieval policy learns from it."""
+        outcomes = [Outcome.of(group) for group in scored]
+        self._policy.observe(outcomes)
+        for outcome in outcomes:
+            modes = self._solved.setdefault(outcome.question.bucket, {})
             empty = {"num_samples": 0.0, "num_correct": 0.0}
-            counts = modes.setdefault(_MODES[assignment.retrieval], empty)
-            counts["num_samples"] += len(group.scores)
-            counts["num_correct"] += sum(score.correct for score in group.scores)
+            counts = modes.setdefault(_MODES[outcome.retrieval], empty)
+            counts["num_samples"] += outcome.num_samples
+            counts["num_correct"] += outcome.num_correct
+
+    def take_events(self) -> list[Event]:
+        """What was decided since the last call, for the run's log."""
+        return self._policy.take_events()
 
     def metrics(self) -> dict[str, float]:
-        """Shares of groups with retrieval in the last step, and solve rates since the start."""
+        """Retrieval rates of the last step, solve rates since the start, the policy's beliefs."""
         rates = {
             f"curriculum/retrieval_rate/{bucket}": fmean(decisions)
             for bucket, decisions in sorted(self._last_decisions.items())
@@ -73,13 +89,16 @@ class Curriculum:
             for mode, counts in sorted(modes.items())
             if counts["num_samples"]
         }
-        return rates | solved
+        return rates | solved | self._policy.metrics()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything the stream depends on, as plain data for JSON."""
         return {
+            "step": self._step,
+            "num_drawn_of_step": self._num_drawn_of_step,
             "sampler": self._sampler.state_dict(),
             "rng": dict(self._rng.bit_generator.state),
+            "policy": self._policy.state_dict(),
             "solved": {
                 bucket: {mode: dict(counts) for mode, counts in modes.items()}
                 for bucket, modes in self._solved.items()
@@ -92,14 +111,19 @@ class Curriculum:
         Raises:
             InputError: the questions are not those of the checkpoint.
         """
+        self._step = int(state["step"])
+        self._num_drawn_of_step = int(state["num_drawn_of_step"])
         self._sampler.load_state_dict(state["sampler"])
         self._rng.bit_generator.state = dict(state["rng"])
+        self._policy.load_state_dict(state["policy"])
         self._solved = {
             bucket: {mode: dict(counts) for mode, counts in modes.items()}
             for bucket, modes in state["solved"].items()
         }
 
-    def _assignment(self, step: int, position: int) -> Assignment:
+    def _assignment(self) -> Assignment:
+        step, position = self._step, self._num_drawn_of_step
+        self._num_drawn_of_step += 1
         question = self._sampler.draw()
         retrieval, reason = self._policy.decide(question, step, self._rng)
         return Assignment(

@@ -1,22 +1,62 @@
-"""Decides per group whether retrieval is on; the decision follows from its arguments alone."""
+"""Decides per group whether retrieval is on: pure state machines of (seed, history)."""
 
-from collections.abc import Callable, Mapping
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
+from ur2.curriculum.adaptive import Adaptive
+from ur2.curriculum.events import Switch
 from ur2.curriculum.options import CurriculumOptions, PolicyName
+from ur2.curriculum.outcome import Outcome
 from ur2.types import Question
 
 
 class RetrievalPolicy(Protocol):
-    """Decides for one group."""
+    """Decides for one group, and learns from how groups did."""
 
     def decide(self, question: Question, step: int, rng: np.random.Generator) -> tuple[bool, str]:
         """Whether retrieval is on, and why (goes into the assignment)."""
 
+    def observe(self, outcomes: Sequence[Outcome]) -> None:
+        """Takes in how groups of any mode did; decisions of later steps may rest on it."""
 
-class Constant:
+    def take_events(self) -> list[Switch]:
+        """What was switched since the last call."""
+
+    def metrics(self) -> dict[str, float]:
+        """What the policy believes, by bucket."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that decisions rest on beside `rng`, as plain data for JSON."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continues where `state` was taken."""
+
+
+class _Fixed:
+    """Learns nothing."""
+
+    def observe(self, outcomes: Sequence[Outcome]) -> None:
+        """Ignores them."""
+
+    def take_events(self) -> list[Switch]:
+        """None."""
+        return []
+
+    def metrics(self) -> dict[str, float]:
+        """None."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Has nothing to restore."""
+
+
+class Constant(_Fixed):
     """The same for every group."""
 
     def __init__(self, retrieval: bool, reason: str) -> None:
@@ -27,7 +67,7 @@ class Constant:
         return self._decision
 
 
-class Static:
+class Static(_Fixed):
     """A fixed probability per bucket, as in UR² (arXiv 2508.06165)."""
 
     def __init__(self, probabilities: Mapping[str, float]) -> None:
@@ -44,4 +84,5 @@ POLICIES: Mapping[PolicyName, Callable[[CurriculumOptions], RetrievalPolicy]] = 
     "never": lambda options: Constant(False, "never"),
     "always": lambda options: Constant(True, "always"),
     "static": lambda options: Static(options.static),
+    "adaptive": lambda options: Adaptive(options.adaptive, options.cost_per_search),
 }

@@ -57,6 +57,10 @@ def test_the_reason_names_policy_bucket_and_probability(make_questions):
     assert reason == "static choice/hard p=0.71"
 
 
+def test_the_atlas_without_a_table_draws_the_same_mix():
+    assert load("atlas_adaptive").bucket_weights == load("atlas").bucket_weights
+
+
 def test_the_atlas_draws_every_level_equally():
     assert set(load("atlas").bucket_weights.values()) == {1.0}
     assert set(load("atlas").bucket_weights) == {"qa/easy", "qa/medium", "qa/hard"}
@@ -71,6 +75,8 @@ def test_the_atlas_draws_every_level_equally():
         {"bucket_weights": {"qa/hard": -1}},
         {"bucket_weights": {"hard": 1}},
         {"bucket_weight": {}},
+        {"cost_per_search": -0.1},
+        {"adaptive": {"exploration": 0.0}},
     ],
 )
 def test_bad_options_are_refused(tree):

@@ -1,0 +1,42 @@
+"""What the curriculum learns of a played group: no texts and no tokens."""
+
+from dataclasses import dataclass
+from typing import Self
+
+from ur2.types import Question, ScoredGroup
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How the samples of one assignment did."""
+
+    question: Question
+    retrieval: bool
+    step: int
+    """The step that it was drawn for."""
+    num_samples: int
+    num_correct: float
+    """The sum of graded correctness, each in [0, 1]."""
+    num_searches: int
+    """Searches that reached the retriever, of all samples."""
+    reward: float
+    """The mean reward."""
+
+    @classmethod
+    def of(cls, scored: ScoredGroup) -> Self:
+        """The outcome of a scored group."""
+        assignment, scores = scored.group.assignment, scored.scores
+        return cls(
+            question=assignment.question,
+            retrieval=assignment.retrieval,
+            step=assignment.step,
+            num_samples=len(scores),
+            num_correct=sum(score.correct for score in scores),
+            num_searches=sum(t.num_searches for t in scored.group.trajectories),
+            reward=sum(score.total for score in scores) / len(scores),
+        )
+
+    @property
+    def pass_rate(self) -> float:
+        """The mean correctness of the samples."""
+        return self.num_correct / self.num_samples
