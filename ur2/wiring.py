@@ -83,6 +83,7 @@ def make_trainer(
         rollouts=parts.rollouts,
         rubric=Rubric.from_options(options.reward, Protocol(options.prompt.protocol)),
         policy=parts.policy,
+        questions=inputs.train,
         held_out=inputs.held_out,
         service_metrics=parts.service_metrics,
         checkpoints=Checkpoints(run, parts.policy, options.trainer.keep_checkpoints),

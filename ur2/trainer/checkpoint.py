@@ -25,6 +25,8 @@ class LoopState:
     step: int = 0
     curriculum: dict[str, Any]
     """The curriculum's own state after the step."""
+    pending: list[dict[str, Any]] = field(default_factory=list)
+    """Assignments that were drawn and not trained on; see `Feed.pending`."""
     before: dict[str, Any] | None = None
     """Held-out measurement before the first step."""
     seconds: dict[str, float] = field(default_factory=dict)

@@ -23,8 +23,10 @@ from ur2.trainer.batching import to_batch
 from ur2.trainer.checkpoint import Checkpoints, LoopState
 from ur2.trainer.clock import Clock
 from ur2.trainer.evaluation import Evaluation, evaluate
+from ur2.trainer.feed import Feed
 from ur2.trainer.interrupt import unless_stopped
 from ur2.trainer.metrics import (
+    harvest_metrics,
     has_zero_variance,
     num_sampled_tokens,
     retrieval_metrics,
@@ -32,7 +34,7 @@ from ur2.trainer.metrics import (
 )
 from ur2.trainer.options import TrainerOptions
 from ur2.trainer.reporting import Reporter
-from ur2.types import Batch, Question, ScoredGroup
+from ur2.types import Assignment, Batch, Question, ScoredGroup
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +52,8 @@ class Trainer:
     rollouts: RolloutPool
     rubric: Rubric
     policy: PolicyGroup
+    questions: Sequence[Question]
+    """All that the curriculum may draw."""
     held_out: Sequence[Question]
     service_metrics: Callable[[], Awaitable[dict[str, float]]]
     """The retrieval service's own metrics."""
@@ -63,6 +67,7 @@ class Trainer:
     def __post_init__(self) -> None:
         self._updating = False
         self._published: str | None = None
+        self._feed = Feed(self.options, self.curriculum, self._play, self._is_informative)
 
     async def run(self) -> Evaluation | None:
         """Trains to the last step; returns the held-out measurement after it.
@@ -82,37 +87,35 @@ class Trainer:
         except (RunInterruptedError, ComponentError):
             await self._rescue()
             raise
+        finally:
+            await self._feed.close()
 
     async def resume(self, checkpoint: Path) -> None:
         """Goes back to where a checkpoint was written; the engines get its weights."""
         self.state = await self.checkpoints.load(checkpoint)
         self.curriculum.load_state_dict(self.state.curriculum)
+        self._feed.restore(self.state.pending, self.questions)
         self.reporter.run.forget_after(self.state.step)
         await self.publish(self.state.step)
 
     async def _step(self, step: int) -> None:
         phase, started = self.clock.phase, time.perf_counter()
-        with phase("draw"):
-            assignments = self.curriculum.draw(step)
         with phase("rollout"):
-            groups = await unless_stopped(
-                self.rollouts.collect(
-                    assignments, self.rollout.samples_per_prompt, self.rollout.sampling
-                ),
-                self.stop,
-            )
-        with phase("reward"):
-            scored = await unless_stopped(self.rubric.score_all(groups, step), self.stop)
+            harvest = await unless_stopped(self._feed.next(step), self.stop)
+            scored = harvest.played
             self.curriculum.observe(scored)
             self._check_failures(scored)
         with phase("advantage"):
-            batch = to_batch(self._informative(scored), self.algorithm)
+            batch = to_batch(harvest.accepted, self.algorithm)
         self._updating = True
         with phase("update"):
             report = await self.policy.update(batch) if batch.samples else {}
+        with phase("settle"):
+            await self._feed.settle(self.stop)
         with phase("sync"):
             await self.publish(step)
-        self.state.step, self.state.curriculum = step, self.curriculum.state_dict()
+        self.state.step, self.state.pending = step, self._feed.pending()
+        self.state.curriculum = self.curriculum.state_dict()
         self._updating = False
         with phase("evaluate"):
             if self._due(self.options.eval_every) and step < self.options.steps:
@@ -123,6 +126,7 @@ class Trainer:
                 await self.save()
         with phase("report"):
             report |= step_metrics(scored, version=step - 1) | retrieval_metrics(scored)
+            report |= harvest_metrics(harvest, self.rollouts.take_account())
             report |= self.curriculum.metrics() | await self.service_metrics()
             self.reporter.trajectories(step, scored)
         self.reporter.step(step, report | self._timing(started, num_sampled_tokens(scored), batch))
@@ -143,12 +147,17 @@ class Trainer:
                 f"{self.max_failure_rate:.0%}): see that the retrieval service answers"
             )
 
-    def _informative(self, scored: Sequence[ScoredGroup]) -> list[ScoredGroup]:
-        """The groups that carry signal."""
+    async def _play(self, assignment: Assignment) -> ScoredGroup:
+        """One group, scored as soon as it is played."""
+        group = await self.rollouts.play(
+            assignment, self.rollout.samples_per_prompt, self.rollout.sampling
+        )
+        return await self.rubric.score(group, assignment.step)
+
+    def _is_informative(self, group: ScoredGroup) -> bool:
+        """Whether a group carries signal."""
         compares = self.algorithm.estimator in GROUP_RELATIVE
-        if not (compares and self.options.filter_zero_variance):
-            return list(scored)
-        return [group for group in scored if not has_zero_variance(group)]
+        return not (compares and self.options.filter_zero_variance and has_zero_variance(group))
 
     async def _measure(self, label: str) -> Evaluation | None:
         """A held-out measurement outside any step, with its own entry in the run's account."""

@@ -1,6 +1,8 @@
 """Options of the loop, the cluster and the cold start."""
 
-from typing import Literal
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
 
 from ur2.options import Options
 from ur2.policy.options import PolicyOptions
@@ -60,6 +62,22 @@ class TrainerOptions(Options):
     filter_zero_variance: bool = True
     """Leave out groups whose rewards are all equal, under estimators that compare a group's
     samples: such groups carry no signal there."""
+    max_refills: int = Field(0, ge=0)
+    """Groups that a step may draw in the place of those it leaves out, so that every update sees
+    `questions_per_step` groups; 0 updates on what is left."""
+    mode: Literal["sync", "one_step_off", "async"] = "sync"
+    """`sync`: nothing is sampled while the policy is updated. `one_step_off`: the next step's
+    groups are sampled meanwhile, each under one version of the weights. `async`: engines never
+    wait, and take new weights in the middle of a trajectory."""
+    max_staleness: int = Field(1, ge=0)
+    """Of mode `async`: versions by which a group's first weights may lag behind those it updates;
+    0 is `sync`."""
+    num_extra_groups: int = Field(0, ge=0)
+    """Groups in play beyond those that a step needs, at most as many; a step takes what finishes
+    first, and what becomes of the tail is `tail`'s."""
+    tail: Literal["carry_on", "give_up"] = "carry_on"
+    """Of `num_extra_groups`: `carry_on` goes on under the next weights and counts for the next
+    step; `give_up` (mode `sync`) stops them and plays them anew in the next step."""
     eval_every: int = 0
     """Steps between held-out measurements; 0 measures only before and after."""
     eval_retrieval: bool = True
@@ -76,6 +94,19 @@ class TrainerOptions(Options):
     """The project on wandb."""
     wandb_mode: Literal["online", "offline"] = "online"
     """`offline` writes to the run directory; `wandb sync` uploads later."""
+
+    @property
+    def staleness(self) -> int:
+        """Versions by which sampling may run ahead of the update, η."""
+        return {"sync": 0, "one_step_off": 1, "async": self.max_staleness}[self.mode]
+
+    @model_validator(mode="after")
+    def _extra_groups_make_sense(self) -> Self:
+        if self.num_extra_groups > self.questions_per_step:
+            raise ValueError("num_extra_groups is at most questions_per_step")
+        if self.tail == "give_up" and (self.mode != "sync" or not self.num_extra_groups):
+            raise ValueError("tail=give_up needs mode=sync and num_extra_groups above 0")
+        return self
 
 
 class ClusterOptions(Options):

@@ -13,6 +13,7 @@ from ur2.curriculum.options import CurriculumOptions
 from ur2.errors import ComponentError, RunInterruptedError
 from ur2.policy.group import PolicyGroup
 from ur2.policy.options import PolicyOptions
+from ur2.rollout.board import Account
 from ur2.rollout.options import RolloutOptions
 from ur2.trainer.checkpoint import Checkpoints, LoopState
 from ur2.trainer.clock import Clock
@@ -53,10 +54,16 @@ class ScriptedRollouts:
     async def collect(
         self, assignments: Sequence[Assignment], num_samples: int, sampling: object, **_: object
     ) -> list[Group]:
-        self.before_step(assignments[0].step)
+        return [await self.play(assignment, num_samples, sampling) for assignment in assignments]
+
+    async def play(self, assignment: Assignment, num_samples: int, sampling: object) -> Group:
+        self.before_step(assignment.step)
         await asyncio.sleep(0)
-        self.assignments += assignments
-        return [self._group(assignment, num_samples) for assignment in assignments]
+        self.assignments.append(assignment)
+        return self._group(assignment, num_samples)
+
+    def take_account(self) -> Account:
+        return Account(wall_s=1.0, workers=())
 
     async def update_weights(self, path: str, version: int) -> None:
         self.versions.append(version)
@@ -87,6 +94,9 @@ class ScriptedRollouts:
 
 
 class ScriptedRubric:
+    async def score(self, group: Group, step: int) -> ScoredGroup:
+        return (await self.score_all([group], step))[0]
+
     async def score_all(self, groups: list[Group], step: int) -> list[ScoredGroup]:
         return [ScoredGroup(group=group, scores=self._scores(group)) for group in groups]
 
@@ -144,6 +154,7 @@ def make_trainer(folder: Path, *, steps: int = 4, outcome: str = "found") -> Tra
         rollouts=ScriptedRollouts(outcome),  # type: ignore[arg-type]
         rubric=ScriptedRubric(),  # type: ignore[arg-type]
         policy=policy,
+        questions=QUESTIONS,
         held_out=QUESTIONS[:4],
         service_metrics=service_metrics,
         checkpoints=Checkpoints(run, policy, keep=2),

@@ -1,0 +1,235 @@
+"""Scored groups for the loop, played ahead of it as far as the mode allows.
+
+curriculum ─▶ queue ─▶ in play ─▶ played and scored ─▶ step
+                ▲          │
+                └──────────┘ a tail that is given up
+
+A step takes B groups, first those that began first. A group without signal takes a place too,
+unless it is refilled. With η the mode's staleness and v the version of the weights, groups are
+started while
+
+    places taken + played + in play  <  (η + v + 1)·B  +  extra groups
+
+(AReaL, arXiv 2505.24298, eq. 3), and a step waits while so much would be left over that some of it
+were older than η (with extra groups, η + 1) when its turn comes. η = 0 is synchronous training:
+nothing is in play while the policy is updated.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ur2.curriculum.curriculum import Curriculum
+from ur2.errors import InputError
+from ur2.trainer.options import TrainerOptions
+from ur2.types import Assignment, Question, ScoredGroup
+
+Play = Callable[[Assignment], Awaitable[ScoredGroup]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Harvest:
+    """What one step gets."""
+
+    accepted: tuple[ScoredGroup, ...]
+    """To train on, in the order they were drawn."""
+    rejected: tuple[ScoredGroup, ...]
+    """Played and scored, but without signal; in the order they were drawn."""
+    num_given_up: int
+    """Groups of the tail that were stopped, to be played anew."""
+
+    @property
+    def played(self) -> list[ScoredGroup]:
+        """All groups, in the order they were drawn."""
+        return sorted((*self.accepted, *self.rejected), key=_drawn)
+
+
+@dataclass(frozen=True, slots=True)
+class _InPlay:
+    assignment: Assignment
+    version: int
+    """The weights that it began under."""
+
+
+class Feed:
+    """Draws, plays, scores and filters groups.
+
+    Args:
+        options: the mode, and the groups of a step.
+        curriculum: what is drawn next.
+        play: plays and scores one group.
+        is_informative: whether a group is worth training on.
+    """
+
+    def __init__(
+        self,
+        options: TrainerOptions,
+        curriculum: Curriculum,
+        play: Play,
+        is_informative: Callable[[ScoredGroup], bool],
+    ) -> None:
+        self._options = options
+        self._curriculum = curriculum
+        self._play = play
+        self._is_informative = is_informative
+        self._queue: deque[Assignment] = deque()
+        self._in_play: dict[asyncio.Task[ScoredGroup], _InPlay] = {}
+        self._played: list[tuple[int, ScoredGroup]] = []
+        """With the version of the weights that each began under."""
+        self._changed = asyncio.Event()
+        self._version = 0
+        self._num_taken = 0
+
+    async def next(self, step: int) -> Harvest:
+        """The groups of `step`; on return further ones may be in play.
+
+        Raises:
+            Ur2Error: a group could not be played or scored.
+        """
+        size = self._options.questions_per_step
+        self._version, self._num_taken = step - 1, (step - 1) * size
+        self._start_more()
+        while not self._is_complete():
+            await self._changed.wait()
+            self._changed.clear()
+            self._gather()
+            self._start_more()
+        count = self._places().index(size) + 1
+        taken = sorted((group for _, group in self._played[:count]), key=_drawn)
+        del self._played[:count]
+        self._num_taken += size
+        num_given_up = await self._give_up_tail()
+        self._start_more()
+        return Harvest(
+            accepted=tuple(group for group in taken if self._is_informative(group)),
+            rejected=tuple(group for group in taken if not self._is_informative(group)),
+            num_given_up=num_given_up,
+        )
+
+    async def settle(self, stop: asyncio.Event) -> None:
+        """Waits, in mode `one_step_off`, until nothing is in play: no group sees two versions.
+
+        Waits no longer once `stop` is set.
+        """
+        stopped = asyncio.ensure_future(stop.wait())
+        running = set(self._in_play) if self._options.mode == "one_step_off" else set()
+        while running and not stop.is_set():
+            await asyncio.wait({stopped, *running}, return_when=asyncio.FIRST_COMPLETED)
+            running = {task for task in running if not task.done()}
+        stopped.cancel()
+
+    def pending(self) -> list[dict[str, Any]]:
+        """What was drawn and not consumed, as plain data for JSON."""
+        drawn = [
+            *self._queue,
+            *(playing.assignment for playing in self._in_play.values()),
+            *(scored.group.assignment for _, scored in self._played),
+        ]
+        return [
+            {
+                "id": assignment.id,
+                "question": assignment.question.id,
+                "source": assignment.question.source,
+                "retrieval": assignment.retrieval,
+                "reason": assignment.reason,
+                "step": assignment.step,
+            }
+            for assignment in sorted(drawn, key=lambda assignment: assignment.id)
+        ]
+
+    def restore(self, pending: Sequence[Mapping[str, Any]], questions: Sequence[Question]) -> None:
+        """Plays again, before anything new is drawn, what `pending` returned.
+
+        Raises:
+            InputError: `questions` lacks one of them.
+        """
+        known = {(question.source, question.id): question for question in questions}
+        for entry in pending:
+            question = known.get((entry["source"], entry["question"]))
+            if question is None:
+                raise InputError(
+                    f"resume: question '{entry['question']}' of the checkpoint is not in the "
+                    "training file; restore the file, or start anew with resume=none"
+                )
+            self._queue.append(
+                Assignment(
+                    id=entry["id"],
+                    question=question,
+                    retrieval=entry["retrieval"],
+                    reason=entry["reason"],
+                    step=entry["step"],
+                )
+            )
+
+    async def close(self) -> None:
+        """Gives up whatever is in play."""
+        tasks = list(self._in_play)
+        self._in_play.clear()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _start_more(self) -> None:
+        """Starts groups up to the bound, none for steps after the last."""
+        options = self._options
+        ahead = options.staleness + self._version + 1
+        size = options.questions_per_step
+        bound = min(ahead, options.steps) * size
+        if ahead < options.steps or options.tail == "give_up":
+            bound += options.num_extra_groups
+        num_played = self._places()[-1] if self._played else 0
+        for place in range(self._num_taken + num_played + len(self._in_play), bound):
+            if not self._queue:
+                self._queue.extend(self._curriculum.draw(place // size + 1, 1))
+            assignment = self._queue.popleft()
+            task = asyncio.ensure_future(self._play(assignment))
+            task.add_done_callback(lambda _: self._changed.set())
+            self._in_play[task] = _InPlay(assignment, self._version)
+
+    def _gather(self) -> None:
+        """Files what has been played, in the order it began."""
+        for task in [task for task in self._in_play if task.done()]:
+            self._played.append((self._in_play.pop(task).version, task.result()))
+        self._played.sort(key=lambda played: (played[0], _drawn(played[1])))
+
+    def _places(self) -> list[int]:
+        """How many places are taken by the groups up to each one that was played."""
+        places, taken, refills = [], 0, self._options.max_refills
+        for _, group in self._played:
+            if self._is_informative(group) or not refills:
+                taken += 1
+                if taken % self._options.questions_per_step == 0:
+                    refills = self._options.max_refills
+            else:
+                refills -= 1
+            places.append(taken)
+        return places
+
+    def _is_complete(self) -> bool:
+        size, places = self._options.questions_per_step, self._places()
+        if size not in places:
+            return False
+        left = sorted(
+            [version for version, _ in self._played[places.index(size) + 1 :]]
+            + [playing.version for playing in self._in_play.values()]
+        )
+        max_age = self._options.staleness + bool(self._options.num_extra_groups)
+        return not self._in_play or all(
+            count <= (version + max_age - self._version) * size
+            for count, version in enumerate(left, start=1)
+        )
+
+    async def _give_up_tail(self) -> int:
+        """Stops, where the options say so, the groups that the extra ones made superfluous."""
+        if self._options.tail != "give_up":
+            return 0
+        stopped = sorted(self._in_play.items(), key=lambda item: item[1].assignment.id)
+        await self.close()
+        self._queue.extendleft(playing.assignment for _, playing in reversed(stopped))
+        return len(stopped)
+
+
+def _drawn(scored: ScoredGroup) -> str:
+    return scored.group.assignment.id
