@@ -1,5 +1,6 @@
 """Means with bootstrap confidence intervals, and what a benchmark's items add up to."""
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -81,16 +82,23 @@ def summarise(
 def average(
     results: Mapping[str, Mapping[str, Any]], options: AverageOptions
 ) -> dict[str, Any] | None:
-    """The mean over benchmarks; None where one of them is missing or not judged."""
-    values = [
-        results[name]["metrics"][options.metric]["value"] for name in options.of if name in results
-    ]
-    if len(values) < len(options.of) or None in values:
+    """The mean over benchmarks; None where one of them is missing or not judged.
+
+    Its interval is that of n independent estimates, from their own: each bound lies
+    sqrt(sum_i d_i^2) / n away, d_i the distance of estimate i from its bound (Zou and Donner 2008).
+    """
+    rows = [results[name]["metrics"][options.metric] for name in options.of if name in results]
+    if len(rows) < len(options.of) or any(row["value"] is None for row in rows):
         return None
+    value = fmean(row["value"] for row in rows)
+    below = math.hypot(*(row["value"] - row["low"] for row in rows)) / len(rows)
+    above = math.hypot(*(row["high"] - row["value"] for row in rows)) / len(rows)
     return {
         "of": options.of,
         "metric": options.metric,
-        "value": fmean(values),
+        "value": value,
+        "low": value - below,
+        "high": value + above,
         "published": options.published,
     }
 

@@ -60,7 +60,7 @@ def _average_row(one: Mapping[str, Any], systems: Sequence[str]) -> list[str]:
         f"mean of {', '.join(one['of'])}",
         "",
         _words(one["metric"]),
-        f"{100 * one['value']:.1f}",
+        _estimate(one),
         *map(_percent, published),
     ]
 

@@ -30,12 +30,13 @@ class Server:
     def __init__(self, reply: Callable[[str, dict], tuple[int, object]]) -> None:
         self.requests: list[tuple[str, dict]] = []
         self.keys: list[str | None] = []
+        self.model: dict[str, object] = {"id": "m"}
         server = self
         lock = threading.Lock()
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                self._send(200, {"data": [{"id": "m"}]})
+                self._send(200, {"data": [server.model]})
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -117,7 +118,8 @@ def test_token_ids_go_out_and_come_back_as_they_are(serve, tiny_model, monkeypat
     assert path == "/v1/completions"
     assert server.keys == ["Bearer secret"]
     wanted = {"prompt": [7, 8, 9], "max_tokens": 4, "temperature": 0.3, "top_p": 0.5, "seed": 5}
-    assert wanted.items() <= body.items()
+    neutral = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+    assert (wanted | neutral).items() <= body.items()
     assert body["stop"] == ["zz"]
     assert body["return_token_ids"] is True
 
@@ -126,6 +128,20 @@ def test_an_endpoint_without_token_ids_is_named_with_the_remedy(serve, tiny_mode
     server = serve(lambda path, body: (200, {"choices": [{"text": "x", "finish_reason": "stop"}]}))
     with pytest.raises(ComponentError, match="api=chat"):
         asyncio.run(generate(engine_options(server), tiny_model))
+
+
+@pytest.mark.parametrize("longest", [63, 64, None])
+def test_a_server_of_shorter_contexts_is_refused_before_the_first_question(
+    serve, tiny_model, longest
+):
+    server = serve(lambda path, body: (200, completion(50)))
+    server.model["max_model_len"] = longest
+    if longest == 63:
+        with pytest.raises(InputError, match=r"takes 63 tokens.*may reach 64.*--max-model-len 64"):
+            asyncio.run(generate(engine_options(server), tiny_model))
+        assert server.requests == []
+    else:
+        assert asyncio.run(generate(engine_options(server), tiny_model)).token_ids == (50,)
 
 
 def endpoint(options: EngineOptions) -> Endpoint:

@@ -48,8 +48,8 @@ class Endpoint:
         self._http: httpx.AsyncClient | None = None
         self._places: asyncio.Semaphore
 
-    async def open(self) -> None:
-        """Connects, and looks for the model.
+    async def open(self) -> Mapping[str, Any]:
+        """Connects, and looks for the model; returns what the endpoint tells of it, if anything.
 
         Raises:
             InputError: the key's variable is not set, the key is refused, or the endpoint lists
@@ -65,13 +65,15 @@ class Endpoint:
             limits=httpx.Limits(max_connections=self._max_in_flight),
         )
         listed = await self.request("GET", "models")
-        names = [str(model.get("id")) for model in listed.get("data", [])]
-        if names and self.model not in names:
-            shown = ", ".join(sorted(names)[:20])
+        models = {str(model.get("id")): model for model in listed.get("data", [])}
+        if models and self.model not in models:
+            shown = ", ".join(sorted(models)[:20])
             raise InputError(
                 f"{self._url} does not serve '{self.model}' but: {shown}; "
                 "set rollout.engine.remote.model"
             )
+        told: Mapping[str, Any] = models.get(self.model, {})
+        return told
 
     async def request(
         self, method: str, path: str, body: Mapping[str, Any] | None = None

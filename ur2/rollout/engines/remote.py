@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ur2.errors import ComponentError
+from ur2.errors import ComponentError, InputError
 from ur2.rollout.engines.base import Finish, Generation, GenerationRequest
 from ur2.rollout.engines.endpoint import Endpoint
 from ur2.rollout.engines.text import decode, load_tokenizer, split_stops
@@ -28,15 +28,28 @@ class RemoteEngine:
         max_model_len: int,
         seed: int,
     ) -> None:
-        """Takes what `start` needs; `dtype`, `max_model_len` and `seed` are the server's to set."""
+        """Takes what `start` needs; `dtype` and `seed` are the server's to set."""
         self._endpoint = Endpoint(options, model_path)
         self._model_path = model_path
+        self._max_model_len = max_model_len
         self._tokenizer: Any = None
 
     async def start(self) -> None:
-        """Loads the tokenizer and looks for the model at the endpoint."""
+        """Loads the tokenizer and looks for the model at the endpoint.
+
+        Raises:
+            InputError: it is not there, or takes shorter contexts than episodes may reach.
+            ComponentError: the endpoint does not answer.
+        """
         self._tokenizer = load_tokenizer(self._model_path)
-        await self._endpoint.open()
+        served = await self._endpoint.open()
+        longest = served.get("max_model_len")
+        if longest is not None and longest < self._max_model_len:
+            raise InputError(
+                f"the endpoint takes {longest} tokens, and episodes may reach "
+                f"{self._max_model_len} (rollout.max_prompt_tokens + rollout.max_tokens): start it "
+                f"with --max-model-len {self._max_model_len}, or lower these"
+            )
 
     async def generate(self, request: GenerationRequest) -> Generation:
         """Samples one turn."""
@@ -76,6 +89,9 @@ class RemoteEngine:
             "temperature": request.temperature,
             "top_p": request.top_p,
             "top_k": request.top_k,
+            # Left out, these are what the model's own generation config says.
+            "min_p": 0.0,
+            "repetition_penalty": 1.0,
             "stop": list(stop_strings),
             "stop_token_ids": [*request.stop_token_ids, *stop_token_ids],
             "include_stop_str_in_output": True,
