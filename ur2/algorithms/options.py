@@ -13,7 +13,9 @@ GROUP_RELATIVE = frozenset({"grpo", "dr_grpo", "rloo", "reinforce_pp_baseline"})
 CLIPPED = frozenset({"ppo_clip", "gspo", "cispo"})
 BOUNDED = frozenset({"icepop", "sequence_mask"})
 HAS_EFFECT: Mapping[str, tuple[str, frozenset[str]]] = {
-    "gamma": ("estimator", frozenset({"reinforce_pp"})),
+    "gamma": ("estimator", frozenset({"reinforce_pp", "gae"})),
+    "lam": ("estimator", frozenset({"gae"})),
+    "value_clip": ("estimator", frozenset({"gae"})),
     "clip_low": ("loss", CLIPPED),
     "clip_high": ("loss", CLIPPED),
     "dual_clip": ("loss", frozenset({"ppo_clip"})),
@@ -28,11 +30,16 @@ class AlgorithmOptions(Options):
     """How rewards become a gradient."""
 
     estimator: Literal[
-        "grpo", "dr_grpo", "rloo", "reinforce", "reinforce_pp", "reinforce_pp_baseline"
+        "grpo", "dr_grpo", "rloo", "reinforce", "reinforce_pp", "reinforce_pp_baseline", "gae"
     ] = "grpo"
-    """How rewards become advantages."""
+    """How rewards become advantages; `gae` trains a critic beside the policy."""
     gamma: float = Field(default=1.0, gt=0.0, le=1.0)
-    """Discount per policy token; below 1 only with `reinforce_pp`."""
+    """Discount per policy token; below 1 only with `reinforce_pp` and `gae`."""
+    lam: float = Field(default=1.0, ge=0.0, le=1.0)
+    """`gae`: how far an advantage trusts rewards over the critic, 1 fully."""
+    value_clip: float | None = Field(default=0.2, gt=0.0)
+    """`gae`: how far values may move in the updates of one rollout before they stop learning; null
+    for no bound."""
     loss: Literal["ppo_clip", "gspo", "cispo", "reinforce"] = "ppo_clip"
     """`ppo_clip` bounds each update by token, `gspo` by sequence; `cispo` bounds how much a token
     weighs and silences none; `reinforce` is plain policy gradient."""
@@ -58,6 +65,14 @@ class AlgorithmOptions(Options):
     correction_floor: float = Field(default=0.5, ge=0.0, validate_default=True)
     """`icepop`, `sequence_mask`: the smallest ratio that is kept."""
 
+    kl_coef: float = Field(default=0.0, ge=0.0)
+    """Weight of the divergence from the model that training started from; 0 loads no such model."""
+    kl_in: Literal["loss", "reward"] = "loss"
+    """Whether the divergence is added to the loss of each token, or taken off its reward."""
+    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
+    """How the divergence is estimated from sampled tokens; in the loss `k1` has a mean gradient of
+    0, and `k2` that of the divergence."""
+
     @field_validator(*HAS_EFFECT)
     @classmethod
     def _has_effect(cls, value: Any, info: ValidationInfo) -> Any:
@@ -66,6 +81,14 @@ class AlgorithmOptions(Options):
         unset = cls.model_fields[info.field_name or ""].default
         if value != unset and chosen is not None and chosen not in users:
             raise ValueError(f"has no effect with {choice} '{chosen}'; remove it")
+        return value
+
+    @field_validator("kl_in", "kl_estimator")
+    @classmethod
+    def _is_weighed(cls, value: str, info: ValidationInfo) -> str:
+        unset = cls.model_fields[info.field_name or ""].default
+        if value != unset and info.data.get("kl_coef") == 0.0:
+            raise ValueError("has no effect while kl_coef is 0; set that, or remove it")
         return value
 
     @field_validator("correction_floor")

@@ -1,19 +1,23 @@
 """Metrics of one update, summed over steps, microbatches and ranks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
-from ur2.policy.loss import SUMS, Report
+from ur2.policy.loss import Report
 
 
 class Totals:
-    """Adds up reports; tensors stay on the device until `metrics`."""
+    """Adds up reports of one model; tensors stay on the device until `metrics`."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._sums = torch.zeros(len(SUMS), dtype=torch.float64, device=device)
-        self._ratio_max = torch.zeros((), device=device)
+    def __init__(self, model: str) -> None:
+        self.model = model
+        """The first part of the metrics' names that are not a report's."""
+        self._losses: dict[str, Tensor] = {}
+        self._sums: dict[str, Tensor] = {}
+        self._maxima: dict[str, Tensor] = {}
         self._norms: list[float] = []
         self._num_tokens = 0
 
@@ -22,18 +26,32 @@ class Totals:
         self._norms.append(norm)
         self._num_tokens += num_tokens
         for report in reports:
-            self._sums += report.sums
-            self._ratio_max = torch.maximum(self._ratio_max, report.ratio_max)
+            for total, part in ((self._losses, report.losses), (self._sums, report.sums)):
+                for key, value in part.items():
+                    total[key] = total[key] + value if key in total else value.double()
+            for key, value in report.maxima.items():
+                self._maxima[key] = torch.maximum(self._maxima.get(key, value), value)
 
     def metrics(self) -> dict[str, float]:
-        """Means over tokens (the loss: over steps) of all ranks; a collective call."""
-        dist.all_reduce(self._sums)
-        dist.all_reduce(self._ratio_max, op=dist.ReduceOp.MAX)
+        """Means over tokens (losses: over steps) of all ranks; a collective call."""
         num_steps = len(self._norms)
-        loss, *others = self._sums.tolist()
+        losses = _over_ranks(self._losses, dist.ReduceOp.SUM)
+        sums = _over_ranks(self._sums, dist.ReduceOp.SUM)
         return {
-            SUMS[0]: loss / num_steps,
-            **{key: value / self._num_tokens for key, value in zip(SUMS[1:], others, strict=True)},
-            "mismatch/is_max": float(self._ratio_max),
-            "policy/grad_norm": sum(self._norms) / num_steps,
+            **{key: value / num_steps for key, value in losses.items()},
+            **{key: value / self._num_tokens for key, value in sums.items()},
+            **_over_ranks(self._maxima, dist.ReduceOp.MAX),
+            f"{self.model}/grad_norm": sum(self._norms) / num_steps,
         }
+
+
+def _over_ranks(
+    totals: Mapping[str, Tensor], operation: dist.ReduceOp.RedOpType
+) -> dict[str, float]:
+    """One number per key; all ranks have the same keys."""
+    if not totals:
+        return {}
+    keys = sorted(totals)
+    stacked = torch.stack([totals[key] for key in keys])
+    dist.all_reduce(stacked, op=operation)
+    return dict(zip(keys, stacked.tolist(), strict=True))

@@ -101,7 +101,7 @@ class PolicyWorker:
             ComponentError: a loss or gradient is not finite; names the samples. The weights are as
                 they were before that step.
         """
-        totals = Totals(self.device)
+        totals = Totals("policy")
         # before the first step the weights are the old ones, so it needs no pass of its own
         old_logprobs: list[list[Tensor | None]] = [
             [self._logprobs(m) if number else None for m in step.microbatches]

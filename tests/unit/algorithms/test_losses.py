@@ -13,6 +13,7 @@ from ur2.algorithms.kl import KL_ESTIMATORS
 from ur2.algorithms.losses import LOSSES, Clip
 from ur2.algorithms.reductions import REDUCTIONS, Denominators
 from ur2.algorithms.sequences import Sequences
+from ur2.algorithms.values import clipped_value
 
 RATIO_LOSSES = ("ppo_clip", "gspo", "cispo")
 
@@ -253,3 +254,15 @@ def test_mismatch_is_zero_for_equal_probabilities_and_k3_otherwise() -> None:
     kl_N, ratio_N = mismatch(torch.tensor([0.0, math.log(3.0)]))
     torch.testing.assert_close(kl_N, torch.tensor([0.0, 3.0 - 1.0 - math.log(3.0)]))
     torch.testing.assert_close(ratio_N, torch.tensor([1.0, 3.0]))
+
+
+def test_the_value_loss_takes_the_worse_of_free_and_held_values() -> None:
+    # held values: 1.2 (clipped), 1.1, 0.8 (clipped, but the free one is worse)
+    value_N, old_N = torch.tensor([1.5, 1.1, 0.5]), torch.ones(3)
+    return_N = torch.tensor([2.0, 2.0, 1.0])
+    loss_N, clipped_N = clipped_value(value_N, old_N, return_N, 0.2)
+    torch.testing.assert_close(loss_N, torch.tensor([0.8**2, 0.9**2, 0.5**2]) / 2)
+    assert clipped_N.tolist() == [True, False, False]
+    free_N, none_N = clipped_value(value_N, old_N, return_N, None)
+    torch.testing.assert_close(free_N, torch.tensor([0.5**2, 0.9**2, 0.5**2]) / 2)
+    assert not none_N.any()
