@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 from rich.markdown import Markdown
-from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+from rich.progress import MofNCompleteColumn, Progress
 
 from ur2.benchmarks.results import publish
 from ur2.benchmarks.runner import Benchmark, Runner
@@ -79,7 +79,7 @@ async def play_all(
         max_failure_rate=options.retrieval.max_failure_rate,
         judge=Judge(options.judge) if options.judge.url is not None else None,
     )
-    columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
     with Progress(
         *columns, console=console, transient=True, disable=not console.is_terminal
     ) as bar:
@@ -139,6 +139,8 @@ def _publish(options: EvaluationOptions, benchmarks: Sequence[Benchmark], store:
         "checkpoint": options.checkpoint,
         "model_path": options.model.path,
         "engine": options.rollout.engine.name,
+        "temperature": options.rollout.eval_sampling.temperature,
+        "top_p": options.rollout.eval_sampling.top_p,
         "seed": options.seed,
         "search": options.search,
     }

@@ -24,7 +24,7 @@ def publish(
         store: the folder.
         benchmarks: of this evaluation; unfinished ones are left out.
         averages: means to report where all their benchmarks are there.
-        facts: what was evaluated: `checkpoint`, `engine`, `seed`, `search`.
+        facts: what was evaluated and how, as the heading of the table names it.
         seed: of the resampling.
     """
     found = store.read_results()

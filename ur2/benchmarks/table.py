@@ -18,7 +18,8 @@ def markdown(results: Mapping[str, Any]) -> str:
         [
             f"# Evaluation of {results['checkpoint']}",
             "",
-            f"Engine {results['engine']}, seed {results['seed']}, {search}. Percent, with "
+            f"Engine {results['engine']}, temperature {results['temperature']:g}, top_p "
+            f"{results['top_p']:g}, seed {results['seed']}, {search}. Percent, with "
             f"{CONFIDENCE:.0%} bootstrap intervals ({NUM_RESAMPLES:,} resamples). Every question "
             "counts, however its episode ended. The other columns are published numbers.",
             "",

@@ -7,7 +7,8 @@ from ur2.benchmarks.results import publish
 from ur2.errors import ComponentError, InputError
 from ur2.types import Level, Question, Status
 
-FACTS = {"checkpoint": "x", "engine": "hf", "seed": 0, "search": True}
+SAMPLING = {"temperature": 0.3, "top_p": 0.5}
+FACTS = {"checkpoint": "x", "engine": "hf", **SAMPLING, "seed": 0, "search": True}
 
 
 def items_path(bench):
