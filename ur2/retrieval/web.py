@@ -46,8 +46,8 @@ class WebRetriever:
             InputError: the address is not one of HTTP.
         """
         self._options = options
-        self._provider = PROVIDERS[options.provider]
-        self._http = JsonClient(options, where=WHERE, key_header=self._provider.key_header)
+        key_header = PROVIDERS[options.provider].key_header
+        self._http = JsonClient(options, where=WHERE, key_header=key_header)
         self._cache = DiskCache(
             options.cache, where=f"{WHERE}.cache", expire_s=options.cache_days * DAY_S
         )
@@ -64,7 +64,8 @@ class WebRetriever:
         self._cache.close()
 
     async def _search(self, query: str, top_k: int) -> tuple[Passage, ...] | RetrievalFailed:
-        provider, asked = self._provider, self._provider.ask(printable(query), top_k)
+        provider = PROVIDERS[self._options.provider]
+        asked = provider.ask(printable(query), top_k)
         key = content_key([self._options.url, asked])
         kept = await self._cache.get(key)
         if kept is not None:
@@ -90,7 +91,9 @@ def read_results(reply: Any, provider: SearchProvider) -> tuple[Passage, ...]:
         raise PassingError(f"the provider sent no reply with '{provider.sign}'")
     results: Any = reply
     for key in provider.results:
-        results = results.get(key, []) if isinstance(results, dict) else None
+        if isinstance(results, dict) and key not in results:
+            return ()
+        results = results[key] if isinstance(results, dict) else None
     if not isinstance(results, list):
         raise PassingError(f"the provider's '{'.'.join(provider.results)}' is no list")
     passages: dict[str, Passage] = {}

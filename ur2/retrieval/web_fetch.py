@@ -133,7 +133,12 @@ def _parse(url: str) -> httpx.URL:
         parsed = httpx.URL(url) if len(url) <= MAX_URL_CHARS else None
     except httpx.InvalidURL:
         parsed = None
-    if parsed is None or parsed.scheme not in ("http", "https") or not parsed.host:
+    if (
+        parsed is None
+        or parsed.scheme not in ("http", "https")
+        or not parsed.host
+        or not 0 < (parsed.port or 80) < 2**16
+    ):
         raise FetchError("that is no address of a page")
     if parsed.userinfo:
         raise FetchError("an address with a password is not fetched")
