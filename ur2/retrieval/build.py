@@ -167,7 +167,7 @@ def _index_vectors(
             texts = _texts(corpus, start)
             batches.append(encoder.encode_passages(texts))
             progress.advance(task, len(texts))
-    encoded = vectors.Rows(np.concatenate(batches))
+    encoded = vectors.InMemory(np.concatenate(batches))
     index = vectors.build_index(spec, encoded, num_threads=num_threads(options.num_threads))
     index.save(folder / VECTORS_FILE)
 

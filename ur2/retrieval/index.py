@@ -1,30 +1,31 @@
-"""Nearest vectors by inner product; the only home of faiss.
+"""Nearest vectors by inner product.
 
 Shapes: _N vectors in the index, _Q queries, _K results per query, _D width of a vector.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-import faiss as _faiss
 import numpy as np
 from numpy.typing import NDArray
 
 from ur2.errors import InputError
-from ur2.retrieval.index_options import VectorKind
+from ur2.retrieval.index_kinds import KINDS, faiss, lists_of
 from ur2.retrieval.index_rules import plan
 from ur2.retrieval.manifest import VectorSpec
 
-faiss: Any = _faiss
-"""Untyped: its stubs lack classes and have others wrong."""
 VERSION: str = faiss.__version__
 ROWS_PER_ROUND = 16_384
 """Vectors read at once while an index is made."""
 TRAINING_ROWS_PER_CENTROID = 64
 MIN_TRAINING_ROWS = 65_536
+MAX_HNSW_BREADTH = 8192
+"""Beyond this a flat index is the better choice."""
 
 Matrix = NDArray[np.float32]
+Ranking = tuple[Matrix, NDArray[np.int64]]
+"""Scores and rows, both (Q, K)."""
 Progress = Callable[[str, int, int], None]
 """(stage, done, total), called as work proceeds; `training` is one step."""
 
@@ -43,7 +44,7 @@ class VectorSource(Protocol):
         """Consecutive vectors as (rows, D), float32 or float16."""
 
 
-class Rows:
+class InMemory:
     """Vectors in memory as a source."""
 
     def __init__(self, vector_ND: Matrix) -> None:
@@ -79,7 +80,7 @@ class VectorIndex:
 
     def search(
         self, query_QD: Matrix, k: int, *, breadth: int | None = None, num_threads: int = 1
-    ) -> tuple[Matrix, NDArray[np.int64]]:
+    ) -> Ranking:
         """The rows with the largest inner products, best first.
 
         Args:
@@ -95,7 +96,26 @@ class VectorIndex:
         faiss.omp_set_num_threads(num_threads)
         k = min(k, len(self))
         how = _search_parameters(self._faiss, breadth or self._breadth, k)
-        return cast(tuple[Matrix, NDArray[np.int64]], self._faiss.search(query_QD, k, params=how))
+        return cast(Ranking, self._faiss.search(query_QD, k, params=how))
+
+    def breadths(self, k: int) -> range:
+        """The breadths that tell in a search for `k` rows; empty where none does."""
+        if isinstance(self._faiss, faiss.IndexHNSW):
+            return range(min(k, len(self)), min(len(self), MAX_HNSW_BREADTH) + 1)
+        lists = lists_of(self._faiss)
+        return range(0) if lists is None else range(1, lists.nlist + 1)
+
+    @property
+    def breadth_name(self) -> str:
+        """What faiss calls it."""
+        return "efSearch" if isinstance(self._faiss, faiss.IndexHNSW) else "nprobe"
+
+    def search_exactly(self, query_QD: Matrix, k: int, *, num_threads: int = 1) -> Ranking:
+        """As `search`, but over all vectors as they are kept."""
+        if isinstance(self._faiss, faiss.IndexHNSW):
+            return VectorIndex(self._faiss.storage).search(query_QD, k, num_threads=num_threads)
+        breadth = max(self.breadths(k), default=None)
+        return self.search(query_QD, k, breadth=breadth, num_threads=num_threads)
 
     def save(self, path: Path) -> None:
         """Writes the index to a file."""
@@ -145,6 +165,22 @@ def load(path: Path, *, breadth: int | None = None) -> VectorIndex:
         raise InputError(f"{path} is missing or damaged; build the index again") from error
 
 
+def exact_search(
+    vectors: VectorSource, query_QD: Matrix, k: int, *, num_threads: int = 1
+) -> Ranking:
+    """As `VectorIndex.search`, by looking at every vector of a source."""
+    faiss.omp_set_num_threads(num_threads)
+    best = faiss.ResultHeap(len(query_QD), k, keep_max=True)
+    for start in range(0, len(vectors), ROWS_PER_ROUND):
+        vector_ND = _float32(vectors[start : start + ROWS_PER_ROUND])
+        score_QK, row_QK = faiss.knn(
+            query_QD, vector_ND, min(k, len(vector_ND)), metric=faiss.METRIC_INNER_PRODUCT
+        )
+        best.add_result(score_QK, row_QK + start)
+    best.finalize()
+    return best.D, best.I
+
+
 def sample_rows(vectors: VectorSource, num_rows: int, *, seed: int) -> Matrix:
     """At most `num_rows` rows drawn without replacement, in their order."""
     num_vectors = len(vectors)
@@ -168,81 +204,9 @@ def _search_parameters(index: Any, breadth: int | None, k: int) -> Any:
     if isinstance(index, faiss.IndexHNSW):
         breadth = max(breadth or index.hnsw.efSearch, k)
         return faiss.SearchParametersHNSW(efSearch=breadth)
-    if breadth is None:
+    if breadth is None or lists_of(index) is None:
         return None
+    of_lists = faiss.SearchParametersIVF(nprobe=breadth)
     if isinstance(index, faiss.IndexPreTransform):
-        of_lists = faiss.SearchParametersIVF(nprobe=breadth)
         return faiss.SearchParametersPreTransform(index_params=of_lists)
-    return faiss.SearchParametersIVF(nprobe=breadth)
-
-
-def _flat(dimension: int, spec: VectorSpec, parameters: Mapping[str, int]) -> Any:
-    if spec.quantiser == "none":
-        return faiss.IndexFlatIP(dimension)
-    return faiss.IndexScalarQuantizer(
-        dimension, _SCALAR[spec.quantiser], faiss.METRIC_INNER_PRODUCT
-    )
-
-
-def _hnsw(dimension: int, spec: VectorSpec, parameters: Mapping[str, int]) -> Any:
-    """Malkov and Yashunin 2016, over unit vectors, where inner product and distance agree."""
-    links, metric = parameters["links"], faiss.METRIC_INNER_PRODUCT
-    index = (
-        faiss.IndexHNSWFlat(dimension, links, metric)
-        if spec.quantiser == "none"
-        else faiss.IndexHNSWSQ(dimension, _SCALAR[spec.quantiser], links, metric)
-    )
-    index.hnsw.efConstruction = parameters["build_breadth"]
-    return index
-
-
-def _ivf(dimension: int, spec: VectorSpec, parameters: Mapping[str, int]) -> Any:
-    """Lists around the centroids of spherical k-means (Sivic and Zisserman 2003)."""
-    lists, metric = parameters["lists"], faiss.METRIC_INNER_PRODUCT
-    centroids = faiss.IndexFlatIP(dimension)
-    index = (
-        faiss.IndexIVFFlat(centroids, dimension, lists, metric)
-        if spec.quantiser == "none"
-        else faiss.IndexIVFScalarQuantizer(
-            centroids, dimension, lists, _SCALAR[spec.quantiser], metric
-        )
-    )
-    return _learns_quietly(index)
-
-
-def _ivf_pq(dimension: int, spec: VectorSpec, parameters: Mapping[str, int]) -> Any:
-    """Product quantisation of what is left to the centroid (Jégou et al. 2011), rotated (OPQ)."""
-    num_bytes = parameters["bytes"]
-    index = faiss.IndexIVFPQ(
-        faiss.IndexFlatIP(dimension),
-        dimension,
-        parameters["lists"],
-        num_bytes,
-        8,
-        faiss.METRIC_INNER_PRODUCT,
-    )
-    index.pq.cp.min_points_per_centroid = 1
-    _learns_quietly(index)
-    if not parameters["rotate"]:
-        return index
-    return faiss.IndexPreTransform(faiss.OPQMatrix(dimension, num_bytes), index)
-
-
-def _learns_quietly(index: Any) -> Any:
-    """`plan` has seen to the number of vectors, about which faiss would warn."""
-    index.cp.min_points_per_centroid = 1
-    return index
-
-
-_SCALAR: Mapping[str, int] = {
-    "fp16": faiss.ScalarQuantizer.QT_fp16,
-    "sq8": faiss.ScalarQuantizer.QT_8bit,
-}
-
-KINDS: Mapping[VectorKind, Callable[[int, VectorSpec, Mapping[str, int]], Any]] = {
-    "flat": _flat,
-    "hnsw": _hnsw,
-    "ivf": _ivf,
-    "ivf_pq": _ivf_pq,
-}
-"""Kind -> (dimension, spec, planned parameters) -> an empty faiss index."""
+    return of_lists

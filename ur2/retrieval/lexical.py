@@ -70,7 +70,10 @@ class LexicalIndex:
         score_QK = np.zeros((len(queries), k), dtype=np.float32)
         row_QK = np.full((len(queries), k), NO_ROW, dtype=np.int64)
         for number, stems in enumerate(_stems(queries)):
-            score_N = self._bm25.get_scores_from_ids(self._bm25.get_tokens_ids(stems))
+            terms = self._bm25.get_tokens_ids(stems)
+            if not terms:
+                continue
+            score_N = self._bm25.get_scores_from_ids(terms)
             rows = _largest(score_N, k)
             score_QK[number, : len(rows)] = score_N[rows]
             row_QK[number, : len(rows)] = rows

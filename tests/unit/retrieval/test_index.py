@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ur2.errors import InputError
 from ur2.retrieval.fusion import NO_ROW
-from ur2.retrieval.index import Rows, build_index, load, sample_rows
+from ur2.retrieval.index import InMemory, build_index, load, sample_rows
 from ur2.retrieval.manifest import VectorSpec
 
 FLAT = VectorSpec(kind="flat")
@@ -47,7 +47,7 @@ def name(spec: VectorSpec) -> str:
 def test_flat_equals_brute_force(seed: int, num: int, k: int) -> None:
     rng = np.random.default_rng(seed)
     vector_ND, query_QD = unit_rows(rng, num, 24), unit_rows(rng, 5, 24)
-    score_QK, row_QK = build_index(FLAT, Rows(vector_ND)).search(query_QD, k)
+    score_QK, row_QK = build_index(FLAT, InMemory(vector_ND)).search(query_QD, k)
     np.testing.assert_array_equal(row_QK, brute_force(vector_ND, query_QD, k))
     np.testing.assert_allclose(
         score_QK, np.take_along_axis(query_QD @ vector_ND.T, row_QK, axis=1), atol=1e-5
@@ -59,7 +59,7 @@ def test_an_index_of_many_reads_equals_brute_force(monkeypatch: pytest.MonkeyPat
     rng = np.random.default_rng(0)
     vector_ND, query_QD = unit_rows(rng, 100, 24), unit_rows(rng, 5, 24)
     seen: list[tuple[str, int, int]] = []
-    index = build_index(FLAT, Rows(vector_ND), progress=lambda *at: seen.append(at))
+    index = build_index(FLAT, InMemory(vector_ND), progress=lambda *at: seen.append(at))
     assert (index.search(query_QD, 9)[1] == brute_force(vector_ND, query_QD, 9)).all()
     assert seen[0] == ("indexing", 7, 100)
     assert seen[-1] == ("indexing", 100, 100)
@@ -69,17 +69,17 @@ def test_visiting_every_list_or_the_whole_graph_finds_what_is_nearest() -> None:
     rng = np.random.default_rng(0)
     vector_ND, query_QD = unit_rows(rng, 1000, 32), unit_rows(rng, 50, 32)
     exact_QK = brute_force(vector_ND, query_QD, 10)
-    ivf = build_index(IVF, Rows(vector_ND))
+    ivf = build_index(IVF, InMemory(vector_ND))
     assert (ivf.search(query_QD, 10, breadth=8)[1] == exact_QK).all()
     assert (ivf.search(query_QD, 10, breadth=1)[1] != exact_QK).any()
-    hnsw = build_index(HNSW, Rows(vector_ND))
+    hnsw = build_index(HNSW, InMemory(vector_ND))
     assert (hnsw.search(query_QD, 10, breadth=1000)[1] == exact_QK).mean() > 0.99
     assert (hnsw.search(query_QD, 10, breadth=10)[1] != exact_QK).any()
 
 
 def test_hnsw_answers_more_than_its_search_breadth() -> None:
     rng = np.random.default_rng(0)
-    index = build_index(HNSW, Rows(unit_rows(rng, 500, 32)))
+    index = build_index(HNSW, InMemory(unit_rows(rng, 500, 32)))
     _, row_QK = index.search(unit_rows(rng, 3, 32), 200, breadth=4)
     assert (row_QK != NO_ROW).all()
 
@@ -90,7 +90,7 @@ def test_a_saved_index_answers_the_same_at_the_breadth_it_is_opened_with(
 ) -> None:
     rng = np.random.default_rng(1)
     query_QD = unit_rows(rng, 4, 16)
-    index = build_index(spec, Rows(unit_rows(rng, 300, 16)))
+    index = build_index(spec, InMemory(unit_rows(rng, 300, 16)))
     index.save(tmp_path / "vectors")
     breadth = None if spec.kind == "flat" else 5
     loaded = load(tmp_path / "vectors", breadth=breadth)
@@ -103,7 +103,7 @@ def test_a_saved_index_answers_the_same_at_the_breadth_it_is_opened_with(
 @pytest.mark.parametrize("spec", [FLAT, HNSW, IVF, UNROTATED, *SPECS[4:]], ids=name)
 def test_an_opened_index_is_shared_with_other_processes(tmp_path: Path, spec: VectorSpec) -> None:
     rng = np.random.default_rng(1)
-    build_index(spec, Rows(unit_rows(rng, 5000, 64))).save(tmp_path / "vectors")
+    build_index(spec, InMemory(unit_rows(rng, 5000, 64))).save(tmp_path / "vectors")
     before = anonymous_bytes()
     index = load(tmp_path / "vectors", breadth=None if spec.kind == "flat" else 2)
     index.search(unit_rows(rng, 4, 64), 5)
@@ -118,7 +118,7 @@ def anonymous_bytes() -> int:
 
 
 def test_a_smaller_code_makes_a_smaller_index(tmp_path: Path) -> None:
-    vectors = Rows(unit_rows(np.random.default_rng(1), 4000, 64))
+    vectors = InMemory(unit_rows(np.random.default_rng(1), 4000, 64))
     num_bytes = {}
     for spec in (FLAT, *SPECS[4:6], UNROTATED):
         build_index(spec, vectors).save(tmp_path / "vectors")
@@ -130,14 +130,14 @@ def test_a_smaller_code_makes_a_smaller_index(tmp_path: Path) -> None:
 
 
 def test_the_same_seed_makes_the_same_index(tmp_path: Path) -> None:
-    vectors = Rows(unit_rows(np.random.default_rng(1), 1000, 16))
+    vectors = InMemory(unit_rows(np.random.default_rng(1), 1000, 16))
     for file in ("one", "other"):
         build_index(IVF_PQ, vectors, seed=3).save(tmp_path / file)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
 
 
 def test_a_sample_is_drawn_without_replacement_and_depends_on_the_seed() -> None:
-    vectors = Rows(np.arange(40_000, dtype=np.float32)[:, None])
+    vectors = InMemory(np.arange(40_000, dtype=np.float32)[:, None])
     sample = sample_rows(vectors, 1000, seed=0)[:, 0]
     assert len(set(sample.tolist())) == 1000
     assert (np.diff(sample) > 0).all()
@@ -153,7 +153,7 @@ def test_a_missing_or_damaged_index_says_to_build_again(
     tmp_path: Path, spec: VectorSpec, damage: str
 ) -> None:
     path = tmp_path / "vectors"
-    build_index(spec, Rows(unit_rows(np.random.default_rng(1), 500, 16))).save(path)
+    build_index(spec, InMemory(unit_rows(np.random.default_rng(1), 500, 16))).save(path)
     content: Any = path.read_bytes()
     path.unlink()
     damaged = {"empty": b"", "other": b"no index", "cut": content[: len(content) // 2]}
