@@ -6,7 +6,7 @@ from ur2.config.schema import InferenceOptions
 from ur2.retrieval.client import HttpTransport, Passages, RetrievalClient, Retriever
 from ur2.retrieval.knowledge import Knowledge
 from ur2.rollout.chat import ChatWorker
-from ur2.rollout.pool import RolloutPool
+from ur2.rollout.pool import RolloutPool, Trace
 from ur2.trainer.cluster import (
     Actor,
     ActorTransport,
@@ -21,7 +21,9 @@ from ur2.types import RetrievalFailed
 class NoRetriever:
     """Stands in where no episode may search."""
 
-    async def search(self, queries: Sequence[str], top_k: int) -> list[Passages | RetrievalFailed]:
+    async def search(
+        self, queries: Sequence[str], top_k: int, corpus: str | None = None
+    ) -> list[Passages | RetrievalFailed]:
         """Fails every query."""
         return [RetrievalFailed(reason="there is no retriever") for _ in queries]
 
@@ -31,7 +33,7 @@ def make_service(options: InferenceOptions, cluster: Cluster) -> Actor | None:
     retrieval = options.retrieval
     if retrieval.backend == "http":
         return None
-    return cluster.actor(RetrievalProcess, retrieval.index, retrieval)
+    return cluster.actor(RetrievalProcess, retrieval.folders, retrieval)
 
 
 def make_retriever(options: InferenceOptions, service: Actor | None) -> RetrievalClient:
@@ -43,7 +45,11 @@ def make_retriever(options: InferenceOptions, service: Actor | None) -> Retrieva
         else ActorTransport(service)
     )
     return RetrievalClient(
-        transport, deadline_s=retrieval.deadline_s, max_retries=retrieval.max_retries
+        transport,
+        deadline_s=retrieval.deadline_s,
+        max_retries=retrieval.max_retries,
+        breaker_failures=retrieval.breaker_failures,
+        breaker_rest_s=retrieval.breaker_rest_s,
     )
 
 
@@ -53,7 +59,12 @@ def make_knowledge(options: InferenceOptions, retriever: Retriever) -> Knowledge
 
 
 def make_rollouts(
-    options: InferenceOptions, cluster: Cluster, retriever: Retriever, *, dtype: str
+    options: InferenceOptions,
+    cluster: Cluster,
+    retriever: Retriever,
+    *,
+    dtype: str,
+    trace: Trace = lambda *_: None,
 ) -> RolloutPool:
     """The rollout workers, not started.
 
@@ -62,6 +73,7 @@ def make_rollouts(
         cluster: where they run.
         retriever: where their episodes search.
         dtype: a torch dtype's name.
+        trace: told of what each worker does when.
     """
     engine = options.rollout.engine
     knowledge = make_knowledge(options, retriever)
@@ -74,7 +86,7 @@ def make_rollouts(
             knowledge=knowledge,
             seed=options.seed,
         )
-        return RolloutPool([RemoteRollouts(worker)], options.rollout)
+        return RolloutPool([RemoteRollouts(worker)], options.rollout, trace=trace)
 
     def make(number: int) -> RemoteRollouts:
         actor = cluster.actor(
@@ -99,5 +111,8 @@ def make_rollouts(
         return workers[number]
 
     return RolloutPool(
-        workers, options.rollout, respawn=None if engine.name == "remote" else respawn
+        workers,
+        options.rollout,
+        trace=trace,
+        respawn=None if engine.name == "remote" else respawn,
     )

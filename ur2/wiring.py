@@ -23,6 +23,7 @@ from ur2.trainer.interrupt import stop_on_signals, unless_stopped
 from ur2.trainer.loop import Trainer
 from ur2.trainer.reporting import Reporter
 from ur2.trainer.run_directory import RunDirectory
+from ur2.trainer.timeline import Timeline
 from ur2.trainer.trackers import Tracker, open_trackers
 
 
@@ -43,7 +44,7 @@ class Parts:
         return {f"retrieval/{k}": figures[k] for k in ("cache_hit_rate", "batch_size_mean")}
 
 
-async def start_parts(options: RunOptions, cluster: Cluster) -> Parts:
+async def start_parts(options: RunOptions, cluster: Cluster, timeline: Timeline) -> Parts:
     """Starts retrieval, engines and policy ranks, all at once.
 
     Raises:
@@ -52,13 +53,15 @@ async def start_parts(options: RunOptions, cluster: Cluster) -> Parts:
     """
     service = make_service(options, cluster)
     dtype = "float32" if options.policy.precision == "fp32" else "bfloat16"
-    rollouts = make_rollouts(options, cluster, make_retriever(options, service), dtype=dtype)
+    rollouts = make_rollouts(
+        options, cluster, make_retriever(options, service), dtype=dtype, trace=timeline.add
+    )
     ranks = _ranks(options, cluster)
     starting = [rollouts.start(), cluster.join(ranks)]
     if service is not None:
         starting.append(service.call("start"))
     await asyncio.gather(*starting)
-    policy = PolicyGroup(ranks, options.policy, cluster.weights_dir)
+    policy = PolicyGroup(ranks, options.policy, cluster.weights_dir, trace=timeline.add)
     return Parts(rollouts=rollouts, policy=policy, service=service)
 
 
@@ -68,6 +71,7 @@ def make_trainer(
     parts: Parts,
     run: RunDirectory,
     reporter: Reporter,
+    timeline: Timeline,
     stop: asyncio.Event,
 ) -> Trainer:
     """The loop over running parts, before its first step."""
@@ -88,7 +92,8 @@ def make_trainer(
         service_metrics=parts.service_metrics,
         checkpoints=Checkpoints(run, parts.policy, options.trainer.keep_checkpoints),
         reporter=reporter,
-        clock=Clock(),
+        clock=Clock(timeline),
+        timeline=timeline,
         state=LoopState(curriculum=curriculum.state_dict()),
         stop=stop,
     )
@@ -117,10 +122,11 @@ async def run_training(
             dump_trajectories=options.trainer.dump_trajectories,
             console=console,
         )
-        start = Clock()
+        timeline = Timeline(run.timeline_path)
+        start = Clock(timeline)
         with start.phase("start"), console.status("starting workers"):
-            parts = await unless_stopped(start_parts(options, cluster), stop)
-        trainer = make_trainer(options, inputs, parts, run, reporter, stop)
+            parts = await unless_stopped(start_parts(options, cluster, timeline), stop)
+        trainer = make_trainer(options, inputs, parts, run, reporter, timeline, stop)
         if checkpoint is not None:
             await trainer.resume(checkpoint)
         trainer.state.add_seconds(start.take())

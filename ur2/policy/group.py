@@ -2,7 +2,8 @@
 
 import asyncio
 import shutil
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +14,8 @@ from ur2.errors import ComponentError
 from ur2.policy.options import PolicyOptions
 from ur2.policy.packing import plan
 from ur2.types import Batch, Sample
+
+Trace = Callable[[str, str, float, float], object]
 
 
 class Rank(Protocol):
@@ -29,8 +32,23 @@ class Rank(Protocol):
 class PolicyGroup:
     """All ranks of the policy; ranks always make the same calls in the same order."""
 
-    def __init__(self, ranks: Sequence[Rank], options: PolicyOptions, weights_dir: Path) -> None:
+    def __init__(
+        self,
+        ranks: Sequence[Rank],
+        options: PolicyOptions,
+        weights_dir: Path,
+        trace: Trace = lambda *_: None,
+    ) -> None:
+        """All ranks of one policy.
+
+        Args:
+            ranks: set up, in order.
+            options: how a batch is split.
+            weights_dir: where published weights pass through.
+            trace: told of each span of work: rank, method, and from when to when in epoch seconds.
+        """
         self.ranks = ranks
+        self._trace = trace
         self.options = options
         self.weights_dir = weights_dir
 
@@ -43,13 +61,23 @@ class PolicyGroup:
             max_tokens_per_microbatch=self.options.max_tokens_per_microbatch,
         )
         reports = await self._gather(
-            [rank.call("update", planned.for_rank(i)) for i, rank in enumerate(self.ranks)]
+            [self._call(i, "update", planned.for_rank(i)) for i in range(len(self.ranks))]
         )
         return dict(reports[0])
 
     async def logprobs(self, samples: Sequence[Sample]) -> list[NDArray[np.float32]]:
         """The policy's logprob of every trained token, one array (T,) per sample."""
-        return list((await self._gather([r.call("logprobs", samples) for r in self.ranks]))[0])
+        calls = [self._call(i, "logprobs", samples) for i in range(len(self.ranks))]
+        return list((await self._gather(calls))[0])
+
+    async def reference_logprobs(self, samples: Sequence[Sample]) -> list[NDArray[np.float32]]:
+        """As `logprobs`, of the model that training started from; with a KL coefficient only."""
+        calls = [rank.call("reference_logprobs", samples) for rank in self.ranks]
+        return list((await self._gather(calls))[0])
+
+    async def values(self, samples: Sequence[Sample]) -> list[NDArray[np.float32]]:
+        """As `logprobs`, what the critic expects; with the estimator `gae` only."""
+        return list((await self._gather([r.call("values", samples) for r in self.ranks]))[0])
 
     async def publish(self, version: int) -> str:
         """Writes the weights where engines can load them; returns the folder."""
@@ -63,7 +91,13 @@ class PolicyGroup:
 
     async def everywhere(self, method: str, *args: Any) -> None:
         """Runs a method on every rank: `save`, `load`, `export`, `close`."""
-        await self._gather([rank.call(method, *args) for rank in self.ranks])
+        await self._gather([self._call(i, method, *args) for i in range(len(self.ranks))])
+
+    async def _call(self, rank: int, method: str, *args: Any) -> Any:
+        start_s = time.time()
+        result = await self.ranks[rank].call(method, *args)
+        self._trace(f"policy rank {rank}", method, start_s, time.time())
+        return result
 
     async def _gather(self, calls: Sequence[Any]) -> list[Any]:
         """Waits for all ranks; the first failure is the one that is reported."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from itertools import chain, pairwise
 from typing import Any, Protocol, TypeVar
@@ -13,6 +14,7 @@ from ur2.rollout.tasks import gather_or_cancel
 from ur2.types import Assignment, Group
 
 T = TypeVar("T")
+Trace = Callable[[str, str, float, float], object]
 logger = logging.getLogger(__name__)
 
 
@@ -48,6 +50,7 @@ class RolloutPool:
     Args:
         workers: at least one, in any process.
         options: budgets and the engines' capacity.
+        trace: told of each span of work: worker, what, and from when to when in epoch seconds.
         respawn: makes a worker, not started, in the place of the one with this number, and ends
             that one; without it the first death is an error.
     """
@@ -57,10 +60,12 @@ class RolloutPool:
         workers: Sequence[Worker],
         options: RolloutOptions,
         *,
+        trace: Trace = lambda *_: None,
         respawn: Callable[[int], Awaitable[Worker]] | None = None,
     ) -> None:
         self._workers = list(workers)
         self._options = options
+        self._trace = trace
         self._respawn = respawn
         self._restarts_left = options.max_worker_restarts if respawn else 0
         self._changing = [asyncio.Lock() for _ in workers]
@@ -154,7 +159,7 @@ class RolloutPool:
     ) -> Group:
         while True:
             index = await self._board.take(num_samples)
-            worker, group = self._workers[index], None
+            worker, group, start_s = self._workers[index], None, time.time()
             try:
                 group = await _within(
                     self._options.group_timeout_s,
@@ -166,6 +171,7 @@ class RolloutPool:
                 await self._replace(index, worker, error)
             finally:
                 self._board.release(index, num_samples, group)
+                self._trace(f"rollout worker {index}", assignment.id, start_s, time.time())
 
     async def _start(self, index: int, worker: Worker) -> None:
         await _within(self._options.engine.start_timeout_s, worker.start(), _name(index, "start"))
@@ -184,11 +190,13 @@ class RolloutPool:
         """Gives a worker the newest weights; one that starts has version 0 already."""
         if self._weights is not None:
             path, version = self._weights
+            start_s, what = time.time(), f"weights {version}"
             await _within(
                 self._options.update_timeout_s,
                 worker.update_weights(path, version),
-                _name(index, f"weights {version}"),
+                _name(index, what),
             )
+            self._trace(f"rollout worker {index}", what, start_s, time.time())
 
     async def _replace(self, index: int, failed: Worker, error: ComponentError) -> None:
         """Puts a fresh worker in the place of one that failed, unless that has happened already.

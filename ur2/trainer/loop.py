@@ -34,6 +34,7 @@ from ur2.trainer.metrics import (
 )
 from ur2.trainer.options import TrainerOptions
 from ur2.trainer.reporting import Reporter
+from ur2.trainer.timeline import Timeline
 from ur2.types import Assignment, Batch, Question, ScoredGroup
 
 logger = logging.getLogger(__name__)
@@ -60,6 +61,7 @@ class Trainer:
     checkpoints: Checkpoints
     reporter: Reporter
     clock: Clock
+    timeline: Timeline
     state: LoopState
     stop: asyncio.Event
     """Set when the user asks to stop."""
@@ -89,6 +91,7 @@ class Trainer:
             raise
         finally:
             await self._feed.close()
+            self.timeline.flush()
 
     async def resume(self, checkpoint: Path) -> None:
         """Goes back to where a checkpoint was written; the engines get its weights."""
@@ -129,6 +132,7 @@ class Trainer:
             report |= harvest_metrics(harvest, self.rollouts.take_account())
             report |= self.curriculum.metrics() | await self.service_metrics()
             self.reporter.trajectories(step, scored)
+        self.timeline.flush()
         self.reporter.step(step, report | self._timing(started, num_sampled_tokens(scored), batch))
 
     async def publish(self, version: int) -> None:

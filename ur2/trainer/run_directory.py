@@ -28,6 +28,7 @@ class RunDirectory:
         self.events_path = self.path / "events.log"
         self.checkpoints = self.path / "checkpoints"
         self.plots = self.path / "plots"
+        self.timeline_path = self.path / "timeline.json"
 
     @classmethod
     def choose(

@@ -21,6 +21,7 @@ from ur2.trainer.loop import Trainer
 from ur2.trainer.options import TrainerOptions
 from ur2.trainer.reporting import Reporter
 from ur2.trainer.run_directory import RunDirectory
+from ur2.trainer.timeline import Timeline
 from ur2.types import (
     Assignment,
     Author,
@@ -162,6 +163,7 @@ def make_trainer(folder: Path, *, steps: int = 4, outcome: str = "found") -> Tra
             run, [], num_steps=steps, dump_trajectories=False, console=Console(quiet=True)
         ),
         clock=Clock(),
+        timeline=Timeline(folder / "timeline.json"),
         state=LoopState(curriculum=curriculum.state_dict()),
         stop=asyncio.Event(),
     )
