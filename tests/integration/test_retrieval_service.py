@@ -73,7 +73,7 @@ async def test_questions_over_http_find_their_facts(server: str) -> None:
 
 
 async def test_http_and_in_process_answers_agree(server: str, index: Path) -> None:
-    service = RetrievalService.open(index, ServiceOptions())
+    service = RetrievalService.open({"default": index}, ServiceOptions())
     local, remote = RetrievalClient(LocalTransport(service)), RetrievalClient(HttpTransport(server))
     here, there = [await client.search(list(ASKED), 3) for client in (local, remote)]
     for mine, theirs in zip(here, there, strict=True):

@@ -5,12 +5,16 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from ur2.options import Options
+from ur2.retrieval.corpus_options import Paths, ReadOptions
 from ur2.retrieval.index_options import IndexOptions
 
-Precision = Literal["auto", "float32", "bfloat16"]
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
+CorpusName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+DEFAULT_CORPUS = "default"
+"""The name of the corpus at `index`."""
 
 
 class EncoderOptions(Options):
@@ -25,6 +29,21 @@ class EncoderOptions(Options):
     """CPU threads of encoding and search, for the whole process; 0 is one per core."""
 
 
+class IndexFolders(Options):
+    """Where the indexes that `ur2.retrieval.build` made lie."""
+
+    index: str | None = None
+    """The folder of the only index, or of the default one."""
+    indexes: dict[CorpusName, str] = Field(default_factory=dict)
+    """Folders of further indexes by the names of their corpora, e.g. `indexes.medicine=DIR`; the
+    first is the default where there is no `index`."""
+
+    @property
+    def folders(self) -> dict[str, str]:
+        """All of them by name, the default first."""
+        return ({DEFAULT_CORPUS: self.index} if self.index is not None else {}) | self.indexes
+
+
 class ServiceOptions(EncoderOptions):
     """How a service answers many callers at once."""
 
@@ -34,9 +53,11 @@ class ServiceOptions(EncoderOptions):
     """The most queries encoded and searched at once."""
     cache_size: Annotated[int, Field(ge=0)] = 100_000
     """Answers kept, by normalised query, least recently used out first; 0 keeps none."""
+    max_waiting: Count = 4096
+    """Queries that may wait for a batch; further ones are told to come back later."""
 
 
-class RetrievalOptions(ServiceOptions):
+class RetrievalOptions(IndexFolders, ServiceOptions):
     """What a training run needs to know about its retriever."""
 
     backend: Literal["actor", "http"] = "actor"
@@ -45,42 +66,55 @@ class RetrievalOptions(ServiceOptions):
     """The service's address, for `http`, e.g. `http://127.0.0.1:8000`."""
     token: str | None = None
     """The bearer token that the service at `url` asks for, if any."""
-    index: str | None = None
-    """The index folder that `ur2.retrieval.build` made, for `actor`."""
     top_k: Count = 3
     """Passages per query."""
     deadline_s: Seconds = 30.0
     """The longest a search may take, retries included."""
     max_retries: Annotated[int, Field(ge=0)] = 3
     """Further attempts after a failure that may pass, within the deadline."""
+    breaker_failures: Count = 10
+    """Searches that fail in a row, retries included, before the next ones fail without trying."""
+    breaker_rest_s: Seconds = 5.0
+    """How long they do, until one search tries whether the retriever is back."""
     max_failure_rate: Annotated[float, Field(ge=0, le=1)] = 0.1
     """The share of recently failed queries past which a run stops."""
 
 
-class BuildOptions(IndexOptions, EncoderOptions):
+class BuildOptions(IndexOptions, ReadOptions, EncoderOptions):
     """The keys of `python -m ur2.retrieval.build`."""
 
-    corpus: str
-    """A JSONL file of passages: `id`, `text` and optionally `title` per line."""
+    corpus: Paths
+    """Passages: files, folders or patterns, several as [a,b], of the formats that
+    `python -m ur2.retrieval.corpus --help` lists; or a file that it made, or a folder with one."""
     out: str
     """The index folder to make; an index already there is replaced once the next is complete."""
     encoder: str = "minilm"
     """`minilm` (bundled, works offline), or any sentence-transformers name or folder."""
-    query_prefix: str = ""
-    """The instruction that the encoder wants before a query."""
-    passage_prefix: str = ""
-    """The instruction that the encoder wants before a passage."""
-    batch_size: Count = 32
-    """Passages encoded at once."""
+    encoder_revision: str = ""
+    """The commit of an encoder that is downloaded; the latest where none is given."""
+    query_prefix: str | None = None
+    """The instruction that the encoder wants before a query; that of bge-*-en-v1.5 and e5-*-v2 is
+    known."""
+    passage_prefix: str | None = None
+    """The instruction that the encoder wants before a passage; likewise."""
+    batch_size: Count | None = None
+    """Passages encoded at once; 256 on a GPU and 32 on a CPU where no number is given."""
     num_threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads of encoding and indexing; 0 is one per core."""
+    num_workers: Annotated[int, Field(ge=0)] = 0
+    """Processes that encode; 0 is one for each GPU with device=auto, else one."""
+    shard_size: Count = 16_384
+    """Passages whose vectors are written at once: what a kill loses at most, of each process."""
+    vector_type: Literal["float32", "float16"] = "float32"
+    """How vectors are kept until they are indexed; float16 takes half the disk."""
+    vectors: str | None = None
+    """A folder to keep the vectors in, so that another index of the same passages and encoder needs
+    no encoding; else they are removed once the index is complete."""
 
 
-class ServeOptions(ServiceOptions):
+class ServeOptions(IndexFolders, ServiceOptions):
     """The keys of `python -m ur2.retrieval.serve`."""
 
-    index: str
-    """The index folder that `ur2.retrieval.build` made."""
     host: str = "127.0.0.1"
     """The address to listen on; anything but loopback requires a token."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
@@ -96,3 +130,5 @@ class ServeOptions(ServiceOptions):
     """The most queries in one request."""
     max_query_chars: Count = 4096
     """The longest query."""
+    max_body_bytes: Count = 32 * 2**20
+    """The largest request."""

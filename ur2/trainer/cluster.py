@@ -6,7 +6,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import psutil
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from ur2.errors import ComponentError, InputError, Ur2Error
+from ur2.errors import ComponentError, InputError, RetrievalError, Ur2Error
 from ur2.policy.worker import PolicyWorker
 from ur2.retrieval.client import Passages
 from ur2.retrieval.errors import RetrievalUnavailableError
@@ -158,19 +158,21 @@ class RolloutProcess(RolloutWorker):
 
 
 class RetrievalProcess:
-    """A retrieval service that opens its index where it runs."""
+    """A retrieval service that opens its indexes where it runs."""
 
-    def __init__(self, index: str, options: ServiceOptions) -> None:
-        self.index = index
+    def __init__(self, folders: Mapping[str, str], options: ServiceOptions) -> None:
+        self.folders = folders
         self.options = options
 
     async def start(self) -> None:
-        """Opens the index and loads the encoder."""
-        self.service = RetrievalService.open(self.index, self.options)
+        """Opens the indexes and loads the encoders."""
+        self.service = RetrievalService.open(self.folders, self.options)
 
-    async def search(self, queries: Sequence[str], top_k: int) -> list[Passages]:
+    async def search(
+        self, queries: Sequence[str], top_k: int, corpus: str | None, within_s: float
+    ) -> list[Passages]:
         """See `RetrievalService.search`."""
-        return await self.service.search(queries, top_k)
+        return await self.service.search(queries, top_k, corpus, within_s)
 
     async def metrics(self) -> dict[str, float]:
         """See `RetrievalService.metrics`."""
@@ -187,10 +189,16 @@ class ActorTransport:
     def __init__(self, service: Actor) -> None:
         self.service = service
 
-    async def search(self, queries: Sequence[str], top_k: int) -> list[Passages]:
+    async def search(
+        self, queries: Sequence[str], top_k: int, corpus: str | None, within_s: float
+    ) -> list[Passages]:
         """One attempt at asking the service."""
         try:
-            passages: list[Passages] = await self.service.call("search", queries, top_k)
+            passages: list[Passages] = await self.service.call(
+                "search", queries, top_k, corpus, within_s
+            )
+        except RetrievalError:
+            raise
         except ComponentError as error:
             raise RetrievalUnavailableError(str(error)) from error
         return passages

@@ -3,16 +3,19 @@
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from ur2.retrieval.build import build
+from ur2.retrieval.corpora import Corpora
 from ur2.retrieval.encoder import Vectors
 from ur2.retrieval.manifest import EncoderSpec
-from ur2.retrieval.options import BuildOptions
+from ur2.retrieval.options import BuildOptions, ServiceOptions
+from ur2.retrieval.service import RetrievalService
 from ur2.types import Passage
 
 
@@ -89,3 +92,19 @@ def make_index(
         return tmp_path / name
 
     return make
+
+
+@pytest.fixture
+def open_service(make_index: MakeIndex, encoder: ScriptedEncoder) -> Callable[..., Any]:
+    """Makes a service of `folders`, by default of the index that `make_index` makes."""
+
+    def open_all(
+        options: ServiceOptions, folders: Mapping[str, Path] | None = None
+    ) -> RetrievalService:
+        folders = folders or {"default": make_index()}
+        corpora = Corpora(folders, options, load_encoder=lambda spec, _: encoder)
+        for name in folders:
+            corpora.open(name)
+        return RetrievalService(corpora, options)
+
+    return open_all
