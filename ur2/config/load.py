@@ -110,10 +110,17 @@ def _compose(overrides: list[str], root: str) -> DictConfig:
 
 def _store_schemas() -> None:
     run = _defaults(RunOptions)
+    run["algorithm"]["correction"] = "${correction_of:${trainer.mode},${trainer.num_extra_groups}}"
+    OmegaConf.register_new_resolver("correction_of", _correction_of, replace=True)
     ConfigStore.instance().store(name="schema", node=run)
     ConfigStore.instance().store(
         name="evaluation_schema", node={**run, **_defaults(EvaluationOptions)}
     )
+
+
+def _correction_of(mode: str, num_extra_groups: int) -> str:
+    """The correction by default: samples that outlive the weights that drew them need one."""
+    return "tis" if mode != "sync" or num_extra_groups else "none"
 
 
 def _given(tree: DictConfig) -> dict[str, Any]:

@@ -77,3 +77,21 @@ def test_configs_hold_no_machine_paths() -> None:
         for line in path.read_text().splitlines():
             value = line.partition("#")[0].partition(":")[2].strip()
             assert not value.startswith("/"), f"{path}: {line}"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "correction"),
+    [
+        ([], "none"),
+        (["trainer.mode=async"], "tis"),
+        (["trainer.mode=one_step_off"], "tis"),
+        (["trainer.num_extra_groups=2"], "tis"),
+        (["trainer.mode=async", "algorithm.correction=none"], "none"),
+        (["trainer.mode=async", "algorithm.correction=icepop"], "icepop"),
+    ],
+)
+def test_stale_samples_are_corrected_unless_the_user_says_otherwise(
+    overrides: list[str], correction: str
+) -> None:
+    options = compose(["+experiment=quickstart", *overrides])
+    assert options.algorithm.correction == correction
