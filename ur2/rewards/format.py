@@ -116,8 +116,8 @@ def _chat_tokens(written: Written) -> bool:
     """Whether a role, or a chat token that is no marker of the protocol, stands in the text."""
     if _ROLE_LINE.search(written.text):
         return True
-    own = written.markup.markers
-    return any(set(form.findall(written.text)).difference(own) for form in _TOKENS)
+    tokens = {token for form in _TOKENS for token in form.findall(written.text)}
+    return not tokens.issubset(written.markup.markers)
 
 
 def _chinese(written: Written) -> bool:

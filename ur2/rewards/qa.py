@@ -38,20 +38,18 @@ def f1(prediction: str, golds: Sequence[str]) -> float:
 
 def _word_f1(said: str, gold: str) -> float:
     said_words, gold_words = said.split(), gold.split()
-    unmatched: dict[str, int] = {}  # a Counter costs several times as much on a few words
-    for word in gold_words:
-        unmatched[word] = unmatched.get(word, 0) + 1
-    shared = 0
+    unmatched = gold_words.copy()  # a Counter costs several times as much on a few words
     for word in said_words:
-        if unmatched.get(word):
-            unmatched[word] -= 1
-            shared += 1
-    return 2 * shared / (len(said_words) + len(gold_words)) if shared else 0.0
+        if word in unmatched:
+            unmatched.remove(word)
+    num_shared = len(gold_words) - len(unmatched)
+    return 2 * num_shared / (len(said_words) + len(gold_words))
 
 
 def _best(score: Callable[[str, str], float], prediction: str, golds: Sequence[str]) -> float:
     """The highest score over golds; an empty prediction or gold scores 0."""
     golds = (golds,) if isinstance(golds, str) else golds
     said = normalise(prediction)
-    wanted = [gold for gold in map(normalise, golds) if gold and said]
-    return max((score(said, gold) for gold in wanted), default=0.0)
+    if not said:
+        return 0.0
+    return max([score(said, gold) for gold in map(normalise, golds) if gold], default=0.0)
