@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from ur2.errors import InputError
@@ -9,6 +10,7 @@ from ur2.retrieval.encoder import Encoder, SentenceTransformerEncoder, num_threa
 from ur2.retrieval.errors import RetrievalUnavailableError, UnknownCorpusError
 from ur2.retrieval.manifest import EncoderSpec, Manifest
 from ur2.retrieval.options import ServiceOptions
+from ur2.retrieval.rerank import Reranker, load_reranker
 from ur2.retrieval.searcher import Searcher
 from ur2.retrieval.store import Store
 from ur2.types import Passage
@@ -98,10 +100,17 @@ class Corpora:
         store = Store(self._folders[name])
         encoder = self._encoder(store.manifest.recipe.encoder)
         opened = OpenIndex(
-            name, Searcher(store, encoder), encoder, num_threads(self._options.num_threads)
+            name,
+            Searcher(store, encoder, self._reranker),
+            encoder,
+            num_threads(self._options.num_threads),
         )
         self._open[name] = opened
         return opened
+
+    @cached_property
+    def _reranker(self) -> Reranker | None:
+        return load_reranker(self._options)
 
     def _known(self, name: str | None) -> str:
         if name is None:

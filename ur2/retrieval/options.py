@@ -55,6 +55,11 @@ class ServiceOptions(EncoderOptions):
     """Answers kept, by normalised query, least recently used out first; 0 keeps none."""
     max_waiting: Count = 4096
     """Queries that may wait for a batch; further ones are told to come back later."""
+    reranker: str | None = None
+    """A cross-encoder that has the last word on the order of what was found: a folder, or a name
+    that can be downloaded, e.g. `BAAI/bge-reranker-base`; none: passages stay as found."""
+    rerank_depth: Count = 50
+    """Passages per query that the reranker looks at."""
 
 
 class RetrievalOptions(IndexFolders, ServiceOptions):

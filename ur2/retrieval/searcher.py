@@ -1,9 +1,10 @@
-"""From query texts to passages: encodes where the index holds vectors."""
+"""From query texts to passages: encodes where the index holds vectors, reranks where asked to."""
 
 from collections.abc import Sequence
 
 from ur2.errors import InputError
 from ur2.retrieval.encoder import Encoder
+from ur2.retrieval.rerank import Reranker
 from ur2.retrieval.store import Store
 from ur2.types import Passage
 
@@ -11,12 +12,15 @@ from ur2.types import Passage
 class Searcher:
     """A store together with what its searches need."""
 
-    def __init__(self, store: Store, encoder: Encoder | None = None) -> None:
+    def __init__(
+        self, store: Store, encoder: Encoder | None = None, reranker: Reranker | None = None
+    ) -> None:
         """Searches `store`.
 
         Args:
             store: the opened index.
             encoder: the one that made its vectors; None for an index of words.
+            reranker: has the last word on the order, if there is one.
 
         Raises:
             InputError: the index was made with another encoder.
@@ -27,10 +31,15 @@ class Searcher:
             store.check_encoder(encoder)
         self.store = store
         self._encoder = encoder if store.manifest.recipe.encoder is not None else None
+        self._reranker = reranker
 
     def search(
         self, queries: Sequence[str], top_k: int, *, num_threads: int = 1
     ) -> list[tuple[Passage, ...]]:
         """The best passages of each query, best first; fewer where there are not so many."""
         query_QD = None if self._encoder is None else self._encoder.encode_queries(queries)
-        return self.store.search(queries, query_QD, top_k, num_threads=num_threads)
+        if self._reranker is None:
+            return self.store.search(queries, query_QD, top_k, num_threads=num_threads)
+        depth = max(top_k, self._reranker.depth)
+        candidates = self.store.search(queries, query_QD, depth, num_threads=num_threads)
+        return [found[:top_k] for found in self._reranker.rerank(queries, candidates)]
