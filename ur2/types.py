@@ -276,6 +276,8 @@ class Sample:
     """(T,)"""
     sampler_logprobs: NDArray[np.float32]
     """(T,) 0 where mask is False."""
+    values: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
+    """(T,) the critic's, from which advantages were computed; empty without a critic."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

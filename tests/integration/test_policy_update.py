@@ -50,14 +50,16 @@ def make_model(folder: Path, *, tied: bool) -> None:
     (folder / "chat_template.jinja").write_text("{{ messages }}")
 
 
-def start_ranks(folder: Path, world_size: int) -> list[subprocess.Popen[bytes]]:
+def start_ranks(
+    folder: Path, world_size: int, program: Path = PROGRAM
+) -> list[subprocess.Popen[bytes]]:
     (folder / f"world{world_size}").mkdir()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     return [
         subprocess.Popen(
-            [sys.executable, PROGRAM, str(rank), str(world_size), str(port), folder],
+            [sys.executable, program, str(rank), str(world_size), str(port), folder],
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             stdout=subprocess.DEVNULL,
             stderr=(folder / f"world{world_size}" / f"rank{rank}.log").open("wb"),

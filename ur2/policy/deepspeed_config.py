@@ -40,8 +40,8 @@ def shards_bf16(options: PolicyOptions) -> bool:
 
 
 def _zero(options: PolicyOptions, num_parameters: int, on_gpu: bool) -> dict[str, Any]:
-    # buckets are allocated whole, so they are no larger than the model
-    bucket = min(MAX_BUCKET_ELEMENTS, num_parameters)
+    # buckets are allocated whole, so they are no larger than the model; DeepSpeed wants them even
+    bucket = min(MAX_BUCKET_ELEMENTS, num_parameters + num_parameters % 2)
     zero: dict[str, Any] = {
         "stage": options.zero_stage,
         "reduce_bucket_size": bucket,

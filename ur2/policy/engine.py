@@ -14,8 +14,7 @@ from torch import Tensor
 
 from ur2.errors import InputError
 from ur2.policy.deepspeed_config import deepspeed_config
-from ur2.policy.microbatch import Row
-from ur2.policy.model import PolicyModel
+from ur2.policy.model import CriticModel, PolicyModel
 from ur2.policy.optimizers import make_optimizer
 from ur2.policy.options import PolicyOptions
 
@@ -53,13 +52,15 @@ def join_ranks(rank: int, world_size: int, master_address: str, master_port: int
 class TrainEngine:
     """Forward, backward, step, gather and checkpoint of one rank; all calls are collective."""
 
-    def __init__(self, model: PolicyModel, options: PolicyOptions, device: torch.device) -> None:
+    def __init__(
+        self, model: PolicyModel | CriticModel, options: PolicyOptions, device: torch.device
+    ) -> None:
         self.model = model
         self.device = device
+        self.options = options
         self.stage = options.zero_stage
         self.max_grad_norm = options.max_grad_norm
         self.world_size = dist.get_world_size()
-        self._autocast = options.precision == "bf16" and options.zero_stage == 0
         optimizer = make_optimizer(model, options)
         self._learning_rates = [group["lr"] for group in optimizer.param_groups]
         self._engine, *_ = deepspeed.initialize(
@@ -73,11 +74,10 @@ class TrainEngine:
             dist_init_required=False,
         )
 
-    def forward(self, row: Row, position_N: Tensor, target_N: Tensor) -> tuple[Tensor, Tensor]:
-        """`PolicyModel.forward`."""
-        with self._precision():
-            logprob_N, entropy_N = self._engine(row, position_N, target_N)
-        return logprob_N, entropy_N
+    def forward(self, *inputs: Any) -> Any:
+        """What the model's own `forward` returns."""
+        with _precision(self.options, self.device):
+            return self._engine(*inputs)
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         """Adds the gradient of this rank's part of the loss; `last` before a step."""
@@ -140,13 +140,41 @@ class TrainEngine:
         self._engine.destroy()
         dist.destroy_process_group()
 
-    def _precision(self) -> AbstractContextManager[Any]:
-        if not self._autocast:
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+class FrozenEngine:
+    """A model that only computes; its weights are sharded where the policy's are."""
+
+    def __init__(self, model: PolicyModel, options: PolicyOptions, device: torch.device) -> None:
+        self.options = options
+        self.device = device
+        model.requires_grad_(False)
+        self._model: Any = model.to(device)
+        if options.zero_stage == 3:
+            config = deepspeed_config(
+                options.model_copy(update={"offload": "none"}),
+                num_parameters=sum(p.numel() for p in model.parameters()),
+                on_gpu=device.type == "cuda",
+            )
+            self._model, *_ = deepspeed.initialize(
+                model=model, config=config, dist_init_required=False
+            )
+
+    @torch.no_grad()
+    def forward(self, *inputs: Any) -> Any:
+        """What the model's own `forward` returns."""
+        with _precision(self.options, self.device):
+            return self._model(*inputs)
 
 
-def _parts(model: PolicyModel, max_bytes: int) -> Iterator[dict[str, torch.nn.Parameter]]:
+def _precision(options: PolicyOptions, device: torch.device) -> AbstractContextManager[Any]:
+    if options.precision == "fp32" or options.zero_stage:
+        return nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def _parts(
+    model: PolicyModel | CriticModel, max_bytes: int
+) -> Iterator[dict[str, torch.nn.Parameter]]:
     """Parameters of the language model in groups of about `max_bytes`; a tied one appears once."""
     part: dict[str, torch.nn.Parameter] = {}
     size = 0

@@ -1,4 +1,4 @@
-"""The trained model: a causal LM that returns log-probabilities of chosen tokens only.
+"""The trained models: a causal LM that scores chosen tokens only, and a critic.
 
 Shapes: _T tokens of a packed row, _N chosen positions, _D width.
 """
@@ -33,6 +33,24 @@ class PolicyModel(nn.Module):
         hidden_TD = hidden_states(self.lm, row)
         logprob_N, entropy_N = self.token_logprobs(hidden_TD.index_select(0, position_N), target_N)
         return logprob_N, entropy_N
+
+
+class CriticModel(nn.Module):
+    """A backbone, and one number in place of an LM head: the return expected from a token on."""
+
+    def __init__(self, lm: PreTrainedModel) -> None:
+        super().__init__()
+        use_packed_attention(lm)
+        self.lm: PreTrainedModel = lm.get_decoder()
+        self.head = nn.Linear(lm.config.get_text_config().hidden_size, 1, dtype=lm.dtype)
+        # it begins by expecting nothing
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, row: Row, position_N: Tensor) -> Tensor:
+        """The value of what stands before each chosen token, as far as `position_N`. (N,)."""
+        value_N1: Tensor = self.head(hidden_states(self.lm, row).index_select(0, position_N))
+        return value_N1.float().squeeze(1)
 
 
 def hidden_states(lm: PreTrainedModel, row: Row) -> Tensor:

@@ -23,6 +23,9 @@ class PolicyOptions(Options):
     """`muon` orthogonalises the updates of hidden matrices; the rest gets AdamW (zero_stage 0)."""
     learning_rate: float = Field(default=1e-6, gt=0.0)
     """Of AdamW: all parameters, or all but the hidden matrices under `muon`."""
+    critic_learning_rate: float = Field(default=1e-5, gt=0.0)
+    """Of the critic (`algorithm.estimator=gae`), which always has AdamW; warmup and schedule are
+    the policy's."""
     muon_learning_rate: float = Field(default=0.02, gt=0.0)
     """Of `muon`, for the hidden matrices."""
     adam_betas: tuple[float, float] = (0.9, 0.95)

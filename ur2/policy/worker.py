@@ -1,7 +1,8 @@
 """One rank of the policy. A plain class: it runs wherever it is constructed."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,19 +13,27 @@ from torch import Tensor
 from ur2.algorithms.options import AlgorithmOptions
 from ur2.algorithms.reductions import Denominators
 from ur2.errors import ComponentError, InputError
+from ur2.policy.critic import Critic, critic_options
 from ur2.policy.deepspeed_config import shards_bf16
 from ur2.policy.loss import Report, microbatch_loss
 from ur2.policy.microbatch import collate
 from ur2.policy.options import PolicyOptions
-from ur2.policy.packing import Microbatch, RankPlan, RankStep, plan
+from ur2.policy.packing import Microbatch, RankPlan, RankStep
+from ur2.policy.per_token import per_token
 from ur2.policy.ranks import gather_objects, merge, restore_rng, rng_state
 from ur2.policy.schedule import learning_rate_factor
 from ur2.policy.totals import Totals
 from ur2.policy.weights import model_folder, write_exported, write_published
-from ur2.types import Batch, Sample
+from ur2.types import Sample
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from ur2.policy.engine import FrozenEngine, TrainEngine
 
 PUBLISH_PART_BYTES = 1 << 29
 MAX_NAMED_SAMPLES = 20
+CRITIC_FOLDER = "critic"
 RNG_FILE = "rng_rank_{}.pt"
 
 
@@ -66,6 +75,7 @@ class PolicyWorker:
         self.seed = seed
         self.revision = revision
         self.steps_done = 0
+        self.has_critic = algorithm.estimator == "gae"
 
     def setup(self, master_address: str, master_port: int) -> None:
         """Joins the other ranks and loads the model.
@@ -74,22 +84,34 @@ class PolicyWorker:
             InputError: the model cannot be loaded, or the options do not go together.
         """
         # heavy, and deepspeed decides on the device when imported: only in the worker's own process
-        from ur2.policy.engine import TrainEngine, join_ranks
-        from ur2.policy.model import PolicyModel, load_lm
+        from ur2.policy.engine import FrozenEngine, TrainEngine, join_ranks
+        from ur2.policy.model import CriticModel, PolicyModel, load_lm
 
         torch.set_num_threads(self.options.num_threads)
         torch.manual_seed(self.seed + self.rank)
-        lm = load_lm(
-            self.model_path,
-            revision=self.revision,
-            dtype=torch.bfloat16 if shards_bf16(self.options) else torch.float32,
-            gradient_checkpointing=self.options.gradient_checkpointing,
-        )
-        model = PolicyModel(
-            lm, temperature=self.temperature, chunk_tokens=self.options.logprob_chunk_tokens
-        )
+
+        def load() -> "PreTrainedModel":
+            return load_lm(
+                self.model_path,
+                revision=self.revision,
+                dtype=torch.bfloat16 if shards_bf16(self.options) else torch.float32,
+                gradient_checkpointing=self.options.gradient_checkpointing,
+            )
+
+        def policy_model() -> PolicyModel:
+            chunk_tokens = self.options.logprob_chunk_tokens
+            return PolicyModel(load(), temperature=self.temperature, chunk_tokens=chunk_tokens)
+
+        model = policy_model()
         self.device = join_ranks(self.rank, self.world_size, master_address, master_port)
         self.engine = TrainEngine(model, self.options, self.device)
+        if self.algorithm.kl_coef:
+            self.reference = FrozenEngine(policy_model(), self.options, self.device)
+        if self.has_critic:
+            options = critic_options(self.options)
+            self.critic = Critic(
+                TrainEngine(CriticModel(load()), options, self.device), self.algorithm
+            )
 
     def update(self, share: RankPlan) -> dict[str, float]:
         """Takes the optimizer steps of one batch.
@@ -101,25 +123,34 @@ class PolicyWorker:
             ComponentError: a loss or gradient is not finite; names the samples. The weights are as
                 they were before that step.
         """
-        totals = Totals("policy")
+        totals, critic_totals = Totals("policy"), Totals("critic")
         # before the first step the weights are the old ones, so it needs no pass of its own
         old_logprobs: list[list[Tensor | None]] = [
-            [self._logprobs(m) if number else None for m in step.microbatches]
+            [self._logprobs(self.engine, m) if number else None for m in step.microbatches]
             for number, step in enumerate(share.steps)
         ]
         for step, old_of_step in zip(share.steps, old_logprobs, strict=True):
             factor = learning_rate_factor(self.options, self.steps_done, self.total_steps)
+            if self.has_critic:  # first, so that the policy does not move if this fails
+                reports, norm, applied = self.critic.step(step, factor)
+                if not applied:
+                    raise ComponentError(self._describe_broken(step, reports))
+                critic_totals.add(reports, step.num_tokens, norm)
             reports = self._accumulate(step, old_of_step)
             norm, applied = self.engine.step(factor)
             if not applied:
                 raise ComponentError(self._describe_broken(step, reports))
             self.steps_done += 1
             totals.add(reports, step.num_tokens, norm)
-        return {
+        metrics = {
             **totals.metrics(),
             "policy/learning_rate": self.options.learning_rate * factor,
             "policy/optimizer_steps": float(self.steps_done),
         }
+        if self.has_critic:
+            metrics |= critic_totals.metrics()
+            metrics["critic/learning_rate"] = self.options.critic_learning_rate * factor
+        return metrics
 
     def logprobs(self, samples: Sequence[Sample]) -> list[NDArray[np.float32]]:
         """The policy's log-probability of every trained token; the ranks share the work.
@@ -130,21 +161,15 @@ class PolicyWorker:
         Returns:
             One array per sample, (T,), 0 where the mask is False.
         """
-        shares = plan(
-            Batch(samples=tuple(samples)),
-            num_updates=1,
-            num_ranks=self.world_size,
-            max_tokens_per_microbatch=self.options.max_tokens_per_microbatch,
-        )
-        found: dict[str, NDArray[np.float32]] = {}
-        for microbatch in shares.for_rank(self.rank).steps[0].microbatches:
-            values = self._logprobs(microbatch).cpu().numpy()
-            ends = np.cumsum([int(s.mask.sum()) for s in microbatch])
-            for sample, part in zip(microbatch, np.split(values, ends), strict=False):
-                found[sample.id] = np.zeros(len(sample.mask), dtype=np.float32)
-                found[sample.id][sample.mask] = part
-        everywhere = merge(gather_objects(found))
-        return [everywhere.get(s.id, np.zeros(len(s.mask), dtype=np.float32)) for s in samples]
+        return self._per_token(samples, lambda m: self._logprobs(self.engine, m))
+
+    def reference_logprobs(self, samples: Sequence[Sample]) -> list[NDArray[np.float32]]:
+        """As `logprobs`, of the model that training started from."""
+        return self._per_token(samples, lambda m: self._logprobs(self.reference, m))
+
+    def values(self, samples: Sequence[Sample]) -> list[NDArray[np.float32]]:
+        """As `logprobs`, what the critic expects before each trained token."""
+        return self._per_token(samples, self.critic.values)
 
     def publish(self, folder: str, version: int) -> None:
         """Writes the weights, by Hugging Face name, as safetensors files into `folder`.
@@ -172,6 +197,8 @@ class PolicyWorker:
         folder = Path(path)
         state = {"steps_done": self.steps_done, "world_size": self.world_size}
         self.engine.save(folder, state)
+        if self.has_critic:
+            self.critic.engine.save(folder / CRITIC_FOLDER, {})
         torch.save(rng_state(), folder / RNG_FILE.format(self.rank))
         dist.barrier()
 
@@ -189,6 +216,8 @@ class PolicyWorker:
                 f"{self.world_size}; set it to {saved_by}"
             )
         self.steps_done = int(self.engine.load(folder)["steps_done"])
+        if self.has_critic:
+            self.critic.engine.load(folder / CRITIC_FOLDER)
         restore_rng(torch.load(folder / RNG_FILE.format(self.rank), weights_only=True))
 
     def close(self) -> None:
@@ -202,6 +231,7 @@ class PolicyWorker:
             num_sequences=step.num_sequences,
             norm_length=self.algorithm.norm_length,
         )
+        in_loss = self.algorithm.kl_coef > 0 and self.algorithm.kl_in == "loss"
         reports = []
         for number, microbatch in enumerate(step.microbatches, start=1):
             inputs = collate(microbatch, self.device)
@@ -209,17 +239,30 @@ class PolicyWorker:
                 inputs.row, inputs.position_N, inputs.target_N
             )
             loss, report = microbatch_loss(
-                logprob_N, entropy_N, inputs, old_logprobs[number - 1], self.algorithm, denominators
+                logprob_N,
+                entropy_N,
+                inputs,
+                old_logprobs[number - 1],
+                self.algorithm,
+                denominators,
+                self._logprobs(self.reference, microbatch) if in_loss else None,
             )
             self.engine.backward(loss, last=number == len(step.microbatches))
             reports.append(report)
         return reports
 
     @torch.no_grad()
-    def _logprobs(self, microbatch: Microbatch) -> Tensor:
+    def _logprobs(self, engine: "TrainEngine | FrozenEngine", microbatch: Microbatch) -> Tensor:
         """Log-probabilities of the trained tokens of a microbatch, (N,)."""
         inputs = collate(microbatch, self.device)
-        return self.engine.forward(inputs.row, inputs.position_N, inputs.target_N)[0]
+        logprob_N: Tensor = engine.forward(inputs.row, inputs.position_N, inputs.target_N)[0]
+        return logprob_N
+
+    def _per_token(
+        self, samples: Sequence[Sample], compute: Callable[[Microbatch], Tensor]
+    ) -> list[NDArray[np.float32]]:
+        limit = self.options.max_tokens_per_microbatch
+        return per_token(samples, compute, max_tokens_per_microbatch=limit)
 
     def _describe_broken(self, step: RankStep, reports: Sequence[Report]) -> str:
         """Which samples kept a step from being applied."""

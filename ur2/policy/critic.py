@@ -1,0 +1,67 @@
+"""The value model of one rank: its own weights, optimizer and learning rate.
+
+Shapes: _N trained tokens of a microbatch.
+"""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ur2.algorithms.options import AlgorithmOptions
+from ur2.algorithms.reductions import Denominators
+from ur2.policy.loss import Report, critic_loss
+from ur2.policy.microbatch import collate
+from ur2.policy.options import PolicyOptions
+from ur2.policy.packing import Microbatch, RankStep
+
+if TYPE_CHECKING:
+    from ur2.policy.engine import TrainEngine
+
+
+def critic_options(options: PolicyOptions) -> PolicyOptions:
+    """The policy's options, as they hold for the critic."""
+    changes = {"learning_rate": options.critic_learning_rate, "optimizer": "adamw"}
+    return options.model_copy(update=changes)
+
+
+class Critic:
+    """Says what return to expect, and learns what came; all calls are collective."""
+
+    def __init__(self, engine: "TrainEngine", algorithm: AlgorithmOptions) -> None:
+        self.engine = engine
+        self.algorithm = algorithm
+
+    @torch.no_grad()
+    def values(self, microbatch: Microbatch) -> Tensor:
+        """Of the trained tokens, (N,)."""
+        inputs = collate(microbatch, self.engine.device)
+        value_N: Tensor = self.engine.forward(inputs.row, inputs.position_N)
+        return value_N
+
+    def step(self, step: RankStep, learning_rate_factor: float) -> tuple[list[Report], float, bool]:
+        """One optimizer step on samples whose advantages came from their `values`.
+
+        Returns:
+            A report per microbatch, the gradient's norm, and whether the weights moved.
+        """
+        denominators = Denominators(
+            num_tokens=step.num_tokens, num_sequences=step.num_sequences, norm_length=1
+        )
+        reports = []
+        for number, microbatch in enumerate(step.microbatches, start=1):
+            inputs = collate(microbatch, self.engine.device)
+            value_N = self.engine.forward(inputs.row, inputs.position_N)
+            loss, report = critic_loss(
+                value_N, self._old_values(microbatch), inputs, self.algorithm, denominators
+            )
+            self.engine.backward(loss, last=number == len(step.microbatches))
+            reports.append(report)
+        norm, applied = self.engine.step(learning_rate_factor)
+        return reports, norm, applied
+
+    def _old_values(self, microbatch: Microbatch) -> Tensor:
+        """Those that the samples carry; 0 for the one token of an idle rank."""
+        values = [s.values[s.mask] for s in microbatch] or [np.zeros(1, dtype=np.float32)]
+        return torch.from_numpy(np.concatenate(values)).to(self.engine.device)
