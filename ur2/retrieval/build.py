@@ -1,38 +1,49 @@
-"""`python -m ur2.retrieval.build corpus=PATH out=DIR`: passages to a searchable index folder."""
+"""`python -m ur2.retrieval.build corpus=PATH out=DIR`: passages to a searchable index folder.
+
+    corpus -> vectors -> index ┐
+       └────> words ───────────┴-> manifest, and only then is it moved to `out`
+
+Every part is made once, beside `out`; after a kill the same command goes on with the next one.
+"""
 
 import os
+import shutil
 import sys
-import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import TaskID
 
 from ur2.errors import InputError, run_entry
 from ur2.options import parse_command_line
-from ur2.retrieval import index as vectors
-from ur2.retrieval.corpus import Corpus, corpus_sha256, read_passages, write_corpus
-from ur2.retrieval.encoder import Encoder, SentenceTransformerEncoder, num_threads
+from ur2.retrieval import index as faiss_index
+from ur2.retrieval.corpus_convert import convert, corpus_sha256, ready_corpus
+from ur2.retrieval.corpus_file import Corpus
+from ur2.retrieval.encode import Encoding, LoadEncoder, load_encoder
+from ur2.retrieval.encoder import encoder_spec, num_threads
 from ur2.retrieval.index_rules import index_spec, plan, search_spec
 from ur2.retrieval.lexical import build_lexical
 from ur2.retrieval.manifest import (
     MANIFEST_FILE,
-    EncoderSpec,
+    LexicalSpec,
     Manifest,
     Recipe,
     VectorSpec,
     load_manifest,
 )
 from ur2.retrieval.options import BuildOptions
+from ur2.retrieval.partial import progress_bar, work_folder, write_atomically
 from ur2.retrieval.store import CORPUS_FILE, LEXICAL_FOLDER, VECTORS_FILE
+from ur2.retrieval.vectors import VectorFolder
 
 PROG = "python -m ur2.retrieval.build"
 PASSAGES_PER_ROUND = 1024
-"""Encoded between two moves of the progress bar; enough to form batches of like length from."""
+MADE_FOLDER, ENCODED_FOLDER = "made", "vectors"
+"""Of the work folder: what becomes `out`, and the vectors that the index is made of."""
 
 
 def main() -> None:
@@ -69,36 +80,7 @@ def up_to_date(options: BuildOptions) -> Manifest | None:
         manifest = load_manifest(out)
     except InputError:  # an index all the same, only an unreadable one, which a build replaces
         return None
-    return manifest if manifest.recipe == recipe(options) else None
-
-
-def load_encoder(spec: EncoderSpec, options: BuildOptions) -> Encoder:
-    """The sentence-transformers model that `spec` names."""
-    return SentenceTransformerEncoder(spec, options, batch_size=options.batch_size)
-
-
-def build(
-    options: BuildOptions,
-    load_encoder: Callable[[EncoderSpec, BuildOptions], Encoder] = load_encoder,
-) -> Manifest:
-    """Builds the index in a folder of its own and moves it to `out` when it is complete.
-
-    The encoder is loaded once the corpus has been read and found to be sound.
-
-    Raises:
-        InputError: corpus, encoder or kind of index are not to be had.
-    """
-    planned = recipe(options)
-    out = Path(options.out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as scratch:
-        made = Path(scratch) / "made"
-        made.mkdir()
-        manifest = _build_into(made, planned, options, load_encoder)
-        if out.exists():
-            out.rename(Path(scratch) / "replaced")
-        made.rename(out)
-    return manifest
+    return manifest if recipe(options).fitted_to(manifest.recipe) == manifest.recipe else None
 
 
 def recipe(options: BuildOptions) -> Recipe:
@@ -108,76 +90,170 @@ def recipe(options: BuildOptions) -> Recipe:
         InputError: the corpus cannot be read.
     """
     index = index_spec(options)
-    encoder = EncoderSpec(
-        name=options.encoder,
+    encoder = encoder_spec(
+        options.encoder,
+        revision=options.encoder_revision,
         query_prefix=options.query_prefix,
         passage_prefix=options.passage_prefix,
     )
-    return Recipe(
-        corpus_sha256=corpus_sha256(Path(options.corpus)),
-        encoder=encoder if index.vectors else None,
-        index=index,
-    )
+    with Console(stderr=True).status("reading the corpus"):
+        sha256 = corpus_sha256(options.corpus, options)
+    return Recipe(corpus_sha256=sha256, encoder=encoder if index.vectors else None, index=index)
 
 
-def _build_into(
-    folder: Path,
-    planned: Recipe,
-    options: BuildOptions,
-    load_encoder: Callable[[EncoderSpec, BuildOptions], Encoder],
-) -> Manifest:
-    write_corpus(
-        read_passages(Path(options.corpus)), folder / CORPUS_FILE, sha256=planned.corpus_sha256
-    )
-    corpus = Corpus(folder / CORPUS_FILE)
-    dimension, parameters, spec = None, {}, planned.index.vectors
-    if spec is not None and planned.encoder is not None:
-        encoder = load_encoder(planned.encoder, options)
-        dimension = encoder.dimension
-        parameters = plan(spec, num_vectors=len(corpus), dimension=dimension)
-        _index_vectors(folder, spec, corpus, encoder, options)
-    if planned.index.lexical is not None:
-        texts = (text for start in _rounds(corpus) for text in _texts(corpus, start))
-        build_lexical(planned.index.lexical, texts, folder / LEXICAL_FOLDER)
-    manifest = Manifest(
-        recipe=planned,
-        dimension=dimension,
-        num_passages=len(corpus),
-        parameters=parameters,
-        search=search_spec(options, spec, parameters),
-        versions={
-            "faiss": vectors.VERSION,
-            "sentence-transformers": version("sentence-transformers"),
-            "torch": version("torch"),
-            "ur2": version("ur2"),
-        },
-    )
-    manifest.save(folder)
+def build(options: BuildOptions, load_encoder: LoadEncoder = load_encoder) -> Manifest:
+    """Builds the index beside `out` and moves it there when it is complete.
+
+    The encoder is loaded once the corpus has been read and found to be sound.
+
+    Raises:
+        InputError: corpus, encoder or kind of index are not to be had.
+        ComponentError: a process that encodes failed; what is done stays.
+    """
+    planned = recipe(options)
+    out = Path(options.out)
+    with work_folder(out) as folder:
+        try:
+            manifest = _Build(folder, planned, options, load_encoder).run()
+        except InputError:
+            if not any((folder / ENCODED_FOLDER).glob("*.npy")):  # Nothing is lost that took long.
+                shutil.rmtree(folder)
+            raise
+        if out.exists():
+            shutil.rmtree(folder / "replaced", ignore_errors=True)
+            out.rename(folder / "replaced")
+        (folder / MADE_FOLDER).rename(out)
+        shutil.rmtree(folder)
     return manifest
 
 
-def _index_vectors(
-    folder: Path, spec: VectorSpec, corpus: Corpus, encoder: Encoder, options: BuildOptions
-) -> None:
-    columns = (TextColumn("encoding"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    batches = []
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("encoding", total=len(corpus))
-        for start in _rounds(corpus):
-            texts = _texts(corpus, start)
-            batches.append(encoder.encode_passages(texts))
-            progress.advance(task, len(texts))
-    encoded = vectors.InMemory(np.concatenate(batches))
-    index = vectors.build_index(spec, encoded, num_threads=num_threads(options.num_threads))
-    index.save(folder / VECTORS_FILE)
+class _Build:
+    """The parts of one index, each of which is made unless it is there."""
+
+    def __init__(
+        self, folder: Path, planned: Recipe, options: BuildOptions, load_encoder: LoadEncoder
+    ) -> None:
+        self._folder = folder
+        self._made = folder / MADE_FOLDER
+        self._made.mkdir(exist_ok=True)
+        self._planned = planned
+        self._options = options
+        self._load_encoder = load_encoder
+
+    def run(self) -> Manifest:
+        """Makes all parts, and at last the manifest that ties them."""
+        self._make_corpus()
+        self._corpus = Corpus(self._made / CORPUS_FILE)
+        index = self._planned.index
+        manifest = self._manifest()
+        if index.vectors is not None:
+            manifest = self._make_vectors(index.vectors, manifest)
+        if index.lexical is not None:
+            self._make_words(index.lexical)
+        manifest.save(self._made)
+        return manifest
+
+    def _make_corpus(self) -> None:
+        path, sha256 = self._made / CORPUS_FILE, self._planned.corpus_sha256
+        if path.exists() and Corpus(path).sha256 == sha256:
+            return
+        path.unlink(missing_ok=True)
+        ready = ready_corpus(self._options.corpus)
+        if ready is None:
+            convert(self._options.corpus, self._options, path, sha256=sha256)
+            return
+        try:
+            path.hardlink_to(ready)
+        except OSError:  # another file system
+            partial = path.with_suffix(".partial")
+            shutil.copyfile(ready, partial)
+            partial.replace(path)
+
+    def _make_vectors(self, spec: VectorSpec, manifest: Manifest) -> Manifest:
+        assert self._planned.encoder is not None, "vectors have an encoder"
+        options = self._options
+        encoding = Encoding(
+            self._made / CORPUS_FILE,
+            self._planned.encoder,
+            Path(options.vectors) if options.vectors else self._folder / ENCODED_FOLDER,
+            options,
+            self._load_encoder,
+        )
+        record = encoding.record
+        # Impossible parameters fail before the hours that encoding may take.
+        parameters = plan(spec, num_vectors=record.num_rows, dimension=record.dimension)
+        encoded = encoding.run()
+        key = f"{record.model_dump_json()} {spec.model_dump_json()}"
+        self._once(VECTORS_FILE, key, lambda path: self._index_vectors(spec, encoded, path))
+        return manifest.model_copy(
+            update={
+                "recipe": self._planned.model_copy(update={"encoder": record.encoder}),
+                "dimension": record.dimension,
+                "parameters": parameters,
+                "search": search_spec(options, spec, parameters),
+            }
+        )
+
+    def _index_vectors(self, spec: VectorSpec, encoded: VectorFolder, path: Path) -> None:
+        with _stages("vectors") as progress:
+            threads = num_threads(self._options.num_threads)
+            index = faiss_index.build_index(spec, encoded, num_threads=threads, progress=progress)
+        index.save(path)
+
+    def _make_words(self, spec: LexicalSpec) -> None:
+        texts = (
+            text
+            for start in range(0, len(self._corpus), PASSAGES_PER_ROUND)
+            for text in self._corpus.texts(start, start + PASSAGES_PER_ROUND)
+        )
+
+        def make(path: Path) -> None:
+            with _stages("passages") as progress:
+                build_lexical(spec, texts, path, progress=progress)
+
+        self._once(LEXICAL_FOLDER, f"{self._corpus.sha256} {spec.model_dump_json()}", make)
+
+    def _once(self, name: str, key: str, make: Callable[[Path], None]) -> None:
+        """Makes a part, unless the same was made before."""
+        path, marker = self._made / name, self._folder / f"{name}.done"
+        if path.exists() and marker.exists() and marker.read_text(encoding="utf-8") == key:
+            return
+        marker.unlink(missing_ok=True)
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+        make(path)
+        write_atomically(marker, key.encode())
+
+    def _manifest(self) -> Manifest:
+        """What can be told before there are vectors."""
+        return Manifest(
+            recipe=self._planned,
+            dimension=None,
+            num_passages=len(self._corpus),
+            search=search_spec(self._options, None, {}),
+            versions={
+                "faiss": faiss_index.VERSION,
+                "sentence-transformers": version("sentence-transformers"),
+                "torch": version("torch"),
+                "ur2": version("ur2"),
+            },
+        )
 
 
-def _rounds(corpus: Corpus) -> range:
-    return range(0, len(corpus), PASSAGES_PER_ROUND)
+@contextmanager
+def _stages(unit: str) -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar for each stage that reports."""
+    tasks: dict[str, TaskID] = {}
+    with progress_bar(unit) as bar:
 
+        def report(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bar.add_task(stage)
+            bar.update(tasks[stage], completed=done, total=total or None)
 
-def _texts(corpus: Corpus, start: int) -> list[str]:
-    return corpus.texts(start, start + PASSAGES_PER_ROUND)
+        yield report
 
 
 if __name__ == "__main__":

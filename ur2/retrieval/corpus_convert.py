@@ -24,9 +24,9 @@ from ur2.errors import InputError
 from ur2.retrieval.corpus_duplicates import PLACE, count_repeats, duplicates, id_digest
 from ur2.retrieval.corpus_file import ROWS_PER_CHUNK, SUFFIX, Corpus, CorpusWriter
 from ur2.retrieval.corpus_options import Paths, ReadOptions
-from ur2.retrieval.corpus_readers import Bad, Blank, Outcome, read_member
+from ur2.retrieval.corpus_readers import Bad, Blank, Outcome, read_source
 from ur2.retrieval.corpus_rows import Draft
-from ur2.retrieval.corpus_sources import Source, find_sources, members, source_sha256
+from ur2.retrieval.corpus_sources import Source, find_sources, source_sha256
 from ur2.retrieval.partial import progress_bar, work_folder, write_atomically
 
 MAX_PROBLEMS_SHOWN = 20
@@ -205,18 +205,15 @@ class _Conversion:
             if file < start.file:
                 count(source.num_bytes)
                 continue
-            for member in members(source, count):
-                here = (file, member.number)
-                self._labels[here] = member.label
-                if here < start[:2]:
-                    continue
-                last, nth = 0, 0
-                begin = start.line if here == start[:2] else 1
-                for line, outcome in read_member(member, self._options, begin):
-                    last, nth = line, nth + 1 if line == last else 0
-                    position = Position(*here, line, nth)
-                    if position >= start:
-                        yield position, outcome
+            begin = (start.member, start.line) if file == start.file else (0, 1)
+            last, nth = None, 0
+            for member, line, outcome in read_source(source, self._options, count, start=begin):
+                self._labels[file, member.number] = member.label
+                here = (file, member.number, line)
+                last, nth = here, nth + 1 if here == last else 0
+                position = Position(*here, nth)
+                if position >= start:
+                    yield position, outcome
 
     def _write_chunk(self, writer: CorpusWriter) -> None:
         drafts, positions = zip(*self._chunk, strict=True)

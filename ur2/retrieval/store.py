@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ur2.errors import InputError
 from ur2.retrieval import index as vectors
-from ur2.retrieval.corpus import Corpus
+from ur2.retrieval.corpus_file import Corpus
 from ur2.retrieval.encoder import Encoder
 from ur2.retrieval.fusion import NO_ROW, Rows, reciprocal_rank_fusion
 from ur2.retrieval.lexical import LexicalIndex

@@ -132,10 +132,24 @@ def missing_shards(folder: Path, record: VectorsRecord) -> list[int]:
     ]
 
 
+def clear(folder: Path) -> None:
+    """Makes way for other vectors.
+
+    Raises:
+        InputError: the folder holds something else.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()) and not (folder / RECORD_FILE).exists():
+        raise InputError(f"vectors={folder} holds something else; give another folder")
+    for path in folder.glob("[0-9]*.npy*"):
+        path.unlink()
+    (folder / RECORD_FILE).unlink(missing_ok=True)
+
+
 def write_shard(folder: Path, shard: int, vector_ND: NDArray[np.floating]) -> None:
     """Puts a whole shard in its place at once."""
     path = shard_path(folder, shard)
-    partial = path.with_suffix(f".partial-{os.getpid()}")
+    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
     with partial.open("wb") as file:
         np.save(file, vector_ND, allow_pickle=False)
         file.flush()

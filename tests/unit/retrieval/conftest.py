@@ -26,6 +26,8 @@ class ScriptedEncoder:
         self.spec = spec or EncoderSpec(name="scripted")
         self.dimension = dimension
         self.query_batches: list[list[str]] = []
+        self.encoded: list[str] = []
+        self.interrupt_after: int | None = None
         self.fail_with: BaseException | None = None
         self.entered = threading.Event()
         self.released = threading.Event()
@@ -40,8 +42,11 @@ class ScriptedEncoder:
         return self._encode(queries)
 
     def encode_passages(self, passages: Sequence[str]) -> Vectors:
-        if self.fail_with is not None:
-            raise self.fail_with
+        if self.interrupt_after == 0:
+            raise KeyboardInterrupt
+        if self.interrupt_after is not None:
+            self.interrupt_after -= 1
+        self.encoded += passages
         return self._encode(passages)
 
     def _encode(self, texts: Sequence[str]) -> Vectors:

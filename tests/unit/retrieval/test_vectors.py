@@ -37,10 +37,10 @@ def write(folder: Path, made: VectorsRecord, vector_ND: NDArray[np.float32]) -> 
         write_shard(folder, shard, vector_ND[list(made.rows_of(shard))].astype(made.type))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=15, deadline=None)
 @given(
     num_rows=st.integers(1, 40),
-    shard_rows=st.integers(1, 50),
+    shard_rows=st.integers(4, 50),
     start=st.integers(-50, 50) | st.none(),
     stop=st.integers(-50, 50) | st.none(),
     seed=st.integers(0, 99),
