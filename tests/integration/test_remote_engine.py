@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import httpx
 import psutil
@@ -60,51 +61,62 @@ def model(tiny_model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
+class Server(NamedTuple):
+    address: str
+    process: "subprocess.Popen[bytes]"
+    log: Path
+
+
 @pytest.fixture(scope="module")
-def url(model: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a server of `model`; it ends with all its processes."""
+def server(model: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server of `model` that is starting; it ends with all its processes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     log = tmp_path_factory.mktemp("server") / "log"
     with log.open("wb") as file:
-        server = subprocess.Popen(
+        process = subprocess.Popen(
             [*SERVE, "--model", model, "--host", "127.0.0.1", "--port", str(port), *SETTINGS],
             env={**os.environ, **ENVIRONMENT},
             stdout=file,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    try:
-        address = f"http://127.0.0.1:{port}/v1"
-        wait_until_served(address, server, log)
-        yield address
-    finally:
-        left = end(server)
+    yield Server(f"http://127.0.0.1:{port}/v1", process, log)
+    left = end(psutil.Process(process.pid))
+    process.wait()
     assert not left
 
 
-def wait_until_served(address: str, server: "subprocess.Popen[bytes]", log: Path) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while True:
-        try:
-            httpx.get(f"{address}/models").raise_for_status()
-        except httpx.HTTPError:
-            assert server.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.2)
-        else:
-            return
-
-
-def end(server: "subprocess.Popen[bytes]") -> list[psutil.Process]:
+def end(server: psutil.Process) -> list[psutil.Process]:
     """Asks the server to end; those of its processes that had to be killed."""
-    family = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
+    family = [server, *server.children(recursive=True)]
     server.send_signal(signal.SIGTERM)
     _, left = psutil.wait_procs(family, timeout=30)
     for process in left:
         process.kill()
     return left
+
+
+@pytest.fixture(scope="module")
+def greedy(server: Server, model: str) -> list[Generation]:
+    """What the hf engine says, found out while the server starts."""
+    return asyncio.run(draw(hf(model), temperature=0.0))
+
+
+@pytest.fixture(scope="module")
+def url(server: Server) -> str:
+    """The server's address, once it answers."""
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while True:
+        try:
+            httpx.get(f"{server.address}/models").raise_for_status()
+        except httpx.HTTPError:
+            assert server.process.poll() is None, server.log.read_text()
+            assert time.monotonic() < deadline, server.log.read_text()
+            time.sleep(0.2)
+        else:
+            return server.address
 
 
 def remote(url: str, model: str, *, max_model_len: int = MAX_MODEL_LEN) -> RemoteEngine:
@@ -133,10 +145,11 @@ async def draw(engine, **request) -> list[Generation]:
         await engine.close()
 
 
-def test_greedy_turns_and_logprobs_are_those_of_the_hf_engine(url: str, model: str) -> None:
+def test_greedy_turns_and_logprobs_are_those_of_the_hf_engine(
+    greedy: list[Generation], url: str, model: str
+) -> None:
     ours = asyncio.run(draw(remote(url, model), temperature=0.0))
-    theirs = asyncio.run(draw(hf(model), temperature=0.0))
-    for a, b in zip(ours, theirs, strict=True):
+    for a, b in zip(ours, greedy, strict=True):
         assert (a.token_ids, a.text, a.finish) == (b.token_ids, b.text, b.finish)
         assert a.logprobs == pytest.approx(b.logprobs, abs=1e-4)
 
