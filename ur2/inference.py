@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from ur2.config.schema import InferenceOptions
 from ur2.retrieval.client import HttpTransport, Passages, RetrievalClient, Retriever
 from ur2.retrieval.knowledge import Knowledge
+from ur2.retrieval.summarise import Summariser
+from ur2.retrieval.web import WebRetriever
 from ur2.rollout.chat import ChatWorker
 from ur2.rollout.pool import RolloutPool, Trace
 from ur2.trainer.cluster import (
@@ -31,14 +33,20 @@ class NoRetriever:
 def make_service(options: InferenceOptions, cluster: Cluster) -> Actor | None:
     """The retrieval service of this cluster, not started; None where one runs elsewhere."""
     retrieval = options.retrieval
-    if retrieval.backend == "http":
+    if retrieval.backend != "actor":
         return None
     return cluster.actor(RetrievalProcess, retrieval.folders, retrieval)
 
 
-def make_retriever(options: InferenceOptions, service: Actor | None) -> RetrievalClient:
-    """A client of `service`, or of the one at `retrieval.url`."""
+def make_retriever(options: InferenceOptions, service: Actor | None) -> Retriever:
+    """A client of `service`, of the one at `retrieval.url`, or of a provider of web search.
+
+    Raises:
+        InputError: an address is malformed.
+    """
     retrieval = options.retrieval
+    if retrieval.backend == "web" and retrieval.web is not None:
+        return WebRetriever(retrieval.web)
     transport = (
         HttpTransport(str(retrieval.url), retrieval.token)
         if service is None
@@ -54,8 +62,18 @@ def make_retriever(options: InferenceOptions, service: Actor | None) -> Retrieva
 
 
 def make_knowledge(options: InferenceOptions, retriever: Retriever) -> Knowledge:
-    """What episodes ask: the passages of `retriever`."""
-    return Knowledge(retriever=retriever, top_k=options.retrieval.top_k)
+    """What episodes ask: the passages of `retriever`, read for them where so configured.
+
+    Raises:
+        InputError: a model that reads has no address.
+    """
+    retrieval = options.retrieval
+    return Knowledge(
+        retriever=retriever,
+        top_k=retrieval.top_k,
+        routes=retrieval.routes,
+        summariser=Summariser(retrieval.summariser) if retrieval.summariser else None,
+    )
 
 
 def make_rollouts(

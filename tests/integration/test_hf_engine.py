@@ -128,7 +128,7 @@ async def test_a_group_is_played_on_a_real_tokenizer_and_model(tiny_model):
     )
 
     class NoRetriever:
-        async def search(self, queries, top_k):
+        async def search(self, queries, top_k, corpus=None):
             return [() for _ in queries]
 
     players = make_players(

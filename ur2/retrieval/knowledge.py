@@ -1,36 +1,37 @@
-"""What an episode asks: passages, or what a summariser makes of them.
+"""What an episode asks: passages from the corpus of its task, or what a summariser makes of them.
 
-Lookup -> retriever -> summariser? -> Finding
+Lookup -> retriever (corpus by task) -> summariser? -> Finding
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from ur2.retrieval.client import Retriever
-from ur2.retrieval.knowledge_options import SummaryFallback
 from ur2.retrieval.summarise import NoSummary, Summariser
-from ur2.types import Finding, Lookup, RetrievalFailed
+from ur2.types import Finding, Lookup, RetrievalFailed, Task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Knowledge:
-    """One retriever, and maybe a summariser."""
+    """One retriever, the corpus of each task, and maybe a summariser."""
 
     retriever: Retriever
     top_k: int
     """Passages per search."""
+    routes: Mapping[Task, str] = field(default_factory=dict)
+    """The corpus of each task; other tasks search the retriever's default one."""
     summariser: Summariser | None = None
-    fallback: SummaryFallback = "passages"
-    """What stands in for a summary that failed."""
 
     async def look_up(self, lookup: Lookup) -> Finding:
         """What is known about `lookup.query`; nothing is summarised where nothing was found."""
-        (found,) = await self.retriever.search([lookup.query], self.top_k)
+        corpus = self.routes.get(lookup.task)
+        (found,) = await self.retriever.search([lookup.query], self.top_k, corpus)
         if self.summariser is None or not found or isinstance(found, RetrievalFailed):
             return Finding(outcome=found)
         made, summary = await self.summariser.summarise(lookup, found)
         if not isinstance(made, NoSummary):
             return Finding(outcome=made, summary=summary)
-        if self.fallback == "passages":
+        if self.summariser.fallback == "passages":
             return Finding(outcome=found, summary=summary)
         return Finding(outcome=RetrievalFailed(reason=made.reason), summary=summary)
 

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from ur2.endpoints.options import Count, EndpointOptions
 from ur2.options import Options
+from ur2.retrieval.web_options import WebSearchOptions
 from ur2.types import Task
 
 SummariserForm = Literal["strong", "weak"]
@@ -35,3 +36,14 @@ class SummariserOptions(Options):
     """The longest reply."""
     max_reasoning_chars: Count = 12_000
     """How much of the end of the reasoning the model reads."""
+
+
+class KnowledgeOptions(Options):
+    """What a look-up is beside a search of the one corpus there is."""
+
+    routes: dict[Task, str] = Field(default_factory=dict)
+    """The corpus of each task, e.g. `routes.math=wiki`; others search the default one."""
+    web: WebSearchOptions | None = None
+    """The provider of web search, for the backend `web`."""
+    summariser: SummariserOptions | None = None
+    """A model that reads the passages for the policy; None: it gets the passages themselves."""

@@ -1,12 +1,13 @@
 """The options of retrieval: what training sees, and the keys of `build` and `serve`."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ur2.options import Options
 from ur2.retrieval.corpus_options import Paths, ReadOptions
 from ur2.retrieval.index_options import IndexOptions
+from ur2.retrieval.knowledge_options import KnowledgeOptions
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -62,11 +63,12 @@ class ServiceOptions(EncoderOptions):
     """Passages per query that the reranker looks at."""
 
 
-class RetrievalOptions(IndexFolders, ServiceOptions):
+class RetrievalOptions(KnowledgeOptions, IndexFolders, ServiceOptions):
     """What a training run needs to know about its retriever."""
 
-    backend: Literal["actor", "http"] = "actor"
-    """`actor`: an own service beside the run; `http`: one that already runs at `url`."""
+    backend: Literal["actor", "http", "web"] = "actor"
+    """`actor`: an own service beside the run; `http`: one that already runs at `url`; `web`: a
+    provider of web search, at `web`."""
     url: str | None = None
     """The service's address, for `http`, e.g. `http://127.0.0.1:8000`."""
     token: str | None = None
@@ -83,6 +85,16 @@ class RetrievalOptions(IndexFolders, ServiceOptions):
     """How long they do, until one search tries whether the retriever is back."""
     max_failure_rate: Annotated[float, Field(ge=0, le=1)] = 0.1
     """The share of recently failed queries past which a run stops."""
+
+    @model_validator(mode="after")
+    def _routes_lead_somewhere(self) -> Self:
+        if self.backend == "web" and self.web is None:
+            raise ValueError("backend 'web' needs `web.url`")
+        unknown = sorted(set(self.routes.values()) - self.folders.keys())
+        if self.backend == "actor" and unknown:
+            known = ", ".join(self.folders) or "none"
+            raise ValueError(f"`routes` name '{unknown[0]}', which is no corpus (known: {known})")
+        return self
 
 
 class BuildOptions(IndexOptions, ReadOptions, EncoderOptions):

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from ur2.endpoints.chat import ChatClient, json_object, quoted
+from ur2.endpoints.options import EndpointOptions
+from ur2.errors import InputError
 from ur2.retrieval.knowledge_options import SummariserForm, SummariserOptions
 from ur2.types import Facts, Lookup, Passage, Summary, Task, Unsearchable
 
@@ -63,12 +65,14 @@ class Summariser:
         """Opens nothing.
 
         Raises:
-            InputError: an address is not one of HTTP.
+            InputError: an endpoint has no address, or one that is not of HTTP.
         """
+        self.fallback = options.fallback
+        """What stands in for a summary that failed."""
         self._options = options
-        self._chat = ChatClient(options.endpoint, where=f"{WHERE}.endpoint")
+        self._chat = _chat(options.endpoint, "endpoint")
         self._chat_by_task: dict[Task, ChatClient] = {
-            task: ChatClient(endpoint, where=f"{WHERE}.endpoint_by_task.{task}")
+            task: _chat(endpoint, f"endpoint_by_task.{task}")
             for task, endpoint in options.endpoint_by_task.items()
         }
 
@@ -113,6 +117,12 @@ class Summariser:
                 ],
             }
         )
+
+
+def _chat(options: EndpointOptions, key: str) -> ChatClient:
+    if options.url is None:
+        raise InputError(f"{WHERE}.{key}.url is required: the summariser is a model behind it")
+    return ChatClient(options, where=f"{WHERE}.{key}")
 
 
 def read_weak(reply: str) -> Read | None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from ur2.rollout.board import Account
 from ur2.trainer.feed import Harvest
-from ur2.types import Level, Score, ScoredGroup, Status, Trajectory
+from ur2.types import Level, Score, ScoredGroup, SearchEvent, Status, Trajectory
 
 
 def accuracy_by_bucket(groups: Sequence[ScoredGroup]) -> dict[str, float]:
@@ -121,4 +121,18 @@ def retrieval_metrics(groups: Sequence[ScoredGroup]) -> dict[str, float]:
         "retrieval/latency_p50_s": float(p50),
         "retrieval/latency_p99_s": float(p99),
         "retrieval/failure_rate": fmean(search.outcome == "failed" for search in searches),
+        **_summary_metrics(searches),
+    }
+
+
+def _summary_metrics(searches: Sequence[SearchEvent]) -> dict[str, float]:
+    """What a summariser made of the searches, and its tokens and cost; nothing without one."""
+    summaries = [search.summary for search in searches if search.summary is not None]
+    if not summaries:
+        return {}
+    return {
+        "retrieval/unsearchable_rate": fmean(s.outcome == "unsearchable" for s in searches),
+        "retrieval/fallback_rate": fmean(summary.failed for summary in summaries),
+        "retrieval/summary_tokens": float(sum(summary.num_tokens for summary in summaries)),
+        "retrieval/summary_cost_usd": sum(summary.cost_usd for summary in summaries),
     }

@@ -1,7 +1,7 @@
 import subprocess
 import sys
 
-HEAVY = ("torch", "faiss", "sentence_transformers", "pyarrow", "fastapi", "numpy")
+HEAVY = ("torch", "faiss", "sentence_transformers", "pyarrow", "fastapi", "httpx")
 
 
 def test_options_import_nothing_heavy() -> None:

@@ -122,7 +122,7 @@ class ScriptedRetriever:
     queries: list[str] = field(default_factory=list)
 
     async def search(
-        self, queries: Sequence[str], top_k: int
+        self, queries: Sequence[str], top_k: int, corpus: str | None = None
     ) -> list[tuple[Passage, ...] | RetrievalFailed]:
         self.queries.extend(queries)
         if self.gate is not None:
@@ -142,12 +142,15 @@ def assignment(*, retrieval: bool = True, id: str = "0-0") -> Assignment:
 
 
 def make_players(
-    engine: ScriptedEngine, retriever: ScriptedRetriever | None = None, **options: Any
+    engine: ScriptedEngine,
+    retriever: ScriptedRetriever | None = None,
+    knowledge: Any = None,
+    **options: Any,
 ) -> Players:
     return Players(
         engine=engine,
         renderer=PromptRenderer(TOKENIZER, Protocol(PROMPT.protocol), PROMPT),  # type: ignore[arg-type]
-        knowledge=Knowledge(retriever=retriever or ScriptedRetriever(), top_k=1),
+        knowledge=knowledge or Knowledge(retriever=retriever or ScriptedRetriever(), top_k=1),
         options=RolloutOptions(**options),
     )
 

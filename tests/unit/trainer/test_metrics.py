@@ -1,7 +1,7 @@
 import pytest
 
 from ur2.trainer.metrics import retrieval_metrics, step_metrics
-from ur2.types import Level, SearchEvent
+from ur2.types import Level, SearchEvent, Summary
 
 FOUND = SearchEvent(query="x", outcome="found", latency_s=0.2)
 FAILED = SearchEvent(query="x", outcome="failed", latency_s=0.4)
@@ -43,3 +43,24 @@ def test_refused_searches_are_neither_searches_nor_failures(group_of) -> None:  
 
 def test_a_step_without_searches_has_no_failure_rate(group_of) -> None:  # type: ignore[no-untyped-def]
     assert retrieval_metrics([group_of()]) == {"retrieval/requests": 0.0}
+
+
+def test_summaries_show_their_verdicts_fallbacks_tokens_and_cost(group_of) -> None:  # type: ignore[no-untyped-def]
+    assert "retrieval/summary_tokens" not in retrieval_metrics([group_of(searches=(FOUND,))])
+    kept = Summary(failed=False, num_tokens=0, cost_usd=0.0, latency_s=0.0)
+    made = Summary(failed=False, num_tokens=100, cost_usd=0.5, latency_s=1.0)
+    failed = Summary(failed=True, num_tokens=20, cost_usd=0.25, latency_s=1.0)
+    searches = (
+        SearchEvent(query="x", outcome="found", summary=made),
+        SearchEvent(query="x", outcome="unsearchable", summary=kept),
+        SearchEvent(query="x", outcome="found", summary=failed),
+        FAILED,
+        REFUSED,
+    )
+    group = group_of(searches=searches)
+    count = len(group.group.trajectories)
+    metrics = retrieval_metrics([group])
+    assert metrics["retrieval/unsearchable_rate"] == 1 / 4
+    assert metrics["retrieval/fallback_rate"] == pytest.approx(1 / 3)
+    assert metrics["retrieval/summary_tokens"] == 120 * count
+    assert metrics["retrieval/summary_cost_usd"] == 0.75 * count
