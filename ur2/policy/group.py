@@ -67,17 +67,15 @@ class PolicyGroup:
 
     async def logprobs(self, samples: Sequence[Sample]) -> list[NDArray[np.float32]]:
         """The policy's logprob of every trained token, one array (T,) per sample."""
-        calls = [self._call(i, "logprobs", samples) for i in range(len(self.ranks))]
-        return list((await self._gather(calls))[0])
+        return await self._per_token("logprobs", samples)
 
     async def reference_logprobs(self, samples: Sequence[Sample]) -> list[NDArray[np.float32]]:
         """As `logprobs`, of the model that training started from; with a KL coefficient only."""
-        calls = [rank.call("reference_logprobs", samples) for rank in self.ranks]
-        return list((await self._gather(calls))[0])
+        return await self._per_token("reference_logprobs", samples)
 
     async def values(self, samples: Sequence[Sample]) -> list[NDArray[np.float32]]:
         """As `logprobs`, what the critic expects; with the estimator `gae` only."""
-        return list((await self._gather([r.call("values", samples) for r in self.ranks]))[0])
+        return await self._per_token("values", samples)
 
     async def publish(self, version: int) -> str:
         """Writes the weights where engines can load them; returns the folder."""
@@ -92,6 +90,10 @@ class PolicyGroup:
     async def everywhere(self, method: str, *args: Any) -> None:
         """Runs a method on every rank: `save`, `load`, `export`, `close`."""
         await self._gather([self._call(i, method, *args) for i in range(len(self.ranks))])
+
+    async def _per_token(self, method: str, samples: Sequence[Sample]) -> list[NDArray[np.float32]]:
+        calls = [self._call(i, method, samples) for i in range(len(self.ranks))]
+        return list((await self._gather(calls))[0])
 
     async def _call(self, rank: int, method: str, *args: Any) -> Any:
         start_s = time.time()

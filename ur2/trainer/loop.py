@@ -19,7 +19,7 @@ from ur2.policy.group import PolicyGroup
 from ur2.rewards.rubric import Rubric
 from ur2.rollout.options import RolloutOptions
 from ur2.rollout.pool import RolloutPool
-from ur2.trainer.batching import to_batch
+from ur2.trainer.batching import make_batch
 from ur2.trainer.checkpoint import Checkpoints, LoopState
 from ur2.trainer.clock import Clock
 from ur2.trainer.evaluation import Evaluation, evaluate
@@ -109,10 +109,10 @@ class Trainer:
             self.curriculum.observe(scored)
             self._check_failures(scored)
         with phase("advantage"):
-            batch = to_batch(harvest.accepted, self.algorithm)
+            batch, judged = await make_batch(harvest.accepted, self.algorithm, self.policy)
         self._updating = True
         with phase("update"):
-            report = await self.policy.update(batch) if batch.samples else {}
+            report = judged | (await self.policy.update(batch) if batch.samples else {})
         with phase("settle"):
             await self._feed.settle(self.stop)
         with phase("sync"):

@@ -1,7 +1,13 @@
+import math
+from collections.abc import Sequence
+
 import numpy as np
+import pytest
+from numpy.typing import NDArray
 
 from ur2.algorithms.options import AlgorithmOptions
-from ur2.trainer.batching import to_batch
+from ur2.trainer.batching import make_batch, to_batch
+from ur2.types import Sample
 
 
 def test_only_tokens_of_the_policy_get_an_advantage(group_of) -> None:  # type: ignore[no-untyped-def]
@@ -24,3 +30,71 @@ def test_groups_have_their_own_baselines(group_of) -> None:  # type: ignore[no-u
 
 def test_no_groups_make_an_empty_batch() -> None:
     assert to_batch([], AlgorithmOptions()).samples == ()
+
+
+class ScriptedJudges:
+    """Says the same of every token that the policy wrote in a sample, and notes who was asked."""
+
+    def __init__(self, *, logprob: float = 0.0, values: Sequence[float] = ()) -> None:
+        self.logprob, self.value_per_sample = logprob, values
+        self.asked: list[str] = []
+
+    async def reference_logprobs(self, samples: Sequence[Sample]) -> list[NDArray[np.float32]]:
+        self.asked.append("reference")
+        return [np.where(s.mask, self.logprob, 0.0).astype(np.float32) for s in samples]
+
+    async def values(self, samples: Sequence[Sample]) -> list[NDArray[np.float32]]:
+        self.asked.append("critic")
+        pairs = zip(samples, self.value_per_sample, strict=True)
+        return [np.where(s.mask, value, 0.0).astype(np.float32) for s, value in pairs]
+
+
+async def test_a_divergence_in_the_reward_is_the_samplers_from_the_reference(group_of) -> None:  # type: ignore[no-untyped-def]
+    # log π − log π_ref = −.1 + .5, −.2 + .5, −.3 + .5: summed .9, times β = .5
+    options = AlgorithmOptions(
+        estimator="reinforce", kl_coef=0.5, kl_in="reward", kl_estimator="k1"
+    )
+    judges = ScriptedJudges(logprob=-0.5)
+    batch, metrics = await make_batch([group_of((1.0, 0.0))], options, judges)
+    good, bad = batch.samples
+    np.testing.assert_allclose(good.advantages, [0, 0, *[1 - 0.45] * 3], rtol=1e-6)
+    np.testing.assert_allclose(bad.advantages, [0, 0, *[-0.45] * 3], rtol=1e-6)
+    k3 = [math.exp(-x) - 1 + x for x in (0.4, 0.3, 0.2)]
+    assert metrics == {"policy/kl_reference": pytest.approx(sum(k3) / 3)}
+    assert judges.asked == ["reference"]
+
+
+async def test_gae_measures_rewards_against_the_critic(group_of) -> None:  # type: ignore[no-untyped-def]
+    judges = ScriptedJudges(values=(0.25, 0.25))
+    options = AlgorithmOptions(estimator="gae", gamma=0.5)
+    batch, metrics = await make_batch([group_of((1.0, 0.0))], options, judges)
+    good, bad = batch.samples
+    np.testing.assert_allclose(good.advantages, [0, 0, 0.25 - 0.25, 0.5 - 0.25, 1 - 0.25])
+    np.testing.assert_allclose(bad.advantages, [0, 0, -0.25, -0.25, -0.25])
+    np.testing.assert_allclose(good.values, [0, 0, 0.25, 0.25, 0.25])
+    assert metrics == {"critic/explained_variance": pytest.approx(0.0)}, "a constant"
+    assert judges.asked == ["critic"]
+
+
+async def test_a_critic_that_is_half_right_explains_three_quarters(group_of) -> None:  # type: ignore[no-untyped-def]
+    judges = ScriptedJudges(values=(0.5, 0.0))
+    options = AlgorithmOptions(estimator="gae")
+    _, metrics = await make_batch([group_of((1.0, 0.0))], options, judges)
+    assert metrics == {"critic/explained_variance": pytest.approx(0.75)}
+
+
+@pytest.mark.parametrize("options", [AlgorithmOptions(), AlgorithmOptions(kl_coef=0.1)])
+async def test_no_model_is_asked_that_the_advantages_do_not_need(group_of, options) -> None:  # type: ignore[no-untyped-def]
+    judges = ScriptedJudges()
+    groups = [group_of((1.0, 0.0))]
+    batch, metrics = await make_batch(groups, options, judges)
+    assert judges.asked == []
+    assert metrics == {}
+    for one, other in zip(batch.samples, to_batch(groups, options).samples, strict=True):
+        np.testing.assert_array_equal(one.advantages, other.advantages)
+
+
+async def test_no_model_is_asked_about_nothing() -> None:
+    judges = ScriptedJudges()
+    batch, metrics = await make_batch([], AlgorithmOptions(estimator="gae"), judges)
+    assert (batch.samples, metrics, judges.asked) == ((), {}, [])
