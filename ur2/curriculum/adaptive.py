@@ -40,7 +40,7 @@ class Adaptive:
     def __init__(self, options: AdaptiveOptions, cost_per_search: float) -> None:
         self._options = options
         self._cost_per_search = cost_per_search
-        self._step = 0
+        self._first_step = self._step = 0
         self._buckets: dict[str, Bucket] = {}
         self._solved_in_a_row: dict[str, int] = {}
         self._events: list[Switch] = []
@@ -93,6 +93,7 @@ class Adaptive:
     def state_dict(self) -> dict[str, Any]:
         """Step, buckets and streaks, as plain data."""
         return {
+            "first_step": self._first_step,
             "step": self._step,
             "buckets": {name: asdict(bucket) for name, bucket in self._buckets.items()},
             "solved_in_a_row": dict(self._solved_in_a_row),
@@ -100,7 +101,7 @@ class Adaptive:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continues where `state` was taken."""
-        self._step = state["step"]
+        self._first_step, self._step = state["first_step"], state["step"]
         self._buckets = {
             name: Bucket(**{**kept, "on": Arm(**kept["on"]), "off": Arm(**kept["off"])})
             for name, kept in state["buckets"].items()
@@ -112,6 +113,7 @@ class Adaptive:
         """At the first decision of a step: switches what the evidence asks for, and lets it age."""
         if step <= self._step:
             return
+        self._first_step = self._first_step or step
         factor = 0.5 ** ((step - self._step) / self._options.half_life_steps)
         for name, bucket in self._buckets.items():
             self._switch(name, bucket, step)
@@ -122,8 +124,10 @@ class Adaptive:
     def _switch(self, name: str, bucket: Bucket, step: int) -> None:
         """Turns a bucket on at `confidence`, off at `hysteresis` below it."""
         options = self._options
-        early = bucket.retrieval and (step <= options.patience_steps or self._is_idle(bucket))
-        if early or bucket.num_groups < options.min_groups:
+        early = step - self._first_step < options.patience_steps
+        if bucket.retrieval and (early or self._is_idle(bucket)):
+            return
+        if bucket.num_groups < options.min_groups:
             return
         needed = options.confidence - (options.hysteresis if bucket.retrieval else 0.0)
         lower, price = bucket.lower_gain(needed), self._price(bucket)

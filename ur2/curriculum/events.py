@@ -37,4 +37,19 @@ class Switch:
         )
 
 
-Event = Switch
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageChange:
+    """Another stage began."""
+
+    step: int
+    """Its first step."""
+    before: str
+    after: str
+    reason: str
+    """Why the one before it ended."""
+
+    def __str__(self) -> str:
+        return f"curriculum, step {self.step}: stage {self.before} -> {self.after}: {self.reason}"
+
+
+Event = Switch | StageChange

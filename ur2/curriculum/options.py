@@ -29,7 +29,7 @@ class AdaptiveOptions(Options):
     """Searches per sample below which a bucket is not turned off: it would save nothing, and the
     policy may not have learned to search yet."""
     patience_steps: int = Field(10, ge=0)
-    """No bucket is turned off at this step or earlier."""
+    """No bucket is turned off in this many steps from the first."""
     confidence: float = Field(0.8, ge=0.5, lt=1)
     """A bucket is turned on where the gain exceeds the price of its searches with at least this
     credibility."""
@@ -48,6 +48,55 @@ class AdaptiveOptions(Options):
         return self
 
 
+class PlateauOptions(Options):
+    """A metric of the training groups that no longer rises."""
+
+    metric: Literal["reward", "accuracy", "searches"] = "reward"
+    """The mean over the samples of a step: of the reward, of correctness, of searches."""
+    window: int = Field(10, ge=1)
+    """Steps that are averaged: the last so many against as many before them."""
+    min_gain: float = 0.01
+    """The plateau is there once the metric rose by less than this."""
+
+
+class StopOptions(Options):
+    """When a stage ends: at the first of its rules that holds."""
+
+    steps: int | None = Field(None, ge=1)
+    """After this many steps."""
+    plateau: PlateauOptions | None = None
+    """At a plateau."""
+    min_steps: int = Field(1, ge=1)
+    """But not before it has lasted this many steps."""
+
+    @model_validator(mode="after")
+    def _can_hold(self) -> Self:
+        if self.steps is None and self.plateau is None:
+            raise ValueError("a stop rule needs `steps` or `plateau`")
+        if self.steps is not None and self.steps < self.min_steps:
+            raise ValueError("`steps` must not be below `min_steps`")
+        return self
+
+
+class StageOptions(Options):
+    """One part of a run; what it does not set is the curriculum's."""
+
+    name: str = Field(pattern=r"^[\w-]+$")
+    """Its name in logs and metrics."""
+    questions: str | None = None
+    """Its question file; None: the run's training file."""
+    reward: str | None = None
+    """Its reward, a key of the run's `rewards`; None: the run's `reward`."""
+    policy: PolicyName | None = None
+    """Its retrieval policy."""
+    static: dict[BucketName, Probability] | None = None
+    """Its table of policy `static`."""
+    bucket_weights: dict[BucketName, Weight] | None = None
+    """Its mix of buckets."""
+    stop: StopOptions | None = None
+    """When it ends. The last stage has none: it lasts to the end of the run."""
+
+
 class CurriculumOptions(Options):
     """Which questions are drawn, and when their groups may search. A bucket is task/level."""
 
@@ -61,6 +110,52 @@ class CurriculumOptions(Options):
     cost_per_search: float = Field(0.02, ge=0)
     """What one search costs, in solved questions: `adaptive` keeps retrieval on where the gain
     exceeds it, and `curriculum/cost` counts it. It is no part of the reward."""
+    search_budget_per_step: int | None = Field(None, ge=1)
+    """Searches that the groups of a step may make at most; a group for which no budget is left, if
+    all its samples searched as often as they may, has retrieval off. None: no limit. Held-out
+    questions are not counted."""
+    search_budget_carry_steps: int = Field(0, ge=0)
+    """How many steps' budgets may be saved for later steps. 0: each step's limit is strict, and as
+    groups seldom search as often as they may, much of it stays unused; else a step may spend more,
+    and what holds strictly is the sum: never more than the budgets of the steps so far."""
     bucket_weights: dict[BucketName, Weight] = Field(default_factory=dict)
     """The mix of buckets, in any unit; buckets that are not named are not drawn. Empty: every
     bucket by its number of questions."""
+    priority: Literal["uniform", "variance"] = "uniform"
+    """`uniform`: every epoch of a bucket has all its questions. `variance`: a question with pass
+    rate p takes part in an epoch with probability 4 p (1 - p), as groups that are all right or all
+    wrong teach nothing; one that was not played yet always does."""
+    priority_max_skips: int = Field(3, ge=0)
+    """Of `variance`: epochs in a row that a question may be left out."""
+    retire_after: int | None = Field(None, ge=1)
+    """A question whose last so many groups were all right, or all wrong, throughout is retired;
+    None: none is."""
+    retire_return_chance: Probability = 0.1
+    """The probability that a retired question takes part in an epoch; it is back for good once a
+    group of it is neither all right nor all wrong."""
+    stages: tuple[StageOptions, ...] = ()
+    """Parts of the run, in order; empty: the run is one."""
+
+    @model_validator(mode="after")
+    def _stages_are_a_sequence(self) -> Self:
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) < len(names):
+            raise ValueError(f"`stages` have distinct names, not {', '.join(names)}")
+        for stage in self.stages[:-1]:
+            if stage.stop is None:
+                raise ValueError(f"stage '{stage.name}' needs `stop`: another one follows it")
+        if self.stages and self.stages[-1].stop is not None:
+            raise ValueError(
+                f"stage '{names[-1]}' is the last one and takes no `stop`: the run's end is "
+                "trainer.steps"
+            )
+        return self
+
+    def of_stage(self, stage: StageOptions) -> Self:
+        """The options that hold in a stage."""
+        own = {
+            key: value
+            for key in ("policy", "static", "bucket_weights")
+            if (value := getattr(stage, key)) is not None
+        }
+        return self.model_copy(update={**own, "stages": ()})

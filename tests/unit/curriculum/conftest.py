@@ -2,6 +2,7 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
+from ur2.curriculum.outcome import Outcome
 from ur2.types import Level, Question
 
 
@@ -21,5 +22,23 @@ def make_questions() -> Callable[[Mapping[str, int]], list[Question]]:
             for bucket, count in counts.items()
             for i in range(count)
         ]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_outcome() -> Callable[..., Outcome]:
+    """An outcome of a group of 8: share solved, searches per sample."""
+
+    def make(question, solved, *, retrieval=False, searches=0.0, step=1, reward=None) -> Outcome:
+        return Outcome(
+            question=question,
+            retrieval=retrieval,
+            step=step,
+            num_samples=8,
+            num_correct=8 * solved,
+            num_searches=round(8 * searches),
+            reward=solved if reward is None else reward,
+        )
 
     return make
