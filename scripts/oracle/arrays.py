@@ -94,6 +94,7 @@ def our_loss(arrays: Arrays, options: AlgorithmOptions) -> Tensor:
         arrays.old_logprob_BT[arrays.mask_BT],
         options,
         Denominators(num_tokens=num_tokens, num_sequences=num_rows, norm_length=NORM_LENGTH),
+        arrays.reference_logprob_BT[arrays.mask_BT] if options.kl_coef else None,
     )
     (gradient_N,) = torch.autograd.grad(loss, logprob_N)
     return torch.cat([loss.detach()[None], gradient_N * num_tokens])

@@ -23,6 +23,11 @@ def rows(arrays: Arrays) -> Iterator[Row]:
     sequence = {"clip_low": 0.05, "clip_high": 0.1}
     cases: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         ("GRPO", {**several, "reduction": "seq_mean_token_mean"}, {"loss_type": "grpo"}),
+        (
+            "GRPO with k3 in the loss",
+            {**several, "reduction": "seq_mean_token_mean", "kl_coef": 0.3},
+            {"loss_type": "grpo", "beta": 0.3},
+        ),
         ("DAPO", {**several, "reduction": "token_mean"}, {"loss_type": "dapo"}),
         (
             "Dr. GRPO",

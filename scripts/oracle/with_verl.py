@@ -16,6 +16,7 @@ from ur2.algorithms.corrections import CORRECTIONS, Bounds
 from ur2.algorithms.kl import KL_ESTIMATORS
 from ur2.algorithms.options import AlgorithmOptions
 from ur2.algorithms.sequences import Sequences
+from ur2.algorithms.values import clipped_value
 
 BESSEL = "verl whitens with n - 1, we with n (as OpenRLHF); equal after that factor, next row"
 REDUCTIONS = {
@@ -30,6 +31,7 @@ def rows(arrays: Arrays) -> Iterator[Row]:
     yield from _advantages(arrays)
     yield from _losses(arrays)
     yield from _corrections(arrays)
+    yield _value_loss(arrays)
     difference_BT = arrays.logprob_BT - arrays.reference_logprob_BT
     for name, estimator in KL_ESTIMATORS.items():
         theirs = core_algos.kl_penalty(arrays.logprob_BT, arrays.reference_logprob_BT, name)
@@ -141,6 +143,14 @@ def _corrections(arrays: Arrays) -> Iterator[Row]:
         delta_BT, _m(arrays), "seq_mean_k1", "0.95_1.05"
     )
     yield row("correction sequence_mask", "verl seq_mean_k1", kept, theirs[mask])
+
+
+def _value_loss(arrays: Arrays) -> Row:
+    mask = arrays.mask_BT
+    old_BT, return_BT = arrays.value_BT + 0.3 * arrays.logprob_BT, arrays.advantage_BT
+    theirs, _ = core_algos.compute_value_loss(arrays.value_BT, return_BT, old_BT, _m(arrays), 0.2)
+    ours_N, _ = clipped_value(arrays.value_BT[mask], old_BT[mask], return_BT[mask], 0.2)
+    return row("value loss, clipped", "verl", ours_N.mean(), theirs)
 
 
 def _ours(name: str, arrays: Arrays, **options) -> Tensor:
