@@ -8,8 +8,6 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import httpx
-from purgatory import AsyncCircuitBreakerFactory
-from purgatory.domain.model import OpenedState
 from tenacity import (
     AsyncRetrying,
     RetryCallState,
@@ -18,6 +16,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
+from ur2.endpoints.breaker import Breaker
 from ur2.endpoints.options import ServiceAccessOptions
 from ur2.errors import ComponentError, InputError
 
@@ -29,7 +28,6 @@ MAX_BACKOFF_S = 8.0
 MAX_REPLY_BYTES = 8 * 2**20
 MIN_FAILURES = 5
 PAUSE_S = 30.0
-"""How long nothing is asked after failures in a row."""
 
 
 class EndpointError(ComponentError):
@@ -48,8 +46,8 @@ class PassingError(EndpointError):
 class JsonClient:
     """Asks one service; light and picklable until its first request.
 
-    As many failures in a row as requests may run at once (`MIN_FAILURES` at least) make it pause:
-    for `PAUSE_S` requests fail without being sent.
+    After as many failures in a row as requests may run at once (`MIN_FAILURES` at least) requests
+    fail without being sent, but for one every `PAUSE_S`.
     """
 
     def __init__(
@@ -78,7 +76,8 @@ class JsonClient:
         self._backoff_s = backoff_s
         self._http: httpx.AsyncClient | None = None
         self._places: asyncio.Semaphore
-        self._breakers: AsyncCircuitBreakerFactory
+        self._breaker = Breaker(max(options.max_concurrency, MIN_FAILURES), PAUSE_S)
+        self._last_failure = ""
 
     async def request(
         self,
@@ -106,14 +105,18 @@ class JsonClient:
         http = self._client()
         request = http.build_request(method, self._address(path), params=params, json=body)
         async with self._places:
-            breaker = await self._breakers.get_breaker(self._where)
+            if not self._breaker.admits():
+                raise EndpointError(f"not asked, after failures in a row: {self._last_failure}")
             try:
-                async with breaker, asyncio.timeout(self._options.deadline_s):
-                    return await self._tries()(self._try, http, request, read)
-            except OpenedState as error:
-                raise EndpointError(f"{self._where}: not asked, after failures in a row") from error
-            except TimeoutError as error:
-                raise EndpointError(f"no reply within {self._options.deadline_s:g} s") from error
+                async with asyncio.timeout(self._options.deadline_s):
+                    value: T = await self._tries()(self._try, http, request, read)
+            except (EndpointError, TimeoutError) as error:
+                self._breaker.failed()
+                reason = str(error) or f"no reply within {self._options.deadline_s:g} s"
+                self._last_failure = reason
+                raise EndpointError(reason) from error
+            self._breaker.succeeded()
+            return value
 
     async def close(self) -> None:
         """Lets go of the connections; a later request opens others."""
@@ -173,11 +176,6 @@ class JsonClient:
         if self._http is None:
             num = self._options.max_concurrency
             self._places = asyncio.Semaphore(num)
-            self._breakers = AsyncCircuitBreakerFactory(
-                default_threshold=max(num, MIN_FAILURES),
-                default_ttl=PAUSE_S,
-                exclude=[asyncio.CancelledError],
-            )
             self._http = httpx.AsyncClient(
                 headers=self._key(), limits=httpx.Limits(max_connections=num), timeout=None
             )

@@ -19,7 +19,7 @@ class ServiceAccessOptions(Options):
     api_key_env: str
     """The environment variable that holds the key; unset: no key is sent."""
     max_concurrency: Count = 32
-    """Requests under way at once."""
+    """Requests under way at once, per process that asks."""
     timeout_s: Seconds = 20.0
     """Seconds for one try."""
     max_tries: Count = 5
@@ -27,7 +27,8 @@ class ServiceAccessOptions(Options):
     deadline_s: Seconds = 100.0
     """Seconds for all tries of a request."""
     cache: str | None = None
-    """A folder that keeps replies across steps and runs, by what was asked; None keeps none."""
+    """A folder that keeps replies across steps and runs, by what was asked, up to 1 GiB; None keeps
+    none."""
 
 
 class EndpointOptions(ServiceAccessOptions):

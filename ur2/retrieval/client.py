@@ -20,8 +20,8 @@ from tenacity import (
     wait_random_exponential,
 )
 
+from ur2.endpoints.breaker import Breaker
 from ur2.errors import InputError, RetrievalError
-from ur2.retrieval.breaker import Breaker
 from ur2.retrieval.errors import RetrievalOverloadedError, RetrievalUnavailableError
 from ur2.retrieval.stats import QueryStats
 from ur2.retrieval.wire import MAX_DEADLINE_S, RetrieveRequest, ScoredResponse, to_passage

@@ -167,6 +167,7 @@ async def test_an_endpoint_that_keeps_failing_is_left_alone_for_a_while(serve_ht
     assert all(reply.value is None for reply in replies)
     assert 6 <= len(server.sent) <= 11
     assert "in a row" in replies[-1].failure
+    assert "401" in replies[-1].failure
 
 
 async def test_requests_in_flight_are_limited(serve_http, http_answer):

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ur2.retrieval.breaker import Breaker
+from ur2.endpoints.breaker import Breaker
 
 
 class Clock:

@@ -1,4 +1,4 @@
-"""The circuit breaker of the client: what keeps failing is left alone for a while."""
+"""The circuit breaker of clients: what keeps failing is left alone for a while."""
 
 import time
 from collections.abc import Callable
