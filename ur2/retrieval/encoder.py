@@ -59,7 +59,8 @@ class SentenceTransformerEncoder:
         self.spec = spec.model_copy(update={"revision": _revision(spec.name, self._model)})
         precision = _precision(options.precision, device)
         self._arithmetic: Callable[[], AbstractContextManager[Any]] = nullcontext
-        if precision is not torch.float32:
+        self._short = precision is not torch.float32
+        if self._short:
             self._arithmetic = self._compute_in(precision, torch.device(device).type)
 
     @property
@@ -86,7 +87,7 @@ class SentenceTransformerEncoder:
                 show_progress_bar=False,
             )
         vector_ND: Vectors = np.ascontiguousarray(vectors, dtype=np.float32)
-        if vectors.dtype != np.float32:  # normalised, but in short arithmetic
+        if self._short:  # normalised only as well as short arithmetic can
             vector_ND /= np.maximum(np.linalg.norm(vector_ND, axis=1, keepdims=True), MIN_NORM)
         return vector_ND
 

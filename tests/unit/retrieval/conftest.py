@@ -58,6 +58,35 @@ class ScriptedEncoder:
         return np.array(rows, dtype=np.float32).reshape(-1, self.dimension)
 
 
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a sentence-transformers model of random weights, 32 wide."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    folder = tmp_path_factory.mktemp("encoder")
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789"
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{c}" for c in letters)]
+    (folder / "vocab.txt").write_text("\n".join(words))
+    BertTokenizerFast(vocab_file=str(folder / "vocab.txt")).save_pretrained(folder / "bert")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = BertConfig(
+            vocab_size=len(words),
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=64,
+            max_position_embeddings=128,
+        )
+        BertModel(config).save_pretrained(folder / "bert")
+    modules = [Transformer(str(folder / "bert"), max_seq_length=128), Pooling(32)]
+    SentenceTransformer(modules=modules, device="cpu").save(str(folder / "tiny"))
+    return folder / "tiny"
+
+
 WriteCorpus = Callable[[Iterable[Passage]], Path]
 MakeIndex = Callable[..., Path]
 
