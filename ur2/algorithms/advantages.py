@@ -14,6 +14,8 @@ Departures from the papers:
 3. A group of one has no group-relative signal in GRPO and Dr. GRPO (advantage 0); where the
    baseline is a mean of others (RLOO) or the result is whitened over the batch
    (REINFORCE++-baseline), its baseline is 0.
+4. Whitening divides by the standard deviation over n tokens, not n − 1; GAE's advantages are not
+   whitened, so that advantage plus value is the return.
 """
 # ruff: noqa: N802, N815 - shape suffixes are the notation of the maths, in records too
 

@@ -1,5 +1,6 @@
 """Estimators of KL(p ‖ q) from samples of p. Schulman, "Approximating KL divergence", 2020.
 
+No departures. In the reward p is the policy that sampled, in the loss the one that is trained.
 Shapes: any; log_ratio = log p − log q at the sampled token, and r = q / p = exp(−log_ratio).
 """
 

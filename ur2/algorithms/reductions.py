@@ -2,7 +2,8 @@
 
 A reduction is the weight that each policy token of a sequence gets; the loss is Σ weight·loss over
 tokens. Denominators count the whole update, over all ranks and microbatches, so any split of it
-gives the same gradient.
+gives the same gradient. Departure from the papers: means are over all questions of the update at
+once, where GRPO's is over the samples of each question first; groups of one size make them equal.
 
 Shapes: _B sequences of this microbatch.
 """
