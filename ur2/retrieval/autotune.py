@@ -23,10 +23,11 @@ from rich.table import Table
 
 from ur2.errors import InputError, run_entry
 from ur2.options import parse_command_line
+from ur2.retrieval.encode import LoadEncoder
 from ur2.retrieval.encoder import Encoder, SentenceTransformerEncoder, num_threads
 from ur2.retrieval.index import VectorIndex, VectorSource, exact_search
-from ur2.retrieval.manifest import Tuning
-from ur2.retrieval.options import EncoderOptions
+from ur2.retrieval.manifest import Manifest, Tuning, load_manifest
+from ur2.retrieval.options import BuildOptions, EncoderOptions
 from ur2.retrieval.recall_curve import Point, choose, ladder, measure_of, plot
 from ur2.retrieval.store import Store
 from ur2.retrieval.vectors import VectorFolder
@@ -122,6 +123,41 @@ def autotune(
     return tuning
 
 
+def check_tuning(options: BuildOptions) -> None:
+    """Makes sure, before anything is built, that what is built can be tuned as asked.
+
+    Raises:
+        InputError: the kind of index has no breadth, or the queries cannot be read.
+    """
+    if options.autotune_queries is None:
+        return
+    kind = options.dense if options.index == "hybrid" else options.index
+    if kind not in ("hnsw", "ivf", "ivf_pq"):
+        raise InputError(
+            f"autotune_queries is of no use to a {kind} index; leave it out, or use index=hnsw, "
+            "ivf or ivf_pq"
+        )
+    if options.autotune_queries != FROM_CORPUS:
+        read_queries(Path(options.autotune_queries))
+
+
+def tune_built(
+    folder: Path, options: BuildOptions, load_encoder: LoadEncoder, vectors: VectorSource | None
+) -> Manifest:
+    """Tunes an index that was just built, as its build was asked to; returns its manifest."""
+    store = Store(folder)
+    spec = store.manifest.recipe.encoder
+    assert spec is not None, "only vectors are tuned"
+    tuning = AutotuneOptions(
+        index=str(folder),
+        queries=options.autotune_queries or FROM_CORPUS,
+        recall=options.autotune_recall,
+        num_threads=options.num_threads,
+    )
+    autotune(store, load_encoder(spec, options), tuning, vectors)
+    return load_manifest(folder)
+
+
 def check_tunable(store: Store) -> VectorIndex:
     """The part of an index whose breadth can be chosen.
 
@@ -144,7 +180,7 @@ def read_queries(path: Path) -> list[str]:
         InputError: naming file and line.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = [line.decode() for line in path.read_bytes().splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"queries={path} cannot be read as text ({error})") from error
     places = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]

@@ -21,6 +21,7 @@ from rich.progress import TaskID
 from ur2.errors import InputError, run_entry
 from ur2.options import parse_command_line
 from ur2.retrieval import index as faiss_index
+from ur2.retrieval.autotune import check_tuning, tune_built
 from ur2.retrieval.corpus_convert import convert, corpus_sha256, ready_corpus
 from ur2.retrieval.corpus_file import Corpus
 from ur2.retrieval.encode import Encoding, LoadEncoder, load_encoder
@@ -53,8 +54,10 @@ def main() -> None:
     # torch is loaded, which is later.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     started = time.monotonic()
+    check_tuning(options)
     manifest = up_to_date(options)
     if manifest:
+        manifest = search_as_asked(manifest, options)
         verdict = "is up to date"
     else:
         manifest = build(options)
@@ -81,6 +84,23 @@ def up_to_date(options: BuildOptions) -> Manifest | None:
     except InputError:  # an index all the same, only an unreadable one, which a build replaces
         return None
     return manifest if recipe(options).fitted_to(manifest.recipe) == manifest.recipe else None
+
+
+def search_as_asked(
+    manifest: Manifest, options: BuildOptions, load_encoder: LoadEncoder = load_encoder
+) -> Manifest:
+    """Has an index that is there searched as `options` say, which takes no other build."""
+    spec, out = manifest.recipe.index.vectors, Path(options.out)
+    search = search_spec(options, spec, manifest.parameters, known=manifest.search)
+    if search != manifest.search:
+        manifest = manifest.model_copy(update={"search": search})
+        manifest.save(out)
+    if options.autotune_queries and (
+        search.tuning is None or search.tuning.target != options.autotune_recall
+    ):
+        kept = VectorFolder(Path(options.vectors)) if options.vectors else None
+        return tune_built(out, options, load_encoder, kept)
+    return manifest
 
 
 def recipe(options: BuildOptions) -> Recipe:
@@ -139,6 +159,7 @@ class _Build:
         self._planned = planned
         self._options = options
         self._load_encoder = load_encoder
+        self._encoded: VectorFolder | None = None
 
     def run(self) -> Manifest:
         """Makes all parts, and at last the manifest that ties them."""
@@ -151,6 +172,8 @@ class _Build:
         if index.lexical is not None:
             self._make_words(index.lexical)
         manifest.save(self._made)
+        if self._options.autotune_queries:
+            return tune_built(self._made, self._options, self._load_encoder, self._encoded)
         return manifest
 
     def _make_corpus(self) -> None:
@@ -182,7 +205,7 @@ class _Build:
         record = encoding.record
         # Impossible parameters fail before the hours that encoding may take.
         parameters = plan(spec, num_vectors=record.num_rows, dimension=record.dimension)
-        encoded = encoding.run()
+        self._encoded = encoded = encoding.run()
         key = f"{record.model_dump_json()} {spec.model_dump_json()}"
         self._once(VECTORS_FILE, key, lambda path: self._index_vectors(spec, encoded, path))
         return manifest.model_copy(
@@ -197,7 +220,13 @@ class _Build:
     def _index_vectors(self, spec: VectorSpec, encoded: VectorFolder, path: Path) -> None:
         with _stages("vectors") as progress:
             threads = num_threads(self._options.num_threads)
-            index = faiss_index.build_index(spec, encoded, num_threads=threads, progress=progress)
+            index = faiss_index.build_index(
+                spec,
+                encoded,
+                num_threads=threads,
+                device=self._options.index_device,
+                progress=progress,
+            )
         index.save(path)
 
     def _make_words(self, spec: LexicalSpec) -> None:
@@ -209,7 +238,7 @@ class _Build:
 
         def make(path: Path) -> None:
             with _stages("passages") as progress:
-                build_lexical(spec, texts, path, progress=progress)
+                build_lexical(spec, texts, len(self._corpus), path, progress=progress)
 
         self._once(LEXICAL_FOLDER, f"{self._corpus.sha256} {spec.model_dump_json()}", make)
 

@@ -97,7 +97,7 @@ class Corpora:
                 was open stays.
         """
         name = self._known(name)
-        store = Store(self._folders[name])
+        store = Store(self._folders[name], device=self._options.index_device)
         encoder = self._encoder(store.manifest.recipe.encoder)
         opened = OpenIndex(
             name,

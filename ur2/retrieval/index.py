@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ur2.errors import InputError
+from ur2.retrieval.index_gpu import MAX_ROWS, adder, can_move, gpus, mover, set_breadth, train
 from ur2.retrieval.index_kinds import KINDS, faiss, lists_of
 from ur2.retrieval.index_rules import plan
 from ur2.retrieval.manifest import VectorSpec
@@ -65,10 +66,13 @@ class InMemory:
 class VectorIndex:
     """Vectors that can be searched; rows are numbered as in the source they came from."""
 
-    def __init__(self, faiss_index: Any, *, breadth: int | None = None) -> None:
-        """Searches `faiss_index`, `breadth` as in `SearchSpec`."""
+    def __init__(
+        self, faiss_index: Any, *, breadth: int | None = None, on_gpu: bool = False
+    ) -> None:
+        """Searches `faiss_index`, `breadth` as in `SearchSpec`; on a GPU one search at a time."""
         self._faiss = faiss_index
         self._breadth = breadth
+        self._on_gpu = on_gpu
 
     @property
     def dimension(self) -> int:
@@ -94,8 +98,11 @@ class VectorIndex:
         """
         # faiss keeps the number of threads per calling thread, hence not once at the start.
         faiss.omp_set_num_threads(num_threads)
-        k = min(k, len(self))
-        how = _search_parameters(self._faiss, breadth or self._breadth, k)
+        k, breadth = min(k, len(self)), breadth or self._breadth
+        if self._on_gpu:
+            set_breadth(self._faiss, breadth)
+            return cast(Ranking, self._faiss.search(query_QD, min(k, MAX_ROWS)))
+        how = _search_parameters(self._faiss, breadth, k)
         return cast(Ranking, self._faiss.search(query_QD, k, params=how))
 
     def breadths(self, k: int) -> range:
@@ -128,41 +135,53 @@ def build_index(
     *,
     num_threads: int = 1,
     seed: int = 0,
+    device: str = "cpu",
     progress: Progress = lambda stage, done, total: None,
 ) -> VectorIndex:
     """An index over all of `vectors`, read a slice at a time.
 
     What must be learnt first (centroids, codes) is learnt from a sample of the rows, drawn with
-    `seed`. `plan` tells beforehand whether `spec` suits the vectors.
+    `seed`. `plan` tells beforehand whether `spec` suits the vectors. The index is on the CPU, but
+    GPUs that `device` names take part in making it.
 
     Raises:
-        InputError: `spec` is impossible for these vectors.
+        InputError: `spec` is impossible for these vectors, or the device is not there.
     """
     num_vectors = len(vectors)
     parameters = plan(spec, num_vectors=num_vectors, dimension=vectors.dimension)
+    devices = gpus(device)
+    move = mover(devices) if devices else None
     faiss.omp_set_num_threads(num_threads)
     index = KINDS[spec.kind](vectors.dimension, spec, parameters)
     if not index.is_trained:
         progress("training", 0, 1)
         num_rows = max(MIN_TRAINING_ROWS, TRAINING_ROWS_PER_CENTROID * parameters.get("lists", 0))
-        index.train(sample_rows(vectors, num_rows, seed=seed))
+        train(index, sample_rows(vectors, num_rows, seed=seed), move)
         progress("training", 1, 1)
+    add = adder(index, move)
     for start in range(0, num_vectors, ROWS_PER_ROUND):
-        index.add(_float32(vectors[start : start + ROWS_PER_ROUND]))
+        add(_float32(vectors[start : start + ROWS_PER_ROUND]))
         progress("indexing", index.ntotal, num_vectors)
     return VectorIndex(index)
 
 
-def load(path: Path, *, breadth: int | None = None) -> VectorIndex:
-    """Opens an index that `VectorIndex.save` wrote, memory-mapped: processes share its pages.
+def load(path: Path, *, breadth: int | None = None, device: str = "cpu") -> VectorIndex:
+    """Opens an index that `VectorIndex.save` wrote.
+
+    On the CPU it is memory-mapped: processes share its pages. On GPUs it is copied there, if its
+    kind can be.
 
     Raises:
-        InputError: the file is missing or damaged.
+        InputError: the file is missing or damaged, or the device is not there.
     """
+    devices = gpus(device)
     try:
-        return VectorIndex(faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC), breadth=breadth)
+        index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
     except RuntimeError as error:
         raise InputError(f"{path} is missing or damaged; build the index again") from error
+    if devices and can_move(index):
+        return VectorIndex(mover(devices)(index), breadth=breadth, on_gpu=True)
+    return VectorIndex(index, breadth=breadth)
 
 
 def exact_search(

@@ -53,17 +53,34 @@ def plan(spec: VectorSpec, *, num_vectors: int, dimension: int) -> dict[str, int
 
 
 def search_spec(
-    options: IndexOptions, spec: VectorSpec | None, parameters: Mapping[str, int]
+    options: IndexOptions,
+    spec: VectorSpec | None,
+    parameters: Mapping[str, int],
+    known: SearchSpec | None = None,
 ) -> SearchSpec:
-    """How the index is searched until it is tuned; `parameters` as planned."""
+    """How the index is searched: as `options` say, else as is `known`, else by rule.
+
+    Args:
+        options: what is asked for.
+        spec: the vectors' part, if there is one.
+        parameters: of it, as planned.
+        known: how the index has been searched so far, perhaps because it was tuned.
+    """
+    known = known or SearchSpec()
     kind = spec.kind if spec else None
     breadth = None
     if kind == "hnsw":
-        breadth = options.hnsw_search_breadth or HNSW_BREADTH
+        breadth = options.hnsw_search_breadth or known.breadth or HNSW_BREADTH
     elif kind in ("ivf", "ivf_pq"):
         lists = parameters["lists"]
-        breadth = min(options.ivf_probes or math.ceil(lists / PROBED_SHARE), lists)
-    return SearchSpec(breadth=breadth, fusion_k=options.fusion_k, fusion_depth=options.fusion_depth)
+        asked = options.ivf_probes or known.breadth or math.ceil(lists / PROBED_SHARE)
+        breadth = min(asked, lists)
+    return SearchSpec(
+        breadth=breadth,
+        fusion_k=options.fusion_k,
+        fusion_depth=options.fusion_depth,
+        tuning=known.tuning if breadth == known.breadth else None,
+    )
 
 
 def _vector_spec(kind: VectorKind, options: IndexOptions) -> VectorSpec:

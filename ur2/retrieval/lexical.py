@@ -88,32 +88,29 @@ class LexicalIndex:
 def build_lexical(
     spec: LexicalSpec,
     texts: Iterable[str],
+    num_texts: int,
     folder: Path,
     *,
     progress: Progress = lambda stage, done, total: None,
-) -> int:
-    """Writes an index of words over `texts`, which are read once, to a new folder.
+) -> None:
+    """Writes an index of words over N `texts`, which are read once, to a new folder.
 
     score(t, p) = ln(1 + (N - n_t + ½) / (n_t + ½)) · f / (f + k1 (1 - b + b |p| / mean |p|)),
     f the count of term t in passage p, n_t the number of passages with t: Robertson's BM25 as
     Lucene computes it (Kamphuis et al. 2020).
-
-    Returns:
-        N.
     """
     folder.mkdir(parents=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         counted = _Counts(Path(scratch))
         for batch in _batches(texts):
             counted.add(batch)
-            progress("counting words", counted.num_texts, 0)
+            progress("counting words", counted.num_texts, num_texts)
         counted.write_scores(spec, folder, progress)
     (folder / VOCABULARY_FILE).write_text(
         json.dumps(counted.terms, ensure_ascii=False), encoding="utf-8"
     )
     parameters = {"k1": spec.k1, "b": spec.b, "method": "lucene", "num_docs": counted.num_texts}
     (folder / PARAMETERS_FILE).write_text(json.dumps(parameters, indent=2), encoding="utf-8")
-    return counted.num_texts
 
 
 class _Counts:

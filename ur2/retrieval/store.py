@@ -26,8 +26,8 @@ LEXICAL_FOLDER = "lexical"
 class Store:
     """An index opened together with its passages; everything is memory-mapped."""
 
-    def __init__(self, folder: Path) -> None:
-        """Opens an index folder.
+    def __init__(self, folder: Path, *, device: str = "cpu") -> None:
+        """Opens an index folder, vectors on `device`.
 
         Raises:
             InputError: it is missing, damaged, or its parts do not belong together.
@@ -36,7 +36,9 @@ class Store:
         spec, how = self.manifest.recipe.index, self.manifest.search
         self.corpus = Corpus(folder / CORPUS_FILE)
         self.vectors = (
-            vectors.load(folder / VECTORS_FILE, breadth=how.breadth) if spec.vectors else None
+            vectors.load(folder / VECTORS_FILE, breadth=how.breadth, device=device)
+            if spec.vectors
+            else None
         )
         self._lexical = LexicalIndex(folder / LEXICAL_FOLDER) if spec.lexical else None
         self._check_parts(folder)

@@ -5,8 +5,11 @@ from typing import Any
 import pytest
 
 from ur2.errors import InputError
-from ur2.retrieval.autotune import AutotuneOptions, autotune, read_queries
+from ur2.retrieval.autotune import AutotuneOptions, autotune, check_tuning, read_queries
+from ur2.retrieval.build import search_as_asked
 from ur2.retrieval.index import InMemory
+from ur2.retrieval.manifest import load_manifest
+from ur2.retrieval.options import BuildOptions
 from ur2.retrieval.recall_curve import recall
 from ur2.retrieval.store import Store
 from ur2.types import Passage
@@ -75,6 +78,44 @@ def test_without_queries_titles_and_first_sentences_are_asked(
     assert set(asked) <= titles | sentences
     assert set(asked) & titles
     assert set(asked) & sentences
+
+
+def test_a_build_tunes_when_it_is_asked_to_and_the_next_keeps_that(
+    make_index: Any, encoder: Any, write_corpus: Any
+) -> None:
+    folder = make_index(passages=PASSAGES, index="ivf", autotune_queries="corpus")
+    tuned = load_manifest(folder).search
+    assert tuned.tuning is not None
+    assert tuned.tuning.target == 0.97
+
+    def asked(**more: Any) -> Any:
+        options = BuildOptions(
+            corpus=str(write_corpus(PASSAGES)),
+            out=str(folder),
+            encoder="scripted",
+            index="ivf",
+            **more,
+        )
+        return search_as_asked(load_manifest(folder), options, lambda spec, _: encoder).search
+
+    assert asked() == tuned
+    assert asked(ivf_probes=2).breadth == load_manifest(folder).search.breadth == 2
+    assert asked(autotune_queries="corpus").tuning is not None
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"autotune_queries": "corpus"}, "of no use to a flat index"),
+        ({"autotune_queries": "corpus", "index": "hybrid"}, "of no use to a flat index"),
+        ({"autotune_queries": "/no/such/file", "index": "ivf"}, "cannot be read"),
+    ],
+)
+def test_tuning_that_cannot_be_is_refused_before_anything_is_built(
+    options: Any, complaint: str
+) -> None:
+    with pytest.raises(InputError, match=complaint):
+        check_tuning(BuildOptions(corpus="c", out="o", **options))
 
 
 @pytest.mark.parametrize("kind", ["flat", "lexical"])
