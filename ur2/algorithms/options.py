@@ -58,8 +58,8 @@ class AlgorithmOptions(Options):
     """`seq_mean_token_sum_norm`: the constant that replaces the length of a sequence."""
     correction: Literal["none", "tis", "icepop", "sequence_mask"] = "none"
     """Weighs tokens by how much likelier the trainer finds them than the sampler did: `tis` bounds
-    the weight, `icepop` drops tokens out of bounds, `sequence_mask` drops whole sequences. Where
-    rollouts run ahead of the update (trainer.mode, trainer.num_extra_groups), `tis` unless given."""
+    the weight, `icepop` drops tokens out of bounds, `sequence_mask` drops whole sequences. `tis`
+    unless given where rollouts run ahead of the update (trainer.mode, trainer.num_extra_groups)."""
     correction_cap: float = Field(default=2.0, gt=0.0)
     """`tis`: the largest weight; `icepop`, `sequence_mask`: the largest ratio that is kept (of a
     sequence: the geometric mean over its tokens)."""

@@ -92,13 +92,13 @@ def to_batch(
 
 
 def _to_samples(groups: Sequence[ScoredGroup]) -> list[Sample]:
-    """Trajectories as training sequences, without advantages."""
+    """Trajectories as training sequences, with advantages of 0."""
     return [
         Sample(
             id=trajectory.id,
             token_ids=np.asarray(trajectory.token_ids, dtype=np.int64),
             mask=np.asarray(trajectory.policy_mask, dtype=np.bool_),
-            advantages=np.zeros(0, dtype=np.float32),
+            advantages=np.zeros(len(trajectory.token_ids), dtype=np.float32),
             sampler_logprobs=np.asarray(trajectory.sampler_logprobs, dtype=np.float32),
         )
         for group in groups

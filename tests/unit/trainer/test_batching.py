@@ -3,9 +3,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from ur2.algorithms.options import AlgorithmOptions
+from ur2.policy.microbatch import collate
 from ur2.trainer.batching import make_batch, to_batch
 from ur2.types import Sample
 
@@ -33,7 +35,10 @@ def test_no_groups_make_an_empty_batch() -> None:
 
 
 class ScriptedJudges:
-    """Says the same of every token that the policy wrote in a sample, and notes who was asked."""
+    """Says the same of every token that the policy wrote in a sample, and notes who was asked.
+
+    It reads samples as policy ranks do.
+    """
 
     def __init__(self, *, logprob: float = 0.0, values: Sequence[float] = ()) -> None:
         self.logprob, self.value_per_sample = logprob, values
@@ -41,10 +46,12 @@ class ScriptedJudges:
 
     async def reference_logprobs(self, samples: Sequence[Sample]) -> list[NDArray[np.float32]]:
         self.asked.append("reference")
+        collate(samples, torch.device("cpu"))
         return [np.where(s.mask, self.logprob, 0.0).astype(np.float32) for s in samples]
 
     async def values(self, samples: Sequence[Sample]) -> list[NDArray[np.float32]]:
         self.asked.append("critic")
+        collate(samples, torch.device("cpu"))
         pairs = zip(samples, self.value_per_sample, strict=True)
         return [np.where(s.mask, value, 0.0).astype(np.float32) for s, value in pairs]
 
