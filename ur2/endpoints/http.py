@@ -25,7 +25,8 @@ T = TypeVar("T")
 PASSING_STATUSES = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 """HTTP statuses after which another try may succeed."""
 MAX_BACKOFF_S = 8.0
-MAX_REPLY_BYTES = 8 * 2**20
+CONNECT_TIMEOUT_S = 10.0
+MAX_REPLY_BYTES = 32 * 2**20
 MIN_FAILURES = 5
 PAUSE_S = 30.0
 
@@ -33,12 +34,17 @@ PAUSE_S = 30.0
 class EndpointError(ComponentError):
     """A service gave no usable reply; its message never belongs into a model's context."""
 
+    def __init__(self, message: str, *, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        """Of HTTP, where that is what was wrong."""
+
 
 class PassingError(EndpointError):
     """No usable reply this time; another try may bring one."""
 
-    def __init__(self, message: str, *, after_s: float = 0.0) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, *, status: int | None = None, after_s: float = 0.0) -> None:
+        super().__init__(message, status=status)
         self.after_s = after_s
         """Seconds that the service asks to be left alone for."""
 
@@ -110,11 +116,13 @@ class JsonClient:
             try:
                 async with asyncio.timeout(self._options.deadline_s):
                     value: T = await self._tries()(self._try, http, request, read)
-            except (EndpointError, TimeoutError) as error:
-                self._breaker.failed()
-                reason = str(error) or f"no reply within {self._options.deadline_s:g} s"
-                self._last_failure = reason
-                raise EndpointError(reason) from error
+            except TimeoutError as error:
+                raise self._failed(f"no reply within {self._options.deadline_s:g} s") from error
+            except PassingError as error:
+                tries = f"{error} ({self._options.max_tries} tries)"
+                raise self._failed(tries, status=error.status) from error
+            except EndpointError as error:
+                raise self._failed(str(error), status=error.status) from error
             self._breaker.succeeded()
             return value
 
@@ -135,6 +143,11 @@ class JsonClient:
     ) -> None:
         await self.close()
 
+    def _failed(self, message: str, *, status: int | None = None) -> EndpointError:
+        self._breaker.failed()
+        self._last_failure = message
+        return EndpointError(message, status=status)
+
     async def _try(
         self, http: httpx.AsyncClient, request: httpx.Request, read: Callable[[Any], T]
     ) -> T:
@@ -150,26 +163,27 @@ class JsonClient:
             raise PassingError(f"{request.url.host}: {error!r}") from error
 
     async def _reply(self, http: httpx.AsyncClient, request: httpx.Request) -> Any:
+        host = request.url.host
         response = await http.send(request, stream=True)
         try:
-            if response.is_error or response.is_redirect:
-                failure = f"{request.url.host} answered with status {response.status_code}"
-                if response.status_code in PASSING_STATUSES:
-                    raise PassingError(failure, after_s=_retry_after(response))
-                raise EndpointError(failure)
             content = bytearray()
             async for chunk in response.aiter_bytes():
                 content += chunk
                 if len(content) > MAX_REPLY_BYTES:
-                    raise EndpointError(
-                        f"{request.url.host} sent more than {MAX_REPLY_BYTES} bytes"
-                    )
+                    raise EndpointError(f"{host} sent more than {MAX_REPLY_BYTES} bytes")
         finally:
             await response.aclose()
+        shown = content[:300].decode("utf-8", "replace")
+        if response.is_error or response.is_redirect:
+            status = response.status_code
+            failure = f"{host}: HTTP {status}: {shown}"
+            if status in PASSING_STATUSES:
+                raise PassingError(failure, status=status, after_s=_retry_after(response))
+            raise EndpointError(failure, status=status)
         try:
             return json.loads(content)
         except (ValueError, RecursionError) as error:
-            raise PassingError(f"{request.url.host} sent no JSON") from error
+            raise PassingError(f"{host} sent no JSON: {shown}") from error
 
     def _client(self) -> httpx.AsyncClient:
         # Made late, as neither connections nor their event loop can be pickled, nor should a key.
@@ -177,7 +191,9 @@ class JsonClient:
             num = self._options.max_concurrency
             self._places = asyncio.Semaphore(num)
             self._http = httpx.AsyncClient(
-                headers=self._key(), limits=httpx.Limits(max_connections=num), timeout=None
+                headers=self._key(),
+                limits=httpx.Limits(max_connections=num),
+                timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT_S),
             )
         return self._http
 

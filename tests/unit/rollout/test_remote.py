@@ -162,7 +162,7 @@ def test_failures_that_pass_are_tried_again_and_bounded(serve):
     server = serve(lambda path, body: (next(statuses), {"ok": 1}))
     assert asyncio.run(ask(engine_options(server))) == [{"ok": 1}]
     broken = serve(lambda path, body: (500, {}))
-    with pytest.raises(ComponentError, match="after 3 attempts: HTTP 500"):
+    with pytest.raises(ComponentError, match=r"HTTP 500.*3 tries"):
         asyncio.run(ask(engine_options(broken, max_retries=2)))
     assert len(broken.requests) == 3
 
@@ -185,29 +185,11 @@ def test_a_refused_key_a_missing_key_and_an_unknown_model_are_the_users_to_mend(
         asyncio.run(ask(engine_options(server, model="other")))
 
 
-def test_no_more_requests_are_in_flight_than_allowed(serve):
-    in_flight, most = 0, 0
-
-    class Counting(Endpoint):
-        async def _attempt(self, method, path, body):
-            nonlocal in_flight, most
-            in_flight += 1
-            most = max(most, in_flight)
-            await asyncio.sleep(0.001)
-            in_flight -= 1
-            return {}
-
-    async def run() -> None:
-        options = EngineOptions(
-            name="remote", remote=RemoteOptions(url="http://127.0.0.1:1"), max_num_seqs=3
-        )
-        client = Counting(options, "m")
-        await client.open()
-        await asyncio.gather(*(client.request("POST", "x") for _ in range(20)))
-        await client.close()
-
-    asyncio.run(run())
-    assert most == 3
+def test_no_more_requests_are_in_flight_than_allowed(serve_http, http_answer):
+    server = serve_http(lambda sent: http_answer(body=b"{}", delay_s=0.02))
+    remote = RemoteOptions(url=server.url)
+    asyncio.run(ask(EngineOptions(name="remote", remote=remote, max_num_seqs=3), num=12))
+    assert server.most_at_once == 3
 
 
 def chat_reply(*contents: str, finish: str = "stop"):

@@ -1,29 +1,15 @@
 """One OpenAI-compatible endpoint: bounded retries, limited requests in flight, typed failures."""
 
-import asyncio
 import os
 from collections.abc import Mapping
 from typing import Any
 
-import httpx
-from tenacity import (
-    AsyncRetrying,
-    retry_if_exception_type,
-    stop_after_attempt,
-    wait_random_exponential,
-)
-
-from ur2.errors import ComponentError, InputError
+from ur2.endpoints.http import MAX_BACKOFF_S, EndpointError, JsonClient, PassingError
+from ur2.endpoints.options import ServiceAccessOptions
+from ur2.errors import InputError
 from ur2.rollout.options import EngineOptions
 
-PASSING_STATUSES = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
-"""HTTP statuses after which another attempt may succeed."""
-MAX_BACKOFF_S = 30.0
-CONNECT_TIMEOUT_S = 10.0
-
-
-class PassingError(Exception):
-    """No answer this time; another attempt may succeed."""
+WHERE = "rollout.engine.remote"
 
 
 class Endpoint:
@@ -40,13 +26,19 @@ class Endpoint:
         Raises:
             InputError: the endpoint has no address.
         """
-        self._remote = options.remote
         self._url = endpoint_url(options)
-        self._max_in_flight = options.max_num_seqs
-        self._backoff_s = backoff_s
+        self._key_variable = options.remote.key_variable
         self.model = options.remote.model or model
-        self._http: httpx.AsyncClient | None = None
-        self._places: asyncio.Semaphore
+        num_tries = options.remote.max_retries + 1
+        access = ServiceAccessOptions(
+            url=self._url,
+            api_key_env=options.remote.key_variable or "",
+            max_concurrency=options.max_num_seqs,
+            timeout_s=options.remote.timeout_s,
+            max_tries=num_tries,
+            deadline_s=num_tries * (options.remote.timeout_s + MAX_BACKOFF_S),
+        )
+        self._client = JsonClient(access, where=WHERE, backoff_s=backoff_s)
 
     async def open(self) -> Mapping[str, Any]:
         """Connects, and looks for the model; returns what the endpoint tells of it, if anything.
@@ -56,14 +48,7 @@ class Endpoint:
                 models and this is not one of them.
             ComponentError: it does not answer.
         """
-        key = api_key(self._remote.key_variable)
-        self._places = asyncio.Semaphore(self._max_in_flight)
-        self._http = httpx.AsyncClient(
-            base_url=self._url,
-            headers={"Authorization": f"Bearer {key}"} if key else {},
-            timeout=httpx.Timeout(self._remote.timeout_s, connect=CONNECT_TIMEOUT_S),
-            limits=httpx.Limits(max_connections=self._max_in_flight),
-        )
+        api_key(self._key_variable)
         listed = await self.request("GET", "models")
         models = {str(model.get("id")): model for model in listed.get("data", [])}
         if models and self.model not in models:
@@ -85,52 +70,24 @@ class Endpoint:
             ComponentError: no good answer after all attempts.
         """
         try:
-            async with self._places:
-                return await self._attempts()(self._attempt, method, path, body)
-        except PassingError as error:
-            raise ComponentError(
-                f"{self._url}: no answer after {self._remote.max_retries + 1} attempts: {error}"
-            ) from error
+            return await self._client.request(method, path, _answer, body=body)
+        except EndpointError as error:
+            if error.status in (401, 403):
+                raise InputError(
+                    f"{self._url} refuses the API key ({error}); "
+                    "rollout.engine.remote.key_variable names the variable that holds it"
+                ) from error
+            raise
 
     async def close(self) -> None:
         """Lets go of the connections; safe to call twice."""
-        if self._http is not None:
-            await self._http.aclose()
-            self._http = None
+        await self._client.close()
 
-    async def _attempt(
-        self, method: str, path: str, body: Mapping[str, Any] | None
-    ) -> dict[str, Any]:
-        if self._http is None:
-            raise ComponentError(f"the connection to {self._url} is closed")
-        try:
-            response = await self._http.request(method, path, json=body)
-        except httpx.TransportError as error:
-            raise PassingError(repr(error)) from error
-        if response.status_code in PASSING_STATUSES:
-            raise PassingError(f"HTTP {response.status_code}: {response.text[:300]}")
-        if response.status_code in (401, 403):
-            raise InputError(
-                f"{self._url} refuses the API key (HTTP {response.status_code}); "
-                "rollout.engine.remote.key_variable names the variable that holds it"
-            )
-        if response.is_error:
-            raise ComponentError(
-                f"{self._url}/{path}: HTTP {response.status_code}: {response.text[:300]}"
-            )
-        try:
-            answer: dict[str, Any] = response.json()
-        except ValueError as error:
-            raise PassingError(f"no JSON: {response.text[:300]}") from error
-        return answer
 
-    def _attempts(self) -> AsyncRetrying:
-        return AsyncRetrying(
-            retry=retry_if_exception_type(PassingError),
-            stop=stop_after_attempt(self._remote.max_retries + 1),
-            wait=wait_random_exponential(multiplier=self._backoff_s, max=MAX_BACKOFF_S),
-            reraise=True,
-        )
+def _answer(reply: Any) -> dict[str, Any]:
+    if not isinstance(reply, dict):
+        raise PassingError("the reply is no JSON object")
+    return reply
 
 
 def endpoint_url(options: EngineOptions) -> str:
