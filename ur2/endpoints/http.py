@@ -4,8 +4,7 @@ import asyncio
 import json
 import os
 from collections.abc import Callable, Mapping
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import httpx
 from tenacity import (
@@ -132,17 +131,6 @@ class JsonClient:
             await self._http.aclose()
             self._http = None
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.close()
-
     def _failed(self, message: str, *, status: int | None = None) -> EndpointError:
         self._breaker.failed()
         self._last_failure = message
@@ -159,7 +147,7 @@ class JsonClient:
             raise PassingError(
                 f"{request.url.host} gave no reply within {timeout_s:g} s"
             ) from error
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise PassingError(f"{request.url.host}: {error!r}") from error
 
     async def _reply(self, http: httpx.AsyncClient, request: httpx.Request) -> Any:
@@ -198,7 +186,7 @@ class JsonClient:
         return self._http
 
     def _key(self) -> dict[str, str]:
-        key = os.environ.get(self._options.api_key_env)
+        key = os.environ.get(self._options.api_key_env, "").strip()
         if not key:
             return {}
         return {self._key_header: key} if self._key_header else {"Authorization": f"Bearer {key}"}
@@ -224,7 +212,13 @@ class JsonClient:
 
 def check_url(url: str | None, *, where: str) -> None:
     """Raises an InputError for an address that is not one of HTTP."""
-    if url is not None and not url.startswith(("http://", "https://")):
+    if url is None:
+        return
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL:
+        parsed = httpx.URL()
+    if parsed.scheme not in ("http", "https") or not parsed.host:
         raise InputError(f"{where}.url: '{url}' is no address; it looks like http://127.0.0.1:8000")
 
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 import multiprocessing
 import pickle
+import re
 import sqlite3
 import time
 
@@ -248,9 +249,24 @@ def test_a_folder_that_cannot_be_is_an_error_that_names_its_key(tmp_path):
         DiskCache(str(tmp_path / "file"), where="test.cache").open()
 
 
-def test_an_address_without_protocol_is_refused():
-    with pytest.raises(InputError, match=r"test\.url: 'localhost:8000'"):
-        JsonClient(EndpointOptions(url="localhost:8000"), where="test")
+@pytest.mark.parametrize("url", ["localhost:8000", "http://", "http://[::1", "ftp://a.org", ""])
+def test_what_is_no_address_is_refused(url):
+    with pytest.raises(InputError, match=rf"test\.url: '{re.escape(url)}'"):
+        JsonClient(EndpointOptions(url=url), where="test")
+
+
+async def test_a_body_that_cannot_be_decompressed_is_a_failure(ask, http_answer):
+    reply, _ = await ask(
+        http_answer(body=b"not gzip", headers={"Content-Encoding": "gzip"}), max_tries=1
+    )
+    assert "Decoding" in reply.failure
+
+
+async def test_a_key_with_a_line_break_is_sent_without_it(ask, monkeypatch):
+    monkeypatch.setenv("TEST_KEY", "secret\n")
+    reply, server = await ask(chat_reply("1"), api_key_env="TEST_KEY")
+    assert reply.value == 1
+    assert server.sent[0].headers["authorization"] == "Bearer secret"
 
 
 STRUCTURE = ("<|im_end|>", "</s>", "<s>", "[INST] [/INST]", "<end_of_turn>", "\\<|x|>", "<\uff5cU")
