@@ -25,6 +25,17 @@ class ComponentError(Ur2Error):
     """A component failed past its retries."""
 
 
+class NotFiniteError(ComponentError):
+    """An optimizer step that was refused, since its loss or gradient is not finite."""
+
+    def __init__(self, message: str, sample_ids: tuple[str, ...]) -> None:
+        super().__init__(message, sample_ids)  # both, so that it survives pickling
+        self.sample_ids = sample_ids
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 class RetrievalError(ComponentError):
     """The retriever failed or did not answer in time."""
 

@@ -13,7 +13,7 @@ import numpy as np
 from safetensors.torch import save_file
 
 from ur2.algorithms.options import AlgorithmOptions
-from ur2.errors import ComponentError, InputError
+from ur2.errors import InputError, NotFiniteError
 from ur2.policy.options import PolicyOptions
 from ur2.policy.packing import plan
 from ur2.policy.worker import PolicyWorker
@@ -22,6 +22,7 @@ from ur2.types import Batch, Sample
 VOCAB = 64
 BASE = {"learning_rate": 0.01, "adam_eps": 1e-3, "max_grad_norm": 0.05, "weight_decay": 0.1}
 TEMPERATURE = 0.8
+LORA = {"rank": 4, "alpha": 8.0}
 
 
 def make_batch(seed: int, num_samples: int = 11) -> Batch:
@@ -118,8 +119,8 @@ class Scenarios:
         self.keep_weights(worker, f"{name}-before")
         try:
             self.update(worker, poisoned(make_batch(1)))
-        except ComponentError as error:
-            self.facts[name] = str(error)
+        except NotFiniteError as error:
+            self.facts[name] = [str(error), *error.sample_ids]
         self.keep_weights(worker, f"{name}-after")
         self.update(worker, make_batch(1))
         self.update(worker, make_batch(2))
@@ -145,6 +146,22 @@ class Scenarios:
         worker.export(str(self.out / f"{name}.exported"))
         self.facts[name] = [x.tolist() for x in worker.logprobs(make_batch(5).samples)]
 
+    def adapt(self, name: str, **options) -> None:
+        """Adapters trained against a divergence; the reference is what training started from."""
+        algorithm = AlgorithmOptions(kl_coef=0.1)
+        worker = self.worker(algorithm=algorithm, lora=LORA, **options)
+        before = worker.reference_logprobs(make_batch(5).samples)
+        metrics = [self.update(worker, make_batch(seed)) for seed in (1, 2)]
+        after = worker.reference_logprobs(make_batch(5).samples)
+        self.facts[name] = {
+            "kl": [m["policy/kl_reference"] for m in metrics],
+            "reference": [x.tolist() for x in before],
+            "reference_moved": max(
+                float(np.abs(a - b).max()) for a, b in zip(before, after, strict=True)
+            ),
+        }
+        self.keep_weights(worker, name)
+
     def attempt(self, name: str, action: Callable[[], object]) -> None:
         """Keeps the message of an action that is refused."""
         try:
@@ -165,6 +182,7 @@ def one_rank(run: Scenarios) -> None:
         run.train(f"stage{stage}", zero_stage=stage)
     run.train("three-updates", zero_stage=0, updates_per_rollout=3)
     run.train("muon", zero_stage=0, optimizer="muon")
+    run.train("lora-stage2", zero_stage=2, lora=LORA)
     run.resume("resume-muon", zero_stage=0, optimizer="muon", schedule="cosine", warmup_steps=3)
 
 
@@ -188,6 +206,13 @@ def two_ranks(run: Scenarios) -> None:
         run.hand_over(f"untied-stage{stage}", zero_stage=stage)
     run.hand_over("tied-stage2", zero_stage=2, model="tied")
     run.hand_over("tied-stage3", zero_stage=3, model="tied")
+    for stage in (0, 1, 2, 3):
+        run.train(f"lora-stage{stage}", zero_stage=stage, lora=LORA, max_tokens_per_microbatch=60)
+    for stage in (2, 3):
+        run.adapt(f"lora-kl-stage{stage}", zero_stage=stage)
+    run.resume("resume-lora", zero_stage=3, schedule="linear", warmup_steps=3, lora=LORA)
+    run.hand_over("untied-lora", zero_stage=3, lora=LORA)
+    run.hand_over("tied-lora", zero_stage=2, lora=LORA, model="tied")
     other = run.worker()
     run.attempt("no-checkpoint", lambda: other.load(str(run.out)))
     run.attempt("sharded-muon", lambda: run.worker(zero_stage=2, optimizer="muon"))

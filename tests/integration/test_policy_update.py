@@ -19,7 +19,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from ur2.algorithms.options import AlgorithmOptions
-from ur2.types import Batch
+from ur2.policy.lora import add_adapters, weights_of
+from ur2.policy.options import LoraOptions
+from ur2.types import Batch, Sample
 
 pytestmark = pytest.mark.slow
 
@@ -30,6 +32,11 @@ make_batch = SHARED["make_batch"]
 Weights = Mapping[str, Tensor]
 Facts = Mapping[str, Any]
 TIMEOUT_S = 300.0
+HANDED_OVER = [
+    *(f"{kind}-stage{stage}" for kind in ("untied", "tied") for stage in (2, 3)),
+    "untied-lora",
+    "tied-lora",
+]
 
 
 def make_model(folder: Path, *, tied: bool) -> None:
@@ -170,6 +177,14 @@ def assert_same(one: Weights, other: Weights, atol: float = 1e-5) -> None:
         )
 
 
+def assert_logprobs(model: Any, sample: Sample, found: list[float]) -> None:
+    with torch.no_grad():
+        logprobs = logits(model, sample.token_ids)[:-1].log_softmax(-1)
+    chosen = logprobs.gather(1, torch.from_numpy(sample.token_ids)[1:, None])[:, 0]
+    expected = torch.cat([torch.zeros(1), chosen]) * torch.from_numpy(sample.mask)
+    torch.testing.assert_close(torch.tensor(found), expected, atol=1e-5, rtol=0)
+
+
 def distance(one: Weights, other: Weights) -> float:
     return max(float((one[n].float() - other[n].float()).abs().max()) for n in one)
 
@@ -273,14 +288,17 @@ def test_metrics_describe_the_batch(facts: Facts, folder: Path) -> None:
 def test_a_loss_that_is_not_finite_names_its_sample_and_moves_nothing(
     stage: int, weights: Mapping[str, Weights], plain: tuple[Weights, Any], facts: Facts
 ) -> None:
-    message = facts[2][f"refuse-stage{stage}"]
+    message, *ids = facts[2][f"refuse-stage{stage}"]
+    assert ids == ["sample-3"]
     assert re.search(r"loss of 1 samples is not finite \(sample-3\)", message)
     name = f"2/refuse-stage{stage}"
     assert distance(weights[f"{name}-before"], weights[f"{name}-after"]) == 0.0
     assert_same(plain[0], weights[f"{name}-continued"])
 
 
-@pytest.mark.parametrize("name", ["2/resume-stage2", "2/resume-stage3", "1/resume-muon"])
+@pytest.mark.parametrize(
+    "name", ["2/resume-stage2", "2/resume-stage3", "2/resume-lora", "1/resume-muon"]
+)
 def test_a_resumed_run_equals_one_that_never_stopped(
     name: str, weights: Mapping[str, Weights], facts: Facts
 ) -> None:
@@ -291,7 +309,55 @@ def test_a_resumed_run_equals_one_that_never_stopped(
     assert update["policy/learning_rate"] == pytest.approx(0.01 * 2 / 3)
 
 
-@pytest.mark.parametrize("name", ["untied-stage2", "untied-stage3", "tied-stage2", "tied-stage3"])
+def adapted_reference(folder: Path) -> Weights:
+    """Merged weights after two updates of adapters in plain torch."""
+    base = SHARED["BASE"]
+    model = AutoModelForCausalLM.from_pretrained(folder / "untied", dtype=torch.float32)
+    add_adapters(model, LoraOptions.load(SHARED["LORA"], where="lora"), seed=0)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(
+        trained, lr=base["learning_rate"], betas=(0.9, 0.95), eps=base["adam_eps"], weight_decay=0.1
+    )
+    for seed in (1, 2):
+        model.zero_grad()
+        reference_loss(model, make_batch(seed), AlgorithmOptions()).backward()
+        torch.nn.utils.clip_grad_norm_(trained, base["max_grad_norm"])
+        optimizer.step()
+    return {weight.name: weight.merged() for weight in weights_of(model)}
+
+
+@pytest.mark.parametrize(
+    "scenario", ["1/lora-stage2", *(f"2/lora-stage{stage}" for stage in (0, 1, 2, 3))]
+)
+def test_adapters_learn_as_in_a_plain_update_and_leave_merged(
+    scenario: str, folder: Path, weights: Mapping[str, Weights], adapted: Weights
+) -> None:
+    assert_same(adapted, weights[scenario])
+    source = load_file(folder / "untied" / "model.safetensors")
+    moved = {name for name, value in adapted.items() if not torch.equal(value, source[name])}
+    assert moved == {name for name in source if re.search(r"_proj\.weight", name)}
+
+
+@pytest.fixture(scope="module")
+def adapted(folder: Path) -> Weights:
+    return adapted_reference(folder)
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_the_reference_of_adapters_is_their_base_and_stays_it(
+    stage: int, folder: Path, facts: Facts
+) -> None:
+    found = facts[2][f"lora-kl-stage{stage}"]
+    first, second = found["kl"]
+    assert first == pytest.approx(0.0, abs=1e-7)
+    assert second > 1e-5
+    assert found["reference_moved"] == 0.0
+    model = AutoModelForCausalLM.from_pretrained(folder / "untied", dtype=torch.float32)
+    for sample, values in zip(make_batch(5).samples, found["reference"], strict=True):
+        assert_logprobs(model, sample, values)
+
+
+@pytest.mark.parametrize("name", HANDED_OVER)
 def test_weights_leave_under_their_hugging_face_names(name: str, folder: Path) -> None:
     source = load_file(folder / name.split("-")[0] / "model.safetensors")
     published = folder / "world2" / f"{name}.published"
@@ -302,7 +368,7 @@ def test_weights_leave_under_their_hugging_face_names(name: str, folder: Path) -
     assert distance(source, exported) > 1e-4
 
 
-@pytest.mark.parametrize("name", ["untied-stage2", "untied-stage3", "tied-stage2", "tied-stage3"])
+@pytest.mark.parametrize("name", HANDED_OVER)
 def test_an_exported_folder_computes_the_same_logprobs(
     name: str, folder: Path, facts: Facts
 ) -> None:
@@ -311,11 +377,7 @@ def test_an_exported_folder_computes_the_same_logprobs(
     assert (exported / "chat_template.jinja").exists()
     model = AutoModelForCausalLM.from_pretrained(exported, dtype=torch.float32)
     for sample, found in zip(make_batch(5).samples, facts[2][name], strict=True):
-        with torch.no_grad():
-            logprobs = logits(model, sample.token_ids)[:-1].log_softmax(-1)
-        chosen = logprobs.gather(1, torch.from_numpy(sample.token_ids)[1:, None])[:, 0]
-        expected = torch.cat([torch.zeros(1), chosen]) * torch.from_numpy(sample.mask)
-        torch.testing.assert_close(torch.tensor(found), expected, atol=1e-5, rtol=0)
+        assert_logprobs(model, sample, found)
 
 
 def test_what_cannot_work_is_refused_with_the_remedy(facts: Facts) -> None:

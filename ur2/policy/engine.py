@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ur2.errors import InputError
 from ur2.policy.deepspeed_config import deepspeed_config
+from ur2.policy.lora import Weight, adapters_off, weights_of
 from ur2.policy.model import CriticModel, PolicyModel
 from ur2.policy.optimizers import make_optimizer
 from ur2.policy.options import PolicyOptions
@@ -106,17 +107,14 @@ class TrainEngine:
         return norm, math.isfinite(norm)
 
     def weights(self, max_bytes: int) -> Iterator[dict[str, Tensor]]:
-        """All weights by Hugging Face name, on the host, in parts of about `max_bytes`.
+        """All weights by Hugging Face name, adapters merged, on the host, in parts of `max_bytes`.
 
         Every rank must take every part; those of ranks other than 0 are empty.
         """
         for part in _parts(self.model, max_bytes):
-            with GatheredParameters(list(part.values()), enabled=self.stage == 3):
-                yield {
-                    name: parameter.detach().to("cpu", copy=True)
-                    for name, parameter in part.items()
-                    if dist.get_rank() == 0
-                }
+            parameters = [p for weight in part for p in weight.parameters]
+            with GatheredParameters(parameters, enabled=self.stage == 3):
+                yield {w.name: w.merged() for w in part if dist.get_rank() == 0}
 
     def save(self, path: Path, state: dict[str, Any]) -> None:
         """Writes weights, optimizer and `state`, sharded."""
@@ -166,24 +164,36 @@ class FrozenEngine:
             return self._model(*inputs)
 
 
+class BaseEngine:
+    """The model of another engine with its adapters off: what training started from."""
+
+    def __init__(self, engine: TrainEngine) -> None:
+        self._engine = engine
+
+    @torch.no_grad()
+    def forward(self, *inputs: Any) -> Any:
+        """What the model's own `forward` returns."""
+        with adapters_off(self._engine.model):
+            return self._engine.forward(*inputs)
+
+
 def _precision(options: PolicyOptions, device: torch.device) -> AbstractContextManager[Any]:
     if options.precision == "fp32" or options.zero_stage:
         return nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
-def _parts(
-    model: PolicyModel | CriticModel, max_bytes: int
-) -> Iterator[dict[str, torch.nn.Parameter]]:
-    """Parameters of the language model in groups of about `max_bytes`; a tied one appears once."""
-    part: dict[str, torch.nn.Parameter] = {}
+def _parts(model: PolicyModel | CriticModel, max_bytes: int) -> Iterator[list[Weight]]:
+    """Weights of the language model in groups of about `max_bytes`."""
+    part: list[Weight] = []
     size = 0
-    for name, parameter in model.lm.named_parameters():
+    for weight in weights_of(model.lm):
+        parameter = weight.parameter
         # a sharded parameter has its whole size in ds_numel
         num_bytes = getattr(parameter, "ds_numel", parameter.numel()) * parameter.element_size()
         if part and size + num_bytes > max_bytes:
             yield part
-            part, size = {}, 0
-        part[name] = parameter
+            part, size = [], 0
+        part.append(weight)
         size += num_bytes
     yield part

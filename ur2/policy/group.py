@@ -63,7 +63,7 @@ class PolicyGroup:
         reports = await self._gather(
             [self._call(i, "update", planned.for_rank(i)) for i in range(len(self.ranks))]
         )
-        return dict(reports[0])
+        return {**reports[0], "policy/padding_fraction": planned.padding_fraction}
 
     async def logprobs(self, samples: Sequence[Sample]) -> list[NDArray[np.float32]]:
         """The policy's logprob of every trained token, one array (T,) per sample."""

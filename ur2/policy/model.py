@@ -6,6 +6,7 @@ Shapes: _T tokens of a packed row, _N chosen positions, _D width.
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.integrations.liger import apply_liger_kernel
 
 from ur2.errors import InputError
 from ur2.policy.attention import use_packed_attention
@@ -67,12 +68,18 @@ def hidden_states(lm: PreTrainedModel, row: Row) -> Tensor:
 
 
 def load_lm(
-    path: str, *, revision: str | None, dtype: torch.dtype, gradient_checkpointing: bool
+    path: str,
+    *,
+    revision: str | None,
+    dtype: torch.dtype,
+    gradient_checkpointing: bool,
+    liger_kernels: bool = False,
 ) -> PreTrainedModel:
     """A causal LM from a folder or by its Hugging Face name, without dropout.
 
     Raises:
-        InputError: there is no such model, or its head does more than a linear map.
+        InputError: there is no such model, its head does more than a linear map, or kernels are
+            asked for that cannot run here.
     """
     try:
         lm = AutoModelForCausalLM.from_pretrained(
@@ -92,4 +99,23 @@ def load_lm(
     lm.train()
     if gradient_checkpointing:
         lm.gradient_checkpointing_enable({"use_reentrant": False})
+    if liger_kernels:
+        use_liger_kernels(lm)
     return lm
+
+
+def use_liger_kernels(lm: PreTrainedModel) -> None:
+    """Fused norms, rotary embeddings and MLPs; the LM head is fused already.
+
+    Raises:
+        InputError: they cannot run here.
+    """
+    if not torch.cuda.is_available():
+        raise InputError("policy.liger_kernels needs a GPU, and there is none; set it to false")
+    try:
+        apply_liger_kernel(lm, {"cross_entropy": False, "fused_linear_cross_entropy": False})
+    except ImportError as error:
+        raise InputError(
+            "policy.liger_kernels needs the package liger-kernel, which is not installed; install "
+            "it (pip install liger-kernel), or set policy.liger_kernels=false"
+        ) from error

@@ -11,13 +11,13 @@ from ur2.policy.options import PolicyOptions
 
 
 def make_optimizer(model: nn.Module, options: PolicyOptions) -> Optimizer:
-    """The optimizer that the options ask for, over all parameters of `model`.
+    """The optimizer that the options ask for, over all parameters of `model` that are trained.
 
     Raises:
         InputError: the options cannot go together.
     """
     if options.optimizer == "adamw":
-        return _adamw(list(model.parameters()), options)
+        return _adamw([p for p in model.parameters() if p.requires_grad], options)
     if options.zero_stage != 0:
         raise InputError(
             f"policy.optimizer 'muon' works on whole matrices, but zero_stage {options.zero_stage} "

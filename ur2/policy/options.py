@@ -7,6 +7,17 @@ from pydantic import Field, JsonValue
 from ur2.options import Options
 
 
+class LoraOptions(Options):
+    """Low-rank adapters that are trained in place of the weights."""
+
+    rank: int = Field(default=16, ge=1)
+    """Rank of what is added to each matrix."""
+    alpha: float = Field(default=32.0, gt=0.0)
+    """What is added is scaled by alpha / rank."""
+    targets: tuple[str, ...] = ()
+    """Names of linear layers, such as q_proj; none for all but the LM head."""
+
+
 class PolicyOptions(Options):
     """How the model is updated, and how the work is spread over ranks."""
 
@@ -50,6 +61,10 @@ class PolicyOptions(Options):
     """Tokens whose logits exist at the same time."""
     gradient_checkpointing: bool = False
     """Recompute each layer in the backward pass instead of keeping its activations."""
+    lora: LoraOptions | None = None
+    """Train low-rank adapters and freeze the weights; engines get merged weights."""
+    liger_kernels: bool = False
+    """Fused norms, rotary embeddings and MLPs (needs a GPU and the package liger-kernel)."""
     num_threads: int = Field(default=1, ge=1)
     """CPU threads of one rank."""
     deepspeed_overrides: dict[str, JsonValue] = Field(default_factory=dict)

@@ -51,6 +51,13 @@ class Plan:
         """The share of one rank, the only part that it needs."""
         return self.ranks[rank]
 
+    @property
+    def padding_fraction(self) -> float:
+        """Share of tokens that are read for nothing: one by each rank that has no sequence."""
+        parts = [m for rank in self.ranks for step in rank.steps for m in step.microbatches]
+        idle = sum(not microbatch for microbatch in parts)
+        return idle / (idle + sum(map(num_tokens, parts)))
+
 
 def plan(batch: Batch, *, num_updates: int, num_ranks: int, max_tokens_per_microbatch: int) -> Plan:
     """Splits a batch into optimizer steps, ranks and microbatches; deterministic.

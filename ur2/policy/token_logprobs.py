@@ -110,7 +110,7 @@ def _chunk_logprobs(shifted_CV: Tensor, target_C: Tensor) -> tuple[Tensor, Tenso
     total_C = exponential_CV.sum(dim=1)
     log_total_C = total_C.log()
     chosen_C = shifted_CV.gather(1, target_C[:, None]).squeeze(1)
-    mean_C = torch.linalg.vecdot(exponential_CV, shifted_CV) / total_C
+    mean_C = torch.einsum("cv,cv->c", exponential_CV, shifted_CV) / total_C  # vecdot makes a (C, V)
     return chosen_C - log_total_C, log_total_C - mean_C
 
 

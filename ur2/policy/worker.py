@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ur2.algorithms.options import AlgorithmOptions
 from ur2.algorithms.reductions import Denominators
-from ur2.errors import ComponentError, InputError
+from ur2.errors import InputError, NotFiniteError
 from ur2.policy.critic import Critic, critic_options
 from ur2.policy.deepspeed_config import shards_bf16
 from ur2.policy.loss import Report, microbatch_loss
@@ -29,7 +29,7 @@ from ur2.types import Sample
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from ur2.policy.engine import FrozenEngine, TrainEngine
+    from ur2.policy.engine import BaseEngine, FrozenEngine, TrainEngine
 
 PUBLISH_PART_BYTES = 1 << 29
 MAX_NAMED_SAMPLES = 20
@@ -84,7 +84,8 @@ class PolicyWorker:
             InputError: the model cannot be loaded, or the options do not go together.
         """
         # heavy, and deepspeed decides on the device when imported: only in the worker's own process
-        from ur2.policy.engine import FrozenEngine, TrainEngine, join_ranks
+        from ur2.policy.engine import BaseEngine, FrozenEngine, TrainEngine, join_ranks
+        from ur2.policy.lora import add_adapters
         from ur2.policy.model import CriticModel, PolicyModel, load_lm
 
         torch.set_num_threads(self.options.num_threads)
@@ -96,6 +97,7 @@ class PolicyWorker:
                 revision=self.revision,
                 dtype=torch.bfloat16 if shards_bf16(self.options) else torch.float32,
                 gradient_checkpointing=self.options.gradient_checkpointing,
+                liger_kernels=self.options.liger_kernels,
             )
 
         def policy_model() -> PolicyModel:
@@ -103,9 +105,14 @@ class PolicyWorker:
             return PolicyModel(load(), temperature=self.temperature, chunk_tokens=chunk_tokens)
 
         model = policy_model()
+        if self.options.lora:
+            add_adapters(model.lm, self.options.lora, seed=self.seed)
         self.device = join_ranks(self.rank, self.world_size, master_address, master_port)
         self.engine = TrainEngine(model, self.options, self.device)
-        if self.algorithm.kl_coef:
+        self.reference: FrozenEngine | BaseEngine
+        if self.algorithm.kl_coef and self.options.lora:
+            self.reference = BaseEngine(self.engine)
+        elif self.algorithm.kl_coef:
             self.reference = FrozenEngine(policy_model(), self.options, self.device)
         if self.has_critic:
             options = critic_options(self.options)
@@ -120,7 +127,7 @@ class PolicyWorker:
             Metrics over all ranks and steps.
 
         Raises:
-            ComponentError: a loss or gradient is not finite; names the samples. The weights are as
+            NotFiniteError: a loss or gradient is not finite; names the samples. The weights are as
                 they were before that step.
         """
         totals, critic_totals = Totals("policy"), Totals("critic")
@@ -134,12 +141,12 @@ class PolicyWorker:
             if self.has_critic:  # first, so that the policy does not move if this fails
                 reports, norm, applied = self.critic.step(step, factor)
                 if not applied:
-                    raise ComponentError(self._describe_broken(step, reports))
+                    raise self._refusal(step, reports)
                 critic_totals.add(reports, step.num_tokens, norm)
             reports = self._accumulate(step, old_of_step)
             norm, applied = self.engine.step(factor)
             if not applied:
-                raise ComponentError(self._describe_broken(step, reports))
+                raise self._refusal(step, reports)
             self.steps_done += 1
             totals.add(reports, step.num_tokens, norm)
         metrics = {
@@ -252,7 +259,9 @@ class PolicyWorker:
         return reports
 
     @torch.no_grad()
-    def _logprobs(self, engine: "TrainEngine | FrozenEngine", microbatch: Microbatch) -> Tensor:
+    def _logprobs(
+        self, engine: "TrainEngine | FrozenEngine | BaseEngine", microbatch: Microbatch
+    ) -> Tensor:
         """Log-probabilities of the trained tokens of a microbatch, (N,)."""
         inputs = collate(microbatch, self.device)
         logprob_N: Tensor = engine.forward(inputs.row, inputs.position_N, inputs.target_N)[0]
@@ -264,7 +273,7 @@ class PolicyWorker:
         limit = self.options.max_tokens_per_microbatch
         return per_token(samples, compute, max_tokens_per_microbatch=limit)
 
-    def _describe_broken(self, step: RankStep, reports: Sequence[Report]) -> str:
+    def _refusal(self, step: RankStep, reports: Sequence[Report]) -> NotFiniteError:
         """Which samples kept a step from being applied."""
         here = [
             sample.id
@@ -272,14 +281,17 @@ class PolicyWorker:
             for sample, broken in zip(microbatch, report.broken_B.tolist(), strict=False)
             if broken
         ]
-        ids = sorted(id_ for part in gather_objects(here) for id_ in part)
+        ids = tuple(sorted(id_ for part in gather_objects(here) for id_ in part))
         if not ids:
-            return (
+            everyone = gather_objects([s.id for m in step.microbatches for s in m])
+            return NotFiniteError(
                 "policy update stopped: the losses are finite, but their gradient is not; the "
-                "weights are unchanged (try a lower policy.learning_rate)"
+                "weights are unchanged (try a lower policy.learning_rate)",
+                tuple(sorted(id_ for part in everyone for id_ in part)),
             )
         named = ", ".join(ids[:MAX_NAMED_SAMPLES]) + (", ..." if ids[MAX_NAMED_SAMPLES:] else "")
-        return (
+        return NotFiniteError(
             f"policy update stopped: the loss of {len(ids)} samples is not finite ({named}); the "
-            "weights are unchanged"
+            "weights are unchanged",
+            ids,
         )
