@@ -102,6 +102,11 @@ def test_microbatches_are_nearly_full() -> None:
     assert len(step.microbatches) <= needed + 1
 
 
+def test_only_ranks_without_a_sequence_read_for_nothing() -> None:
+    assert make_plan(heavy_tailed(64), 1, 2, 8192).padding_fraction == 0.0
+    assert make_plan([10], 1, 2, 8192).padding_fraction == pytest.approx(1 / 10)
+
+
 def test_attention_makes_one_long_sequence_dearer_than_many_short_ones() -> None:
     one, many = [sample("one", 20_001)], [sample(f"s{i}", 201) for i in range(100)]
     assert num_tokens(one) == num_tokens(many)
