@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import signal
 import time
 from collections.abc import Sequence
 
@@ -16,7 +15,7 @@ from ur2.benchmarks.store import Store
 from ur2.config.evaluation import load_benchmarks, print_evaluation, resolve_model, settings
 from ur2.config.load import run_composed_evaluation
 from ur2.config.schema import EvaluationOptions
-from ur2.errors import ComponentError, RunInterruptedError, run_entry
+from ur2.errors import run_entry
 from ur2.prompts.protocol import Protocol
 from ur2.rewards.judge import Judge
 from ur2.rollout.pool import RolloutPool
@@ -43,7 +42,21 @@ def evaluate(options: EvaluationOptions) -> None:
         for benchmark in benchmarks:
             store.drop_failures(benchmark.name, unjudged=options.judge.url is not None)
     if num_left(store, benchmarks):
-        asyncio.run(_play(options, benchmarks, store, console))
+        from ur2.session import with_rollouts  # loads ray and torch: only after all checks
+
+        async def work(rollouts: RolloutPool) -> None:
+            await play_all(options, benchmarks, store, rollouts, console)
+
+        asyncio.run(
+            with_rollouts(
+                options,
+                work,
+                search=options.search,
+                precision=options.precision,
+                go_on=f"the same command continues what is in {store.path}",
+                console=console,
+            )
+        )
     console.print(Markdown(_publish(options, benchmarks, store)))
     console.print(f"results: {store.results_path}, {store.table_path}", soft_wrap=True)
 
@@ -96,44 +109,6 @@ async def play_all(
             )
 
 
-async def _play(
-    options: EvaluationOptions, benchmarks: Sequence[Benchmark], store: Store, console: Console
-) -> None:
-    """Starts the workers, plays, and ends the workers whatever happens.
-
-    Raises:
-        RunInterruptedError: Ctrl-C or SIGTERM.
-        ComponentError: a worker failed past its retries.
-    """
-    from ur2.inference import NoRetriever, make_retriever, make_rollouts, make_service
-    from ur2.trainer.cluster import Cluster  # loads ray and torch: only once all checks have passed
-
-    go_on = f"the same command continues what is in {store.path}"
-    cluster = Cluster(options.cluster)
-    _cancel_on_signals()  # ray has set handlers of its own by now
-    try:
-        with console.status("starting workers"):
-            service = make_service(options, cluster) if options.search else None
-            retriever = make_retriever(options, service) if options.search else NoRetriever()
-            rollouts = make_rollouts(
-                options,
-                cluster,
-                retriever,
-                dtype="float32" if options.precision == "fp32" else "bfloat16",
-            )
-            starting = [rollouts.start()]
-            if service is not None:
-                starting.append(service.call("start"))
-            await asyncio.gather(*starting)
-        await play_all(options, benchmarks, store, rollouts, console)
-    except ComponentError as error:
-        raise type(error)(f"{error}; {go_on}") from error
-    except asyncio.CancelledError as error:
-        raise RunInterruptedError(f"interrupted; {go_on}") from error
-    finally:
-        await cluster.close()
-
-
 def _publish(options: EvaluationOptions, benchmarks: Sequence[Benchmark], store: Store) -> str:
     facts = {
         "checkpoint": options.checkpoint,
@@ -145,19 +120,6 @@ def _publish(options: EvaluationOptions, benchmarks: Sequence[Benchmark], store:
         "search": options.search,
     }
     return publish(store, benchmarks, options.averages, facts, seed=options.seed)
-
-
-def _cancel_on_signals() -> None:
-    """The first Ctrl-C or SIGTERM cancels this task; a second one ends the process at once."""
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    assert task is not None
-
-    def stop(number: int) -> None:
-        loop.remove_signal_handler(number)
-        task.cancel()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop, number)
 
 
 if __name__ == "__main__":

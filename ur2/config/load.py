@@ -1,7 +1,7 @@
 """Hydra composes, this types: `+experiment=NAME key=value` to options, or one clear error."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,12 +13,18 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from ur2.config.schema import EvaluationOptions, InferenceOptions, RunOptions
+from ur2.config.schema import DifficultyOptions, EvaluationOptions, InferenceOptions, RunOptions
 from ur2.errors import InputError, Ur2Error
 from ur2.options import nearest, option_keys, options_class
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 MISSING = "???"
+ROOTS: Mapping[str, type[InferenceOptions]] = {
+    "train": RunOptions,
+    "evaluate": EvaluationOptions,
+    "difficulty": DifficultyOptions,
+}
+"""The files that a composition starts from."""
 
 OptionsT = TypeVar("OptionsT", bound=InferenceOptions)
 
@@ -38,6 +44,11 @@ def run_composed_evaluation(main: Callable[[EvaluationOptions], None]) -> None:
     _run_composed(main, evaluation_from_tree, "evaluate")
 
 
+def run_composed_difficulty(main: Callable[[DifficultyOptions], None]) -> None:
+    """As `run_composed`, for a measurement of difficulty."""
+    _run_composed(main, difficulty_from_tree, "difficulty")
+
+
 def compose(overrides: list[str]) -> RunOptions:
     """The options of a command line, without running anything."""
     return from_tree(_compose(overrides, "train"))
@@ -46,6 +57,11 @@ def compose(overrides: list[str]) -> RunOptions:
 def compose_evaluation(overrides: list[str]) -> EvaluationOptions:
     """As `compose`, for an evaluation."""
     return evaluation_from_tree(_compose(overrides, "evaluate"))
+
+
+def compose_difficulty(overrides: list[str]) -> DifficultyOptions:
+    """As `compose`, for a measurement of difficulty."""
+    return difficulty_from_tree(_compose(overrides, "difficulty"))
 
 
 def from_tree(tree: DictConfig) -> RunOptions:
@@ -71,10 +87,27 @@ def evaluation_from_tree(tree: DictConfig) -> EvaluationOptions:
         raise InputError("choose what to evaluate: checkpoint=PATH")
     if not given.get("benchmarks"):
         raise InputError(f"choose a benchmark: +benchmark={_choices('benchmark')}")
-    ours = EvaluationOptions.model_fields
-    training = RunOptions.model_fields.keys() - ours
-    kept = {key: value for key, value in given.items() if key not in training}
-    return EvaluationOptions.load(kept, where="config")
+    return EvaluationOptions.load(_without_training(given, EvaluationOptions), where="config")
+
+
+def difficulty_from_tree(tree: DictConfig) -> DifficultyOptions:
+    """As `from_tree`, for a measurement of difficulty.
+
+    Raises:
+        InputError: as `from_tree`; or there is no folder for the results.
+    """
+    given = _given(tree)
+    if "experiment" not in given:
+        raise InputError(f"choose an experiment: +experiment={_choices('experiment')}")
+    if "out" not in given:
+        raise InputError("choose a folder for the results: out=DIR")
+    return DifficultyOptions.load(_without_training(given, DifficultyOptions), where="config")
+
+
+def _without_training(given: Mapping[str, Any], cls: type[BaseModel]) -> dict[str, Any]:
+    """Leaves out what only training reads."""
+    training = RunOptions.model_fields.keys() - cls.model_fields
+    return {key: value for key, value in given.items() if key not in training}
 
 
 def _run_composed(
@@ -115,6 +148,9 @@ def _store_schemas() -> None:
     ConfigStore.instance().store(name="schema", node=run)
     ConfigStore.instance().store(
         name="evaluation_schema", node={**run, **_defaults(EvaluationOptions)}
+    )
+    ConfigStore.instance().store(
+        name="difficulty_schema", node={**run, **_defaults(DifficultyOptions)}
     )
 
 
@@ -181,7 +217,6 @@ def _explain(error: HydraException, root: str) -> str:
         and "No match in the defaults list" not in message
     ):
         key = message.split("'")[1]
-        cls = RunOptions if root == "train" else EvaluationOptions
-        known = [name for name, _ in option_keys(cls)]
+        known = [name for name, _ in option_keys(ROOTS[root])]
         return f"unknown key '{key}' ({nearest(key, known)})"
     return f"config: {message}"

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from ur2.algorithms.options import AlgorithmOptions
 from ur2.benchmarks.options import AverageOptions, BenchmarkOptions
-from ur2.curriculum.options import CurriculumOptions
+from ur2.curriculum.options import CurriculumOptions, LevelOptions
 from ur2.options import Options
 from ur2.policy.options import PolicyOptions
 from ur2.prompts.options import PromptOptions
@@ -52,10 +52,16 @@ class RunOptions(InferenceOptions):
     dataset: DatasetOptions
     curriculum: CurriculumOptions
     reward: RewardOptions
+    rewards: dict[str, RewardOptions] = Field(default_factory=dict)
+    """Further rewards by name, for stages of the curriculum that have one of their own."""
     algorithm: AlgorithmOptions
     policy: PolicyOptions
     trainer: TrainerOptions
     coldstart: ColdstartOptions | None = None
+
+    def reward_of(self, name: str | None) -> RewardOptions:
+        """The reward that a stage names; None is the run's."""
+        return self.reward if name is None else self.rewards[name]
 
 
 class EvaluationOptions(InferenceOptions):
@@ -89,3 +95,32 @@ class EvaluationOptions(InferenceOptions):
     """The experiment whose prompts, budgets and retriever are used, if one was named."""
     dry_run: bool = False
     """Check everything, print the plan, start nothing."""
+
+
+class DifficultyOptions(InferenceOptions):
+    """One measurement of how hard the training questions are for a policy."""
+
+    experiment: str
+    """Whose model, questions, prompts, budgets, retriever and graders are used."""
+    dataset: DatasetOptions
+    """`train` is measured."""
+    reward: RewardOptions
+    """Its graders decide what is solved."""
+    out: str
+    """The folder of results. What is there is continued."""
+    checkpoint: str | None = None
+    """A run directory, a checkpoint in one, or a model folder; None: `model.path`."""
+    samples: int = Field(8, ge=1)
+    """Rollouts of each question in each mode."""
+    with_retrieval: bool = False
+    """Also play with retrieval, and report what it adds."""
+    levels: LevelOptions = LevelOptions()
+    """Which pass rate makes which level."""
+    confidence: float = Field(0.95, gt=0, lt=1)
+    """Of the intervals."""
+    limit: int | None = Field(None, ge=1)
+    """Only this many questions, from the first."""
+    precision: Literal["fp32", "bf16"] = "bf16"
+    """Arithmetic of a local engine."""
+    dry_run: bool = False
+    """Check everything, start nothing."""

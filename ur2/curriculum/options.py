@@ -12,6 +12,23 @@ Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 Weight = Annotated[float, Field(ge=0.0)]
 
 
+class LevelOptions(Options):
+    """The lowest pass rate of each level, without retrieval; below all it is very_hard."""
+
+    easy: Probability = 0.75
+    """Solved in most attempts."""
+    medium: Probability = 0.5
+    """Solved in about every other one."""
+    hard: Probability = 0.125
+    """Solved now and then."""
+
+    @model_validator(mode="after")
+    def _fall(self) -> Self:
+        if not self.easy > self.medium > self.hard > 0:
+            raise ValueError("pass rates must fall from easy to hard and stay above 0")
+        return self
+
+
 class AdaptiveOptions(Options):
     """How policy `adaptive` measures the gain from retrieval per bucket, and when it switches."""
 

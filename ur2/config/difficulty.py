@@ -1,0 +1,69 @@
+"""What a measurement of difficulty needs before it starts: checks, and the questions."""
+
+from collections.abc import Iterator
+
+from ur2.config.evaluation import model_of
+from ur2.config.preflight import (
+    Input,
+    check_gpus,
+    check_indexes,
+    check_inputs_exist,
+    check_model_length,
+    find_input,
+    length_problems,
+    load_checked,
+    make_renderer,
+    own_indexes,
+    retrieval_problems,
+)
+from ur2.config.schema import DifficultyOptions
+from ur2.errors import InputError
+from ur2.rewards.rubric import Rubric
+from ur2.rollout.engines.factory import check_installed
+from ur2.types import Question
+
+
+def resolve_model(options: DifficultyOptions) -> DifficultyOptions:
+    """The options with `model.path` leading to the checkpoint's model, where one was given."""
+    if options.checkpoint is None:
+        return options
+    model = options.model.model_copy(
+        update={"path": model_of(options.checkpoint), "revision": None}
+    )
+    return options.model_copy(update={"model": model})
+
+
+def load_inputs(options: DifficultyOptions) -> list[Question]:
+    """Checks everything that can be checked before a worker starts, and reads the questions.
+
+    Raises:
+        InputError: an option, a file or a question is wrong.
+    """
+    problems = list(length_problems(options))
+    if options.with_retrieval:
+        problems += retrieval_problems(options)
+    if problems:
+        raise InputError("config: " + "; ".join(problems))
+    check_inputs_exist(list(_inputs(options)))
+    if options.with_retrieval:
+        check_indexes(options)
+    check_installed(options.rollout.engine)
+    check_model_length(options)
+    check_gpus(
+        options.rollout.num_workers * options.cluster.num_gpus_per_rollout_worker, options.cluster
+    )
+    renderer = make_renderer(options, options.model.path)
+    questions = load_checked(options.dataset.train, renderer)[: options.limit]
+    Rubric.from_options(options.reward, renderer.protocol).check(questions)
+    return questions
+
+
+def _inputs(options: DifficultyOptions) -> Iterator[Input]:
+    named = [("model.path", options.model.path), ("dataset.train", options.dataset.train)]
+    if options.with_retrieval:
+        named += own_indexes(options).items()
+    for key, path in named:
+        found = find_input(key, path, options)
+        if found.state == "to be made":
+            raise InputError(f"{key}: '{path}' does not exist; make it with: {found.command}")
+        yield found

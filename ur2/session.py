@@ -1,0 +1,74 @@
+"""Engines and retrieval for one piece of work: started, used, and ended whatever happens."""
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable
+
+from rich.console import Console
+
+from ur2.config.schema import InferenceOptions
+from ur2.errors import ComponentError, RunInterruptedError
+from ur2.inference import NoRetriever, make_retriever, make_rollouts, make_service
+from ur2.rollout.pool import RolloutPool
+from ur2.trainer.cluster import Cluster
+
+
+async def with_rollouts(
+    options: InferenceOptions,
+    work: Callable[[RolloutPool], Awaitable[None]],
+    *,
+    search: bool,
+    precision: str,
+    go_on: str,
+    console: Console,
+) -> None:
+    """Runs `work` on started workers.
+
+    Args:
+        options: engines, prompts and retriever.
+        work: what to do.
+        search: whether a retriever is needed.
+        precision: arithmetic of a local engine, `fp32` or `bf16`.
+        go_on: how to continue what was interrupted.
+        console: shows that workers start.
+
+    Raises:
+        RunInterruptedError: Ctrl-C or SIGTERM.
+        ComponentError: a worker failed past its retries.
+    """
+    cluster = Cluster(options.cluster)
+    _cancel_on_signals()  # ray has set handlers of its own by now
+    try:
+        with console.status("starting workers"):
+            service = make_service(options, cluster) if search else None
+            retriever = make_retriever(options, service) if search else NoRetriever()
+            rollouts = make_rollouts(
+                options,
+                cluster,
+                retriever,
+                dtype="float32" if precision == "fp32" else "bfloat16",
+            )
+            starting = [rollouts.start()]
+            if service is not None:
+                starting.append(service.call("start"))
+            await asyncio.gather(*starting)
+        await work(rollouts)
+    except ComponentError as error:
+        raise type(error)(f"{error}; {go_on}") from error
+    except asyncio.CancelledError as error:
+        raise RunInterruptedError(f"interrupted; {go_on}") from error
+    finally:
+        await cluster.close()
+
+
+def _cancel_on_signals() -> None:
+    """The first Ctrl-C or SIGTERM cancels this task; a second one ends the process at once."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+
+    def stop(number: int) -> None:
+        loop.remove_signal_handler(number)
+        task.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop, number)
