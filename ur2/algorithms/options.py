@@ -61,8 +61,8 @@ class AlgorithmOptions(Options):
     the weight, `icepop` drops tokens out of bounds, `sequence_mask` drops whole sequences. `tis`
     unless given where rollouts run ahead of the update (trainer.mode, trainer.num_extra_groups)."""
     correction_cap: float = Field(default=2.0, gt=0.0)
-    """`tis`: the largest weight; `icepop`, `sequence_mask`: the largest ratio that is kept. That of a
-    sequence is the geometric mean over its tokens, and bounds within 1% of 1 are usual for it."""
+    """`tis`: the largest weight; `icepop`, `sequence_mask`: the largest ratio that is kept. A
+    sequence's is the geometric mean over its tokens, and bounds within 1% of 1 are usual for it."""
     correction_floor: float = Field(default=0.5, ge=0.0, validate_default=True)
     """`icepop`, `sequence_mask`: the smallest ratio that is kept."""
 
