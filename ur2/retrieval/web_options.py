@@ -31,7 +31,7 @@ class BrowseOptions(Options):
 
     timeout_s: Seconds = 20.0
     """Seconds for a page, redirects and reading its text included."""
-    max_bytes: Count = 2 * 2**20
+    max_bytes: Count = 2**20
     """The largest page."""
     max_redirects: Annotated[int, Field(ge=0)] = 5
     """Redirects that are followed, each checked as the first address was."""

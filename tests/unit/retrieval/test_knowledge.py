@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ur2.config.load import compose
 from ur2.errors import InputError
 from ur2.retrieval.knowledge import Knowledge
 from ur2.retrieval.knowledge_options import SummariserOptions
@@ -230,6 +231,18 @@ def test_each_model_needs_an_address(math):
 def test_options_that_lead_nowhere_are_refused(tree, named):
     with pytest.raises(InputError, match=named):
         RetrievalOptions.load(tree, where="retrieval")
+
+
+@pytest.mark.parametrize("experiment", ["medqa_qwen7b", "math_rag_stage2_qwen7b"])
+def test_the_papers_runs_take_the_hybrid_with_an_address_alone(experiment):
+    chosen = [f"+experiment={experiment}", "retrieval=ur2_hybrid"]
+    without = compose(chosen).retrieval
+    with pytest.raises(InputError, match=r"retrieval\.summariser\.endpoint\.url is required"):
+        Summariser(without.summariser)
+    given = compose([*chosen, "retrieval.summariser.endpoint.url=http://127.0.0.1:1/v1"]).retrieval
+    assert given.index == without.index
+    assert given.summariser.form == "strong"
+    Summariser(given.summariser)
 
 
 @given(st.text())
