@@ -16,7 +16,7 @@ from ur2.rollout.engines.base import GenerationRequest
 from ur2.rollout.engines.endpoint import Endpoint
 from ur2.rollout.engines.remote import RemoteEngine
 from ur2.rollout.options import EngineOptions, RemoteOptions, RolloutOptions, SamplingOptions
-from ur2.types import Author, Passage, RetrievalFailed, Status
+from ur2.types import Author, Finding, Passage, RetrievalFailed, Status, Unsearchable
 
 KEY = "UR2_TEST_KEY"
 REQUEST = GenerationRequest(
@@ -202,12 +202,13 @@ def chat_reply(*contents: str, finish: str = "stop"):
     return reply
 
 
-async def chat(game, server, *, retriever=None, retrieval: bool = True):
+async def chat(game, server, *, retriever=None, knowledge=None, retrieval: bool = True):
+    retriever = retriever or game.ScriptedRetriever()
     worker = ChatWorker(
         RolloutOptions(engine=engine_options(server, api="chat"), max_tokens_per_turn=33),
         game.prompt,
         model="m",
-        knowledge=Knowledge(retriever=retriever or game.ScriptedRetriever(), top_k=1),
+        knowledge=knowledge or Knowledge(retriever=retriever, top_k=1),
         seed=0,
     )
     await worker.start()
@@ -236,6 +237,19 @@ def test_a_chat_episode_searches_reads_and_answers(game, serve):
     assert messages[2]["content"] == "<information> Paris. </information>"
     assert server.requests[0][1]["max_tokens"] == 33
     assert server.requests[0][1]["stop"] == ["</search>", "</answer>"]
+
+
+def test_a_chat_episode_is_told_what_cannot_be_searched(game, serve):
+    class Judging:
+        async def look_up(self, lookup):
+            assert lookup.reasoning == "hm <search> 6 x 7</search>"
+            return Finding(outcome=Unsearchable(reply="Think instead."))
+
+    server = serve(chat_reply("hm <search> 6 x 7", "<answer> 42"))
+    trajectory = asyncio.run(chat(game, server, knowledge=Judging()))
+    assert [event.outcome for event in trajectory.searches] == ["unsearchable"]
+    assert server.requests[1][1]["messages"][2]["content"].count("Think instead.") == 1
+    assert trajectory.segments[2].author is Author.ENVIRONMENT
 
 
 @pytest.mark.parametrize(
