@@ -45,6 +45,8 @@ def make_retriever(options: InferenceOptions, service: Actor | None) -> Retrieve
         InputError: an address is malformed.
     """
     retrieval = options.retrieval
+    if retrieval.backend == "none":
+        return NoRetriever()
     if retrieval.backend == "web" and retrieval.web is not None:
         return WebRetriever(retrieval.web)
     transport = (

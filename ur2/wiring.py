@@ -75,9 +75,18 @@ def make_trainer(
     stop: asyncio.Event,
 ) -> Trainer:
     """The loop over running parts, before its first step."""
+    protocol = Protocol(options.prompt.protocol)
     curriculum = Curriculum(
-        inputs.train, options.curriculum, options.seed, options.trainer.questions_per_step
+        inputs.train,
+        options.curriculum,
+        options.seed,
+        options.trainer.questions_per_step,
+        stage_questions=inputs.stages,
+        max_searches_per_group=protocol.limits.max_searches * options.rollout.samples_per_prompt,
     )
+    rubrics: dict[str | None, Rubric] = {None: Rubric.from_options(options.reward, protocol)}
+    for name, reward in options.rewards.items():
+        rubrics[name] = Rubric.from_options(reward, protocol)
     return Trainer(
         options=options.trainer,
         rollout=options.rollout,
@@ -85,9 +94,9 @@ def make_trainer(
         max_failure_rate=options.retrieval.max_failure_rate,
         curriculum=curriculum,
         rollouts=parts.rollouts,
-        rubric=Rubric.from_options(options.reward, Protocol(options.prompt.protocol)),
+        rubrics=rubrics,
         policy=parts.policy,
-        questions=inputs.train,
+        questions=inputs.drawn,
         held_out=inputs.held_out,
         service_metrics=parts.service_metrics,
         checkpoints=Checkpoints(run, parts.policy, options.trainer.keep_checkpoints),

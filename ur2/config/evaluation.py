@@ -11,19 +11,19 @@ from ur2.benchmarks.runner import Benchmark
 from ur2.config.preflight import (
     Input,
     check_gpus,
+    check_indexes,
     check_inputs_exist,
     check_model_length,
     find_input,
     length_problems,
     make_renderer,
-    own_index,
+    own_indexes,
     retrieval_problems,
 )
 from ur2.config.schema import EvaluationOptions
 from ur2.datasets import load_questions
 from ur2.errors import InputError
 from ur2.prompts.render import PromptRenderer
-from ur2.retrieval.manifest import load_manifest
 from ur2.rollout.chat import text_renderer
 from ur2.rollout.engines.endpoint import api_key, endpoint_url
 from ur2.rollout.engines.factory import check_installed
@@ -63,8 +63,8 @@ def load_benchmarks(options: EvaluationOptions) -> list[Benchmark]:
         raise InputError("config: " + "; ".join(problems))
     check_inputs_exist(list(_inputs(options)))
     renderer = _renderer(options)
-    if options.search and (index := own_index(options)) is not None:
-        load_manifest(Path(index))
+    if options.search:
+        check_indexes(options)
     benchmarks = []
     for name, benchmark in options.benchmarks.items():
         questions = load_questions(benchmark.file, task=benchmark.task)
@@ -148,8 +148,9 @@ def _inputs(options: EvaluationOptions) -> Iterator[Input]:
         yield _find("model.path", options.model.path, "checkpoint", options)
     for name, benchmark in options.benchmarks.items():
         yield _find("", benchmark.file, f"benchmarks.{name}.file", options)
-    if options.search and (index := own_index(options)) is not None:
-        yield _find("", index, "retrieval.index", options)
+    if options.search:
+        for key, folder in own_indexes(options).items():
+            yield _find("", folder, key, options)
 
 
 def _find(kind: str, path: str, key: str, options: EvaluationOptions) -> Input:

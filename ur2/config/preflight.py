@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -16,12 +17,14 @@ from ur2.errors import InputError
 from ur2.prompts.protocol import Protocol
 from ur2.prompts.render import PromptRenderer
 from ur2.retrieval.manifest import load_manifest
+from ur2.rewards.options import RewardOptions
 from ur2.rewards.rubric import Rubric
 from ur2.rollout.engines.factory import check_installed
 from ur2.rollout.engines.text import load_tokenizer
 from ur2.trainer.options import ClusterOptions
 from ur2.types import Question
 
+STAGES = "curriculum.stages"
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -48,7 +51,8 @@ def check_options(options: RunOptions) -> None:
         *_engine_problems(options),
         *_sampling_problems(options),
         *length_problems(options),
-        *retrieval_problems(options),
+        *retrieval_problems(options, may_search=_may_search(options)),
+        *_stage_problems(options),
     ]
     if problems:
         raise InputError("config: " + "; ".join(problems))
@@ -89,7 +93,8 @@ def find_inputs(options: RunOptions) -> list[Input]:
         ("model.path", options.model.path),
         ("dataset.train", options.dataset.train),
         ("dataset.eval", options.dataset.eval),
-        ("retrieval.index", own_index(options)),
+        *((f"{STAGES}.{s.name}.questions", s.questions) for s in options.curriculum.stages),
+        *own_indexes(options).items(),
     ]
     return [find_input(key, path, options) for key, path in named if path is not None]
 
@@ -121,6 +126,13 @@ class Inputs:
 
     train: list[Question]
     held_out: list[Question]
+    stages: dict[str, list[Question]]
+    """By stage of the curriculum, where it has questions of its own."""
+
+    @property
+    def drawn(self) -> list[Question]:
+        """All that the curriculum may draw."""
+        return [*self.train, *chain.from_iterable(self.stages.values())]
 
 
 def load_inputs(options: RunOptions) -> Inputs:
@@ -131,19 +143,32 @@ def load_inputs(options: RunOptions) -> Inputs:
             prompt, or the model is too short for the budgets.
     """
     check_inputs_exist(find_inputs(options))
-    if (index := own_index(options)) is not None:
-        load_manifest(Path(index))
+    check_indexes(options)
     check_model_length(options)
     renderer = make_renderer(options, options.model.path)
-    rubric = Rubric.from_options(options.reward, renderer.protocol)
-    files = [options.dataset.train, *([options.dataset.eval] if options.dataset.eval else [])]
-    questions = [load_checked(path, renderer) for path in files]
-    for read in questions:
-        rubric.check(read)
-    train, held_out = questions[0], questions[1] if len(questions) > 1 else []
-    if options.dataset.exclude_overlap:
-        train = without_overlap(train, held_out)
-    return Inputs(train=train, held_out=first_of_each(held_out, options.dataset.eval_per_bucket))
+
+    def read(path: str, reward: RewardOptions) -> list[Question]:
+        questions = load_checked(path, renderer)
+        Rubric.from_options(reward, renderer.protocol).check(questions)
+        return questions
+
+    held_out = read(options.dataset.eval, options.reward) if options.dataset.eval else []
+
+    def read_train(path: str, reward: RewardOptions) -> list[Question]:
+        questions = read(path, reward)
+        return (
+            without_overlap(questions, held_out) if options.dataset.exclude_overlap else questions
+        )
+
+    return Inputs(
+        train=read_train(options.dataset.train, options.reward),
+        held_out=first_of_each(held_out, options.dataset.eval_per_bucket),
+        stages={
+            stage.name: read_train(stage.questions, options.reward_of(stage.reward))
+            for stage in options.curriculum.stages
+            if stage.questions is not None
+        },
+    )
 
 
 def first_of_each(questions: Sequence[Question], per_bucket: int | None) -> list[Question]:
@@ -166,9 +191,19 @@ def load_checked(path: str, renderer: PromptRenderer) -> list[Question]:
     return questions
 
 
-def own_index(options: InferenceOptions) -> str | None:
-    """The index that the run's own retrieval service opens, if it has one."""
-    return options.retrieval.index if options.retrieval.backend == "actor" else None
+def own_indexes(options: InferenceOptions) -> dict[str, str]:
+    """Key and folder of each index that the run's own retrieval service opens."""
+    retrieval = options.retrieval
+    if retrieval.backend != "actor":
+        return {}
+    folders = {f"retrieval.indexes.{name}": path for name, path in retrieval.indexes.items()}
+    return folders | ({"retrieval.index": retrieval.index} if retrieval.index is not None else {})
+
+
+def check_indexes(options: InferenceOptions) -> None:
+    """Raises an InputError where an index of the run's own service cannot be read."""
+    for folder in own_indexes(options).values():
+        load_manifest(Path(folder))
 
 
 def check_model_length(options: InferenceOptions) -> None:
@@ -186,7 +221,7 @@ def check_model_length(options: InferenceOptions) -> None:
 
 def find_input(key: str, path: str, options: InferenceOptions) -> Input:
     """Where the input that option `key` names stands."""
-    file = local_path(path) if key.startswith("dataset.") else path
+    file = local_path(path) if key.startswith(("dataset.", STAGES)) else path
     if file is not None and Path(file).exists():
         return Input(key=key, path=path, state="here")
     commands = {made: step.command for step in options.prepare for made in step.makes}
@@ -242,12 +277,31 @@ def length_problems(options: InferenceOptions) -> Iterator[str]:
         )
 
 
-def retrieval_problems(options: InferenceOptions) -> Iterator[str]:
-    """What the retriever lacks."""
+def retrieval_problems(options: InferenceOptions, *, may_search: bool = True) -> Iterator[str]:
+    """What the retriever lacks, for episodes that may search or may not."""
     retrieval = options.retrieval
-    needed = {"actor": "index", "http": "url"}[retrieval.backend]
-    if getattr(retrieval, needed) is None:
-        yield f"retrieval.{needed} is required with retrieval.backend={retrieval.backend}"
+    if retrieval.backend == "actor" and not retrieval.folders:
+        yield "retrieval.index is required with retrieval.backend=actor"
+    if retrieval.backend == "none" and may_search:
+        yield "retrieval.backend 'none' finds nothing (choose retrieval=actor or retrieval=http)"
+    if retrieval.backend == "http" and retrieval.url is None:
+        yield "retrieval.url is required with retrieval.backend=http"
+
+
+def _may_search(options: RunOptions) -> bool:
+    """Whether an episode of the run could search."""
+    curriculum = options.curriculum
+    policies = {stage.policy or curriculum.policy for stage in curriculum.stages}
+    return options.trainer.eval_retrieval or (policies or {curriculum.policy}) != {"never"}
+
+
+def _stage_problems(options: RunOptions) -> Iterator[str]:
+    for stage in options.curriculum.stages:
+        if stage.reward is not None and stage.reward not in options.rewards:
+            known = ", ".join(options.rewards) or "there are none"
+            yield (
+                f"{STAGES}.{stage.name}.reward '{stage.reward}' is no key of `rewards` ({known})"
+            )
 
 
 def buckets(questions: Sequence[Question]) -> dict[str, int]:

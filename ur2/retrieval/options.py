@@ -69,9 +69,9 @@ class ServiceOptions(EncoderOptions):
 class RetrievalOptions(KnowledgeOptions, IndexFolders, ServiceOptions):
     """What a training run needs to know about its retriever."""
 
-    backend: Literal["actor", "http", "web"] = "actor"
+    backend: Literal["actor", "http", "web", "none"] = "actor"
     """`actor`: an own service beside the run; `http`: one that already runs at `url`; `web`: a
-    provider of web search, at `web`."""
+    provider of web search, at `web`; `none`: nothing, for runs that never search."""
     url: str | None = None
     """The service's address, for `http`, e.g. `http://127.0.0.1:8000`."""
     token: str | None = None

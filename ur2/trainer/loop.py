@@ -8,7 +8,7 @@ questions ─▶ curriculum ─▶ rollouts ⇄ retrieval ─▶ rubric ─▶ a
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,7 +51,8 @@ class Trainer:
     """Share of a step's searches that may fail before the run stops."""
     curriculum: Curriculum
     rollouts: RolloutPool
-    rubric: Rubric
+    rubrics: Mapping[str | None, Rubric]
+    """By name, for the stages that have one of their own; None: the run's."""
     policy: PolicyGroup
     questions: Sequence[Question]
     """All that the curriculum may draw."""
@@ -125,13 +126,14 @@ class Trainer:
                 evaluation = await self._evaluate(f"step {step}")
                 report |= evaluation.metrics() if evaluation else {}
         with phase("checkpoint"):
-            if self._due(self.options.checkpoint_every):
+            if self._due(self.options.checkpoint_every) or self.curriculum.begins_stage(step + 1):
                 await self.save()
         with phase("report"):
             report |= step_metrics(scored, version=step - 1) | retrieval_metrics(scored)
             report |= harvest_metrics(harvest, self.rollouts.take_account())
             report |= self.curriculum.metrics() | await self.service_metrics()
             self.reporter.trajectories(step, scored)
+            self.reporter.events(self.curriculum.take_events())
         self.timeline.flush()
         self.reporter.step(step, report | self._timing(started, num_sampled_tokens(scored), batch))
 
@@ -156,7 +158,8 @@ class Trainer:
         group = await self.rollouts.play(
             assignment, self.rollout.samples_per_prompt, self.rollout.sampling
         )
-        return await self.rubric.score(group, assignment.step)
+        stage = self.curriculum.stage_at(assignment.step)
+        return await self.rubrics[stage.reward].score(group, stage.step)
 
     def _is_informative(self, group: ScoredGroup) -> bool:
         """Whether a group carries signal."""
@@ -176,7 +179,7 @@ class Trainer:
         with self.reporter.progress(f"held-out, {label}", len(self.held_out)) as advance:
             groups = await evaluate(
                 self.rollouts,
-                self.rubric,
+                self.rubrics[None],
                 self.held_out,
                 self.rollout.eval_sampling,
                 step=self.state.step,

@@ -46,6 +46,7 @@ def draw(
                 ),
             ),
             _save(plots / "time.png", _phases(metrics)),
+            _save(plots / "curriculum.png", _curriculum(metrics)),
         ]
     if before and after:
         drawn += [
@@ -80,6 +81,7 @@ def _curves(metrics: Metrics, main: str, prefix: str, title: str) -> Figure:
     for name in names:
         axes.plot(*_series(metrics, name), linewidth=1.2, label=name.removeprefix(prefix))
     axes.plot(*_series(metrics, main), color="black", linewidth=2.2, label="mean")
+    _mark_stages(axes, metrics)
     return _finish(figure, axes, title)
 
 
@@ -91,6 +93,34 @@ def _grid(metrics: Metrics, keys: Sequence[str]) -> Figure:
         axes.set_xlabel("step")
         axes.grid(alpha=0.3)
     return figure
+
+
+def _curriculum(metrics: Metrics) -> Figure:
+    """By bucket: how often retrieval was on, what it adds where that is measured, what it cost."""
+    shown = {
+        "curriculum/retrieval_rate/": "share of groups with retrieval",
+        "curriculum/gain/": "gain from retrieval, posterior mean",
+        "curriculum/searches/": "searches so far",
+    }
+    names = dict.fromkeys(name for m in metrics for name in m)
+    panels = {prefix: [n for n in names if n.startswith(prefix)] for prefix in shown}
+    panels = {prefix: keys for prefix, keys in panels.items() if keys}
+    figure = Figure(figsize=(7, 3.2 * max(len(panels), 1)), layout="constrained")
+    for row, (prefix, keys) in enumerate(panels.items()):
+        axes = figure.add_subplot(len(panels), 1, row + 1)
+        for name in sorted(keys):
+            axes.plot(*_series(metrics, name), linewidth=1.2, label=name.removeprefix(prefix))
+        _mark_stages(axes, metrics)
+        _finish(figure, axes, shown[prefix])
+    return figure
+
+
+def _mark_stages(axes: Axes, metrics: Metrics) -> None:
+    """A dotted line where a stage of the curriculum began."""
+    steps, stages = _series(metrics, "curriculum/stage")
+    for step, before, after in zip(steps[1:], stages, stages[1:], strict=False):
+        if before != after:
+            axes.axvline(step, color="black", linestyle=":", linewidth=1.0)
 
 
 def _phases(metrics: Metrics) -> Figure:

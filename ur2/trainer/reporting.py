@@ -71,6 +71,12 @@ class Reporter:
         if self.dump_trajectories:
             self.run.write_trajectories(step, groups)
 
+    def events(self, events: Sequence[object]) -> None:
+        """Says what was decided, here and in the run's log."""
+        for event in events:
+            self.console.print(str(event), highlight=False, soft_wrap=True)
+            logger.info("%s", event)
+
     def finish(self, facts: Mapping[str, Any], before: Evaluated, after: Evaluated) -> None:
         """Draws the plots, writes summary.json and prints what changed."""
         plots = draw(self.run.plots, self.run.read_metrics(), before, after)

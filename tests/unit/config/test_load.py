@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from ur2.config.load import CONFIGS, compose
+from ur2.config.preflight import check_options
 from ur2.errors import InputError
 
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
@@ -95,3 +96,22 @@ def test_stale_samples_are_corrected_unless_the_user_says_otherwise(
 ) -> None:
     options = compose(["+experiment=quickstart", *overrides])
     assert options.algorithm.correction == correction
+
+
+def test_a_run_without_a_retriever_may_never_search() -> None:
+    never = ["curriculum=never", "trainer.eval_retrieval=false"]
+    check_options(compose(["+experiment=quickstart", "retrieval=none", *never]))
+    for overrides in (never[:1], never[1:]):
+        with pytest.raises(InputError, match=r"retrieval\.backend 'none'"):
+            check_options(compose(["+experiment=quickstart", "retrieval=none", *overrides]))
+
+
+def test_a_stage_names_a_reward_that_is_there() -> None:
+    stages = ["+experiment=math_rag_stage2_qwen7b", "curriculum=ur2"]
+    named = "+reward@rewards.search_activation=ur2_stage1_qwen7b"
+    options = compose([*stages, named])
+    check_options(options)
+    assert options.reward_of("search_activation").min_searches
+    assert options.reward_of(None) == options.reward
+    with pytest.raises(InputError, match=r"stages.search_activation.reward.*there are none"):
+        check_options(compose(stages))

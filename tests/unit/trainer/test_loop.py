@@ -153,7 +153,7 @@ def make_trainer(folder: Path, *, steps: int = 4, outcome: str = "found") -> Tra
         max_failure_rate=0.1,
         curriculum=curriculum,
         rollouts=ScriptedRollouts(outcome),  # type: ignore[arg-type]
-        rubric=ScriptedRubric(),  # type: ignore[arg-type]
+        rubrics={None: ScriptedRubric()},  # type: ignore[dict-item]
         policy=policy,
         questions=QUESTIONS,
         held_out=QUESTIONS[:4],
