@@ -54,15 +54,22 @@ async def make_batch(
         reference_logprobs=await judges.reference_logprobs(samples) if asked and penalised else (),
         values=await judges.values(samples) if asked and options.estimator == "gae" else (),
     )
-    batch = to_batch(groups, options, judged)
+    batch = _estimated(groups, samples, options, judged)
     return batch, _metrics(batch, judged)
 
 
-def to_batch(
-    groups: Sequence[ScoredGroup], options: AlgorithmOptions, judged: Judged | None = None
-) -> Batch:
+def to_batch(groups: Sequence[ScoredGroup], options: AlgorithmOptions) -> Batch:
     """One sample per trajectory, with the advantage of each token that the policy wrote."""
-    samples, judged = _to_samples(groups), judged or Judged()
+    return _estimated(groups, _to_samples(groups), options, Judged())
+
+
+def _estimated(
+    groups: Sequence[ScoredGroup],
+    samples: Sequence[Sample],
+    options: AlgorithmOptions,
+    judged: Judged,
+) -> Batch:
+    """The samples of all groups, in order, with their advantages."""
     if not samples:
         return Batch(samples=())
     kl_BT = None
