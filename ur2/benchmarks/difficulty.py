@@ -1,6 +1,7 @@
 """What a measurement of difficulty leaves: the question file, a report, tables and a plot."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -53,19 +54,15 @@ def publish(
 
 
 def _level_table(before: Sequence[Question], after: Sequence[Question]) -> Table:
-    """Questions by level, before and as measured, per task."""
+    """Questions by bucket, before and as measured."""
     table = Table(title="questions by level", title_justify="left")
-    table.add_column("task")
-    for level in Level:
-        table.add_column(f"{level.value}, before", justify="right")
-        table.add_column("measured", justify="right")
-    for name in sorted({question.task for question in before}):
-        row = [
-            sum(question.task == name and question.level is level for question in questions)
-            for level in Level
-            for questions in (before, after)
-        ]
-        table.add_row(name, *(str(count) for count in row))
+    for column in ("bucket", "before", "measured"):
+        table.add_column(column, justify="left" if column == "bucket" else "right")
+    counts = [Counter(question.bucket for question in questions) for questions in (before, after)]
+    for task in sorted({question.task for question in before}):
+        for level in Level:
+            bucket = f"{task}/{level}"
+            table.add_row(bucket, *(str(count[bucket]) for count in counts))
     return table
 
 
