@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ur2.retrieval.client import Retriever
-from ur2.retrieval.summarise import NoSummary, Summariser
+from ur2.retrieval.summarise import Summariser
 from ur2.types import Finding, Lookup, RetrievalFailed, Task
 
 
@@ -28,12 +28,7 @@ class Knowledge:
         (found,) = await self.retriever.search([lookup.query], self.top_k, corpus)
         if self.summariser is None or not found or isinstance(found, RetrievalFailed):
             return Finding(outcome=found)
-        made, summary = await self.summariser.summarise(lookup, found)
-        if not isinstance(made, NoSummary):
-            return Finding(outcome=made, summary=summary)
-        if self.summariser.fallback == "passages":
-            return Finding(outcome=found, summary=summary)
-        return Finding(outcome=RetrievalFailed(reason=made.reason), summary=summary)
+        return await self.summariser.summarise(lookup, found)
 
     async def close(self) -> None:
         """Lets go of the summariser's connections; the retriever belongs to whoever made it."""

@@ -33,7 +33,7 @@ class SummariserOptions(Options):
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.2
     """Of the model's sampling."""
     max_tokens: Count = 1024
-    """The longest reply."""
+    """The longest reply, the thoughts of a model that thinks included."""
     max_reasoning_chars: Count = 12_000
     """How much of the end of the reasoning the model reads."""
 

@@ -5,17 +5,31 @@ a typed failure. Invariant: what the policy and the corpus wrote travels as quot
 reply of the agreed form is read as facts.
 """
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from ur2.endpoints.chat import ChatClient, json_object, quoted
+from ur2.endpoints.chat import ChatClient, Reply, json_object, quoted
 from ur2.endpoints.options import EndpointOptions
 from ur2.errors import InputError
 from ur2.retrieval.knowledge_options import SummariserForm, SummariserOptions
-from ur2.types import Facts, Lookup, Passage, Summary, Task, Unsearchable
+from ur2.types import (
+    Facts,
+    Finding,
+    Lookup,
+    Passage,
+    RetrievalFailed,
+    Summary,
+    Task,
+    Unsearchable,
+)
+
+logger = logging.getLogger(__name__)
 
 WHERE = "retrieval.summariser"
+
+Outcome = tuple[Passage, ...] | Facts | Unsearchable | RetrievalFailed
 
 _DATA = """\
 You serve a researcher who answers a question step by step and has just sent a query to a search
@@ -51,13 +65,6 @@ class Read(NamedTuple):
     """None: the query cannot be searched."""
 
 
-class NoSummary(NamedTuple):
-    """The summariser failed past its tries."""
-
-    reason: str
-    """For logs, never for a model's context."""
-
-
 class Summariser:
     """Summarises for many look-ups at once; light and picklable until the first."""
 
@@ -67,19 +74,16 @@ class Summariser:
         Raises:
             InputError: an endpoint has no address, or one that is not of HTTP.
         """
-        self.fallback = options.fallback
-        """What stands in for a summary that failed."""
         self._options = options
         self._chat = _chat(options.endpoint, "endpoint")
         self._chat_by_task: dict[Task, ChatClient] = {
             task: _chat(endpoint, f"endpoint_by_task.{task}")
             for task, endpoint in options.endpoint_by_task.items()
         }
+        self._last_failure = ""
 
-    async def summarise(
-        self, lookup: Lookup, passages: Sequence[Passage]
-    ) -> tuple[Facts | Unsearchable | NoSummary, Summary]:
-        """What the passages tell about the query, and what it took to learn it."""
+    async def summarise(self, lookup: Lookup, passages: tuple[Passage, ...]) -> Finding:
+        """What the passages tell about the query, or the configured fallback."""
         started = time.perf_counter()
         reply = await self._chat_by_task.get(lookup.task, self._chat).ask(
             INSTRUCTIONS[self._options.form],
@@ -94,17 +98,25 @@ class Summariser:
             cost_usd=reply.usage.cost_usd,
             latency_s=time.perf_counter() - started,
         )
-        if reply.value is None:
-            return NoSummary(reply.failure), summary
-        if reply.value.facts is None:
-            return Unsearchable(reply=self._options.unsearchable_reply), summary
-        ids = tuple(passage.id for passage in passages)
-        return Facts(text=reply.value.facts, passage_ids=ids), summary
+        return Finding(outcome=self._outcome(reply, passages), summary=summary)
 
     async def close(self) -> None:
         """Lets go of connections and files."""
         for chat in (self._chat, *self._chat_by_task.values()):
             await chat.close()
+
+    def _outcome(self, reply: Reply[Read], passages: tuple[Passage, ...]) -> Outcome:
+        if reply.value is None:
+            if reply.failure != self._last_failure:  # one that stays is told once
+                logger.warning("no summary: %s", reply.failure)
+                self._last_failure = reply.failure
+            if self._options.fallback == "passages":
+                return passages
+            return RetrievalFailed(reason=reply.failure)
+        if reply.value.facts is None:
+            return Unsearchable(reply=self._options.unsearchable_reply)
+        ids = tuple(passage.id for passage in passages)
+        return Facts(text=reply.value.facts, passage_ids=ids)
 
     def _data(self, lookup: Lookup, passages: Sequence[Passage]) -> str:
         return quoted(
