@@ -17,7 +17,7 @@ from ur2.policy.critic import Critic, critic_options
 from ur2.policy.deepspeed_config import shards_bf16
 from ur2.policy.loss import Report, microbatch_loss
 from ur2.policy.microbatch import collate
-from ur2.policy.options import PolicyOptions
+from ur2.policy.options import LoraOptions, PolicyOptions
 from ur2.policy.packing import Microbatch, RankPlan, RankStep
 from ur2.policy.per_token import per_token
 from ur2.policy.ranks import gather_objects, merge, restore_rng, rng_state
@@ -91,34 +91,34 @@ class PolicyWorker:
         torch.set_num_threads(self.options.num_threads)
         torch.manual_seed(self.seed + self.rank)
 
-        def load() -> "PreTrainedModel":
-            return load_lm(
+        def load(lora: LoraOptions | None) -> "PreTrainedModel":
+            lm = load_lm(
                 self.model_path,
                 revision=self.revision,
                 dtype=torch.bfloat16 if shards_bf16(self.options) else torch.float32,
                 gradient_checkpointing=self.options.gradient_checkpointing,
                 liger_kernels=self.options.liger_kernels,
             )
+            if lora:
+                add_adapters(lm, lora, seed=self.seed)
+            return lm
 
-        def policy_model() -> PolicyModel:
+        def policy_model(lora: LoraOptions | None) -> PolicyModel:
             chunk_tokens = self.options.logprob_chunk_tokens
-            return PolicyModel(load(), temperature=self.temperature, chunk_tokens=chunk_tokens)
+            return PolicyModel(load(lora), temperature=self.temperature, chunk_tokens=chunk_tokens)
 
-        model = policy_model()
-        if self.options.lora:
-            add_adapters(model.lm, self.options.lora, seed=self.seed)
+        model = policy_model(self.options.lora)
         self.device = join_ranks(self.rank, self.world_size, master_address, master_port)
         self.engine = TrainEngine(model, self.options, self.device)
         self.reference: FrozenEngine | BaseEngine
         if self.algorithm.kl_coef and self.options.lora:
             self.reference = BaseEngine(self.engine)
         elif self.algorithm.kl_coef:
-            self.reference = FrozenEngine(policy_model(), self.options, self.device)
+            self.reference = FrozenEngine(policy_model(None), self.options, self.device)
         if self.has_critic:
+            critic = CriticModel(load(self.options.lora))
             options = critic_options(self.options)
-            self.critic = Critic(
-                TrainEngine(CriticModel(load()), options, self.device), self.algorithm
-            )
+            self.critic = Critic(TrainEngine(critic, options, self.device), self.algorithm)
 
     def update(self, share: RankPlan) -> dict[str, float]:
         """Takes the optimizer steps of one batch.
