@@ -43,16 +43,26 @@ class Judges(Scenarios):
         self.keep(f"{name}-before", before)
         self.keep(f"{name}-reference", worker.reference_logprobs(make_batch(5).samples))
 
-    def criticise(self, stage: int) -> None:
+    def refer(self, stage: int) -> None:
+        """What policy and reference say before any update, in half precision."""
+        worker = self.worker(algorithm=KL, zero_stage=stage, precision="bf16")
+        for who, found in (
+            ("before", worker.logprobs(make_batch(5).samples)),
+            ("reference", worker.reference_logprobs(make_batch(5).samples)),
+        ):
+            self.keep(f"bf16-stage{stage}-{who}", found)
+
+    def criticise(self, stage: int, prefix: str = "gae", **options) -> None:
         """Two rollouts of two updates each, and a resumed copy of the second."""
-        name = f"gae-stage{stage}"
-        worker = self.worker(algorithm=GAE, zero_stage=stage, **CRITIC)
+        name, options = f"{prefix}-stage{stage}", {**CRITIC, **options}
+        worker = self.worker(algorithm=GAE, zero_stage=stage, **options)
         self.facts[name] = [self.update(worker, valued(worker, make_batch(1)))]
         worker.save(str(self.out / f"{name}.checkpoint"))
         self.facts[name].append(self.update(worker, valued(worker, make_batch(2))))
-        self.keep_weights(worker, name)
+        parameters = list(worker.critic.engine.model.lm.parameters())
+        self.facts[f"{name}-frozen"] = sum(not p.requires_grad for p in parameters)
         self.keep(f"{name}-values", worker.values(make_batch(5).samples))
-        other = self.worker(algorithm=GAE, zero_stage=stage, **CRITIC)
+        other = self.worker(algorithm=GAE, zero_stage=stage, **options)
         other.load(str(self.out / f"{name}.checkpoint"))
         self.update(other, valued(other, make_batch(2)))
         self.keep(f"{name}-resumed", other.values(make_batch(5).samples))
@@ -67,6 +77,8 @@ def main() -> None:
     for stage in (0,) if world_size == 1 else (2, 3):
         run.diverge(stage)
         run.criticise(stage)
+        run.refer(stage)
+        run.criticise(stage, "gae-lora", lora={"rank": 4})
     run.finish()
 
 

@@ -104,7 +104,7 @@ def test_a_divergence_in_the_loss_equals_a_plain_update(
     assert divergences[1] > 1e-4
 
 
-@pytest.mark.parametrize("scenario", KL)
+@pytest.mark.parametrize("scenario", [*KL, "1/bf16-stage0", "2/bf16-stage2", "2/bf16-stage3"])
 def test_the_reference_stays_what_the_policy_was(scenario: str, facts: Facts) -> None:
     world_size, name = scenario.split("/")
     of_group = facts[int(world_size)]
@@ -170,7 +170,22 @@ def test_the_critic_learns_as_one_in_plain_torch(
     assert second["critic/learning_rate"] == CRITIC_LEARNING_RATE
 
 
-@pytest.mark.parametrize("scenario", GAE)
+LORA = [scenario.replace("gae", "gae-lora") for scenario in GAE]
+
+
+def test_a_critic_with_adapters_learns_the_same_on_any_ranks_and_stage(facts: Facts) -> None:
+    values = []
+    for scenario in LORA:
+        world_size, name = scenario.split("/")
+        of_group = facts[int(world_size)]
+        values.append([x for sample in of_group[f"{name}-values"] for x in sample])
+        assert of_group[f"{name}-frozen"] > 0
+    assert values[1] == pytest.approx(values[0], abs=2e-5)
+    assert values[2] == pytest.approx(values[0], abs=2e-5)
+    assert np.std(values[0]) > 0.01
+
+
+@pytest.mark.parametrize("scenario", GAE + LORA)
 def test_a_resumed_critic_goes_on_exactly(scenario: str, facts: Facts) -> None:
     world_size, name = scenario.split("/")
     of_group = facts[int(world_size)]
