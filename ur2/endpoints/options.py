@@ -17,7 +17,8 @@ class ServiceAccessOptions(Options):
     url: str | None = None
     """The service's address; None: there is none."""
     api_key_env: str
-    """The environment variable that holds the key; unset: no key is sent."""
+    """The environment variable that holds the key, read where the asking is done; unset: no key is
+    sent."""
     max_concurrency: Count = 32
     """Requests under way at once, per process that asks."""
     timeout_s: Seconds = 20.0
@@ -37,7 +38,8 @@ class EndpointOptions(ServiceAccessOptions):
     url: str | None = None
     """Base address of the endpoint, up to and with `/v1`; None: there is none."""
     api_key_env: str = "OPENAI_API_KEY"
-    """The environment variable that holds the key; unset: no key is sent."""
+    """The environment variable that holds the key, read where the asking is done; unset: no key is
+    sent."""
     model: str = "gpt-4.1-mini"
     """The model that it serves."""
     usd_per_million_prompt_tokens: Price = 0.0

@@ -19,7 +19,8 @@ class WebSearchOptions(ServiceAccessOptions):
     provider: ProviderName = "serper"
     """Whose dialect it speaks."""
     api_key_env: str = "WEB_SEARCH_API_KEY"
-    """The environment variable that holds the key; unset: no key is sent."""
+    """The environment variable that holds the key, read where the asking is done; unset: no key is
+    sent."""
     deadline_s: Seconds = 30.0
     """Seconds for all tries of a query."""
     cache_days: Annotated[float, Field(gt=0)] = 7.0

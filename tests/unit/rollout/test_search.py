@@ -1,5 +1,6 @@
 """Searches of an episode: what a look-up leads to, and what of it the policy sees."""
 
+import asyncio
 import json
 from dataclasses import dataclass, field
 
@@ -134,8 +135,6 @@ def test_no_error_of_an_endpoint_or_a_retriever_reaches_a_segment(
 @pytest.fixture
 def play_between(game, serve_http, http_answer):
     """Plays an episode between a retriever and a summariser that answer well, or as given."""
-    import asyncio
-
     answers: dict[str, object] = {}
 
     def script(kind):
