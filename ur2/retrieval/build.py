@@ -62,10 +62,7 @@ def main() -> None:
     else:
         manifest = build(options)
         verdict = f"built in {time.monotonic() - started:.0f} s"
-    sys.stdout.write(
-        f"{options.out} {verdict}: {manifest.num_passages} passages, {manifest.dimension}-wide "
-        f"{manifest.recipe.encoder_name} vectors, {manifest.recipe.index.kind} index\n"
-    )
+    sys.stdout.write(f"{options.out} {verdict}: {manifest.summary}\n")
 
 
 def up_to_date(options: BuildOptions) -> Manifest | None:
@@ -117,7 +114,8 @@ def recipe(options: BuildOptions) -> Recipe:
         passage_prefix=options.passage_prefix,
     )
     with Console(stderr=True).status("reading the corpus"):
-        sha256 = corpus_sha256(options.corpus, options)
+        known = Path(options.out) / CORPUS_FILE
+        sha256 = corpus_sha256(options.corpus, options, known=known)
     return Recipe(corpus_sha256=sha256, encoder=encoder if index.vectors else None, index=index)
 
 

@@ -116,6 +116,13 @@ class Manifest(_Record):
     versions: dict[str, str]
     """Of the libraries that made it, by package name."""
 
+    @property
+    def summary(self) -> str:
+        """What the index holds, in a few words."""
+        encoder = self.recipe.encoder
+        vectors = f"{self.dimension}-wide {encoder.name} vectors, " if encoder else ""
+        return f"{self.num_passages} passages, {vectors}{self.recipe.index.kind} index"
+
     def save(self, folder: Path) -> None:
         """Writes the manifest into `folder`, in place of one that is there."""
         write_atomically(folder / MANIFEST_FILE, (self.model_dump_json(indent=2) + "\n").encode())
