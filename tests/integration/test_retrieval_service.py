@@ -1,15 +1,22 @@
 """The real encoder, index, HTTP server and client together."""
 
 import asyncio
+import contextlib
+import itertools
 import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
+import psutil
 import pytest
 
 from ur2.errors import InputError
@@ -47,17 +54,24 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "index"
 
 
-@pytest.fixture(scope="module")
-def server(index: Path) -> Iterator[str]:
-    command = [sys.executable, "-m", "ur2.retrieval.serve", f"index={index}", "port=0"]
+@contextlib.contextmanager
+def serving(*arguments: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """A server process and its address; it must end with 0 unless it was killed."""
+    command = [sys.executable, "-m", "ur2.retrieval.serve", *arguments]
     with subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
-            yield re.findall(r"at (http://\S+)", process.stdout.readline())[0]
+            yield re.findall(r"at (http://\S+)", process.stdout.readline())[0], process
         finally:
             process.send_signal(signal.SIGTERM)
             code = process.wait(timeout=20)
-    assert code == 0
+    assert code in (0, -signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def server(index: Path) -> Iterator[str]:
+    with serving(f"index={index}", "port=0") as (url, _):
+        yield url
 
 
 async def test_questions_over_http_find_their_facts(server: str) -> None:
@@ -107,6 +121,107 @@ def test_a_missing_index_ends_the_server_with_2_and_the_remedy(tmp_path: Path) -
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "python -m ur2.retrieval.build" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An index of words, which is opened within seconds."""
+    folder = tmp_path_factory.mktemp("words")
+    corpus = folder / "passages.jsonl"
+    rows = ({"id": str(i), "text": f"Fact {i} is about subject{i % 97}."} for i in range(2000))
+    corpus.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    build(BuildOptions(corpus=str(corpus), out=str(folder / "index"), index="lexical"))
+    return folder / "index"
+
+
+async def test_every_request_ends_while_the_server_is_killed_and_restarted(words: Path) -> None:
+    """2,000 requests, 64 at a time."""
+    outcomes: Counter[str] = Counter()
+    numbers = iter(range(2000))
+    back = asyncio.Event()
+    with serving(f"index={words}", "port=0") as (url, first):
+        client = RetrievalClient(
+            HttpTransport(url), deadline_s=5, max_retries=2, breaker_rest_s=0.2
+        )
+
+        async def ask() -> None:
+            for number in numbers:
+                async with asyncio.timeout(10):
+                    (outcome,) = await client.search([f"subject{number % 97} fact {number}"], 3)
+                if isinstance(outcome, RetrievalFailed):
+                    outcomes["failed"] += 1
+                    assert outcome.reason
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(back.wait(), timeout=2)
+                else:
+                    outcomes["answered"] += 1
+                    assert len(outcome) == 3
+
+        for _ in range(2):  # connections, pools and caches are there before memory is measured
+            await asyncio.gather(*(client.search([f"warm {i}"], 3) for i in range(64)))
+        before_bytes = psutil.Process().memory_info().rss
+        asking = [asyncio.create_task(ask()) for _ in range(64)]
+        while outcomes["answered"] < 700:
+            await asyncio.wait(asking, timeout=0.01)
+        first.kill()
+        first.wait()
+        with contextlib.ExitStack() as stack:
+            again = serving(f"index={words}", f"port={url.rsplit(':', 1)[1]}")
+            _, second = await asyncio.to_thread(stack.enter_context, again)
+            back.set()
+            early_bytes = psutil.Process(second.pid).memory_info().rss
+            await asyncio.gather(*asking)
+            late_bytes = psutil.Process(second.pid).memory_info().rss
+            assert sum(outcomes.values()) == 2000
+            assert outcomes["answered"] > 1000
+            assert outcomes["failed"] > 0
+            assert late_bytes - early_bytes < 50 * 2**20
+            assert psutil.Process().memory_info().rss - before_bytes < 50 * 2**20
+            await asyncio.sleep(0.3)
+            assert not isinstance((await client.search(["subject1"], 3))[0], RetrievalFailed)
+            await client.close()
+
+
+def test_an_index_is_replaced_under_load_without_a_lost_request(
+    words: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "served"
+    folder.symlink_to(words)
+    corpus = tmp_path / "passages.jsonl"
+    corpus.write_text('{"id": "only", "text": "subject1"}\n')
+    other = tmp_path / "other"
+    build(BuildOptions(corpus=str(corpus), out=str(other), index="lexical"))
+    with serving(f"indexes.words={folder}", "port=0") as (url, process), httpx.Client() as http:
+        found = []
+        for number in itertools.count():
+            body = {"queries": [f"subject1 {number}"], "topk": 1}
+            response = http.post(f"{url}/retrieve", json=body)
+            assert response.status_code == 200
+            found.append(response.json()["result"][0][0]["id"])
+            if number == 50:
+                folder.unlink()
+                folder.symlink_to(other)
+                process.send_signal(signal.SIGHUP)
+            if found[-1] == "only":
+                break
+            assert number < 5000
+        assert http.get(f"{url}/ready").json()["corpora"]["words"]["num_passages"] == 1
+        folder.unlink()
+        assert http.post(f"{url}/reload", json={}).status_code == 409
+        assert http.post(f"{url}/retrieve", json=body).status_code == 200
+
+
+def test_a_request_under_way_is_answered_although_the_server_is_told_to_end(words: Path) -> None:
+    body = b'{"queries": ["subject1"]}'
+    head = f"POST /retrieve HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+    request = head.encode() + b"Content-Type: application/json\r\n\r\n" + body
+    with serving(f"index={words}", "port=0", "batch_window_ms=1500") as (url, process):
+        port = int(url.rsplit(":", 1)[1])
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+            connection.sendall(request)
+            time.sleep(0.5)
+            process.send_signal(signal.SIGTERM)
+            assert connection.recv(100).startswith(b"HTTP/1.1 200 OK")
 
 
 def test_an_encoder_that_is_not_there_is_bad_input_and_leaves_nothing(index: Path) -> None:

@@ -15,12 +15,14 @@ from ur2.retrieval.searcher import Searcher
 from ur2.retrieval.store import Store
 from ur2.types import Passage
 
+QUERIES_AT_ONCE = 32
+"""Of like length; larger ones pad more than they gain."""
 LoadEncoder = Callable[[EncoderSpec, ServiceOptions], Encoder]
 
 
 def load_encoder(spec: EncoderSpec, options: ServiceOptions) -> Encoder:
     """The sentence-transformers model that `spec` names."""
-    return SentenceTransformerEncoder(spec, options, batch_size=options.max_batch)
+    return SentenceTransformerEncoder(spec, options, batch_size=QUERIES_AT_ONCE)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -52,10 +52,13 @@ class SentenceTransformerEncoder:
         """
         import torch
 
+        from ur2.retrieval.packed import PackedEncoder, supports
+
         self._batch_size = batch_size
         torch.set_num_threads(num_threads(options.num_threads))
         device = _device(options.device)
         self._model = _load(spec, device)
+        self._packed = PackedEncoder(self._model) if supports(self._model) else None
         self.spec = spec.model_copy(update={"revision": _revision(spec.name, self._model)})
         precision = _precision(options.precision, device)
         self._arithmetic: Callable[[], AbstractContextManager[Any]] = nullcontext
@@ -70,7 +73,11 @@ class SentenceTransformerEncoder:
 
     def encode_queries(self, queries: Sequence[str]) -> Vectors:
         """(N,) -> (N, D)."""
-        return self._encode(queries, self.spec.query_prefix)
+        if self._packed is None:
+            return self._encode(queries, self.spec.query_prefix)
+        with self._arithmetic():
+            vectors = self._packed.encode([self.spec.query_prefix + query for query in queries])
+        return np.asarray(vectors.numpy(), dtype=np.float32)
 
     def encode_passages(self, passages: Sequence[str]) -> Vectors:
         """(N,) -> (N, D)."""
