@@ -1,0 +1,416 @@
+"""Cost of the policy update: packing, memory of the LM head, TRL's loss path, and MFU on a GPU.
+
+    python scripts/bench/policy_update.py [head_tokens=N] [repeats=3]
+
+One plain process; needs torch and transformers (PYTHONPATH=. where ur2 is not installed), and TRL
+for the comparison with it. The work is always the same: log-probability and entropy of every
+trained token, the clipped loss, and its backward pass. Gradients of all variants are compared.
+
+- packed: 48 sequences, lengths at the quantiles of a lognormal with median 600 and p99 6,000,
+  shuffled. `padded` is what frameworks do by default: microbatches of 8 in arrival order, padded to
+  the longest. `sorted` is padded too, in order of length, within as many tokens as packed rows.
+  Both padded variants use transformers' own SDPA without a mask, and the same LM head on trained
+  tokens only, so that they differ from `packed` in padding and in nothing else.
+- head: from hidden states to their gradient, at vocabulary 151,936 and width 896. `plain` takes the
+  log-softmax of all logits. Without head_tokens=N as many of 8,192 tokens as memory allows plain.
+- trl: GRPOTrainer.compute_loss on the same model and sequences, microbatches of 8 in arrival order;
+  with TRL's fused LM head, which is made for Triton, and with TRL's functions of whole logits
+  (`selective_log_softmax`, `entropy_from_logits`). Ratios are to the better of the two.
+- mfu (GPU): the shape of Qwen2.5-3B, bf16, rows of 16,384 tokens, AdamW.
+
+Times are medians of interleaved repeats: processor time of one thread on CPU, wall time on a GPU.
+Peak memory is that above the state before, of the process (VmHWM) or of the GPU.
+"""
+
+import ctypes
+import gc
+import importlib.util
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from ur2.algorithms.options import AlgorithmOptions
+from ur2.algorithms.reductions import Denominators
+from ur2.policy.attention import PACKED
+from ur2.policy.loss import microbatch_loss
+from ur2.policy.microbatch import collate
+from ur2.policy.model import PolicyModel
+from ur2.policy.packing import num_inputs, plan
+from ur2.policy.token_logprobs import TokenLogprobs
+from ur2.types import Batch, Sample
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+SEQUENCES, PER_MICROBATCH, ROW_TOKENS = 48, 8, 8192
+SMALL = {
+    "vocab_size": 4096,
+    "hidden_size": 64,
+    "intermediate_size": 192,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+}
+QWEN_3B = {
+    "vocab_size": 151_936,
+    "hidden_size": 2048,
+    "intermediate_size": 11_008,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 2,
+    "tie_word_embeddings": True,
+}
+PEAKS = {"H200": (989e12, 4.8e12), "H100": (989e12, 3.35e12), "A100": (312e12, 2.0e12)}
+"""Dense bf16 FLOP/s and bytes/s by the data sheets."""
+OPTIONS = AlgorithmOptions()
+Run = Callable[[], None]
+
+
+def main() -> None:
+    given = dict(argument.split("=", 1) for argument in sys.argv[1:])
+    repeats = int(given.get("repeats", 3))
+    torch.set_num_threads(1)  # processor time of one thread does not move with what else runs
+    torch.manual_seed(0)
+    lm = Qwen2ForCausalLM(Qwen2Config(**SMALL, initializer_range=0.1)).to(DEVICE).train()
+    samples = make_samples(SEQUENCES, SMALL["vocab_size"], longest=10_000)
+    figures: dict[str, object] = {"name": "policy_update", "hardware": hardware()}
+    print(figures["hardware"])
+    figures |= packing(lm, samples, repeats)
+    figures |= head(896, 151_936, torch.float32, int(given.get("head_tokens", 0)))
+    figures |= against_trl(lm, samples, repeats)
+    if DEVICE.type == "cuda":
+        seven = head(3584, 152_064, torch.bfloat16, 8192)
+        figures |= {f"{key}_7b": value for key, value in seven.items()} | utilisation(repeats)
+    print(json.dumps(figures))
+
+
+def make_samples(count: int, vocab: int, longest: int) -> list[Sample]:
+    """A fifth of each is prompt, the rest is trained on; advantages differ by sequence."""
+    rng = np.random.default_rng(0)
+    normal = statistics.NormalDist()
+    sigma = np.log(10) / normal.inv_cdf(0.99)
+    quantiles = [normal.inv_cdf((i + 0.5) / count) for i in rng.permutation(count)]
+    samples = []
+    for number, z in enumerate(quantiles):
+        length = min(int(600 * np.exp(sigma * z)), longest)
+        mask = np.arange(length) >= max(1, length // 5)
+        samples.append(
+            Sample(
+                id=f"{number:04d}",
+                token_ids=rng.integers(0, vocab, length),
+                mask=mask,
+                advantages=np.where(mask, rng.normal(), 0.0).astype(np.float32),
+                sampler_logprobs=np.where(mask, -np.log(vocab), 0.0).astype(np.float32),
+            )
+        )
+    return samples
+
+
+def packing(lm: Qwen2ForCausalLM, samples: list[Sample], repeats: int) -> dict[str, object]:
+    """Tokens per second, packed and padded."""
+    model = PolicyModel(lm)
+    arrival = [samples[i : i + PER_MICROBATCH] for i in range(0, len(samples), PER_MICROBATCH)]
+    by_length = runs_of_like_length(samples, ROW_TOKENS)
+    variants: dict[str, Run] = {
+        "packed": lambda: packed_pass(model, samples, ROW_TOKENS),
+        "sorted": lambda: padded_pass(model, by_length),
+        "padded": lambda: padded_pass(model, arrival),
+    }
+    check_gradients(lm, variants)
+    seconds = timed(lm, variants, repeats)
+    needed = sum(map(num_inputs, samples))
+    computed = {"packed": needed, "sorted": padded_size(by_length), "padded": padded_size(arrival)}
+    for name, value in seconds.items():
+        print(
+            f"{name:8} {needed / median(value):9,.0f} tokens/s of {spread(value)}, "
+            f"{computed[name]:,} computed for {needed:,} needed"
+        )
+    return {
+        "packed_ratio": ratio(seconds, "padded", "packed"),
+        "packed_ratio_sorted": ratio(seconds, "sorted", "packed"),
+        "packed_tokens_per_s": round(needed / median(seconds["packed"])),
+    }
+
+
+def packed_pass(model: PolicyModel, samples: Sequence[Sample], row_tokens: int) -> None:
+    (step,) = (
+        plan(
+            Batch(samples=tuple(samples)),
+            num_updates=1,
+            num_ranks=1,
+            max_tokens_per_microbatch=row_tokens,
+        )
+        .for_rank(0)
+        .steps
+    )
+    model.lm.set_attn_implementation(PACKED)
+    for microbatch in step.microbatches:
+        inputs = collate(microbatch, DEVICE)
+        logprob_N, entropy_N = model(inputs.row, inputs.position_N, inputs.target_N)
+        counts = denominators(step.num_tokens, step.num_sequences)
+        microbatch_loss(logprob_N, entropy_N, inputs, None, OPTIONS, counts)[0].backward()
+
+
+def padded_pass(model: PolicyModel, microbatches: Sequence[Sequence[Sample]]) -> None:
+    model.lm.set_attn_implementation("sdpa")
+    everything = [s for m in microbatches for s in m]
+    counts = denominators(sum(int(s.mask.sum()) for s in everything), len(everything))
+    for microbatch in microbatches:
+        inputs = collate(microbatch, DEVICE)
+        ids = [torch.from_numpy(s.token_ids[: num_inputs(s)]) for s in microbatch]
+        ids_BT = nn.utils.rnn.pad_sequence(ids, batch_first=True).to(DEVICE)
+        hidden_BTD = model.lm.get_decoder()(input_ids=ids_BT, use_cache=False).last_hidden_state
+        real_BT = torch.arange(ids_BT.shape[1]) < torch.tensor(inputs.row.lengths)[:, None]
+        hidden_TD = hidden_BTD[real_BT.to(DEVICE)]
+        logprob_N, entropy_N = model.token_logprobs(hidden_TD[inputs.position_N], inputs.target_N)
+        microbatch_loss(logprob_N, entropy_N, inputs, None, OPTIONS, counts)[0].backward()
+
+
+def runs_of_like_length(samples: Sequence[Sample], limit: int) -> list[list[Sample]]:
+    runs: list[list[Sample]] = []
+    for sample in sorted(samples, key=num_inputs, reverse=True):
+        if runs and (len(runs[-1]) + 1) * num_inputs(runs[-1][0]) <= limit:
+            runs[-1].append(sample)
+        else:
+            runs.append([sample])
+    return runs
+
+
+def padded_size(microbatches: Sequence[Sequence[Sample]]) -> int:
+    return sum(len(m) * max(map(num_inputs, m)) for m in microbatches)
+
+
+def denominators(num_tokens: int, num_sequences: int) -> Denominators:
+    return Denominators(
+        num_tokens=num_tokens, num_sequences=num_sequences, norm_length=OPTIONS.norm_length
+    )
+
+
+def head(width: int, vocab: int, dtype: torch.dtype, num_tokens: int) -> dict[str, object]:
+    """Peak memory from hidden states to their gradient and the weight's."""
+    if not num_tokens:  # plain holds log-probabilities and two gradients at once
+        free = psutil.virtual_memory().available if DEVICE.type == "cpu" else 1 << 40
+        fits = [n for n in (8192, 4096, 2048) if 3.3 * n * vocab * 4 < 0.9 * free]
+        num_tokens = fits[0] if fits else 1024
+    linear = nn.Linear(width, vocab, bias=False, device=DEVICE, dtype=dtype)
+    hidden = torch.randn(num_tokens, width, device=DEVICE, dtype=dtype, requires_grad=True)
+    target = torch.randint(0, vocab, (num_tokens,), device=DEVICE)
+    fused = TokenLogprobs(linear, temperature=1.0, chunk_tokens=1024)
+
+    def chunked() -> Tensor:
+        return fused(hidden, target)[0]
+
+    def plain() -> Tensor:
+        logprob_NV = functional.log_softmax(linear(hidden).float(), dim=-1)
+        return logprob_NV.gather(1, target[:, None]).squeeze(1)
+
+    peaks, seconds, gradients = {}, {}, {}
+    for name, logprobs in {"chunked": chunked, "plain": plain}.items():
+        linear.weight.grad = hidden.grad = None
+        begin = clock()
+        with peak_memory() as peak:
+            logprob_N = logprobs()
+            loss = -(logprob_N - logprob_N.detach()).exp().mean()
+            loss.backward()
+        seconds[name] = clock() - begin
+        peaks[name], gradients[name] = peak[0], hidden.grad.float()
+        del logprob_N, loss
+    print(
+        f"head     {num_tokens:,} tokens x {vocab:,}: "
+        + ", ".join(f"{n} {peaks[n] / 2**30:.2f} GiB in {seconds[n]:.1f} s" for n in peaks)
+        + f"; gradients differ by {difference(*gradients.values()):.1e}"
+    )
+    return {
+        "memory_ratio": round(peaks["chunked"] / peaks["plain"], 3),
+        "memory_tokens": num_tokens,
+        "memory_seconds_ratio": round(seconds["chunked"] / seconds["plain"], 2),
+    }
+
+
+def against_trl(lm: Qwen2ForCausalLM, samples: list[Sample], repeats: int) -> dict[str, object]:
+    """Tokens per second and peak memory beside TRL's GRPO loss."""
+    if importlib.util.find_spec("trl") is None:
+        print("trl      is not installed")
+        return {"trl_ratio": None, "trl_memory_ratio": None}
+    from trl_grpo import make_trainer, trl_inputs, trl_losses
+
+    theirs = Qwen2ForCausalLM(Qwen2Config(**SMALL)).to(DEVICE).train()
+    theirs.load_state_dict(lm.state_dict())
+    model = PolicyModel(lm)
+    num_items = sum(int(s.mask.sum()) for s in samples)
+    batches = [
+        trl_inputs(samples[i : i + PER_MICROBATCH], num_items, DEVICE)
+        for i in range(0, len(samples), PER_MICROBATCH)
+    ]
+
+    def trl_pass(loss_of: Callable[[Mapping[str, Tensor]], Tensor]) -> None:
+        for batch in batches:
+            loss_of(batch).backward()
+
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = make_trainer(theirs, folder, PER_MICROBATCH)
+        fused, whole = trl_losses(trainer)
+        variants: dict[str, Run] = {
+            "ur2": lambda: packed_pass(model, samples, ROW_TOKENS),
+            "trl": lambda: trl_pass(fused),
+            "trl_logits": lambda: trl_pass(whole),
+        }
+        gradients, peaks = {}, {}
+        for name, run in variants.items():
+            of = lm if name == "ur2" else theirs
+            clear(of)
+            with peak_memory() as peak:
+                run()
+            peaks[name] = peak[0]
+            gradients[name] = torch.cat([p.grad.flatten() for p in of.parameters()])
+        seconds = timed(lm, variants, repeats)
+    needed = sum(map(num_inputs, samples))
+    for name, value in seconds.items():
+        print(
+            f"{name:10} {needed / median(value):9,.0f} tokens/s of {spread(value)}, "
+            f"peak {peaks[name] / 2**20:,.0f} MiB, "
+            f"gradients differ by {difference(gradients[name], gradients['ur2']):.1e}"
+        )
+    return {
+        "trl_ratio": min(ratio(seconds, "trl", "ur2"), ratio(seconds, "trl_logits", "ur2")),
+        "trl_memory_ratio": round(peaks["ur2"] / min(peaks["trl"], peaks["trl_logits"]), 3),
+    }
+
+
+def utilisation(repeats: int) -> dict[str, object]:
+    """Share of the GPU's peak FLOP/s in whole steps, and the floors of FLOPs and bytes."""
+    row_tokens, num_sequences = 16_384, 128
+    with torch.device(DEVICE):
+        lm = Qwen2ForCausalLM(Qwen2Config(**QWEN_3B)).to(torch.bfloat16).train()
+    model = PolicyModel(lm)
+    optimizer = torch.optim.AdamW(lm.parameters(), lr=1e-6, fused=True)
+    samples = make_samples(num_sequences, QWEN_3B["vocab_size"], longest=row_tokens)
+
+    def step() -> None:
+        packed_pass(model, samples, row_tokens)
+        optimizer.step()
+
+    step()
+    torch.cuda.reset_peak_memory_stats()
+    seconds = median(timed(lm, {"step": step}, repeats)["step"])
+    lengths = np.array([num_inputs(s) for s in samples])
+    trained = sum(int(s.mask.sum()) for s in samples)
+    embedding = lm.get_input_embeddings().weight.numel()
+    body = sum(p.numel() for p in lm.parameters()) - embedding
+    width, layers = QWEN_3B["hidden_size"], QWEN_3B["num_hidden_layers"]
+    # forward and backward: 6 per weight and token; causal attention 6 per pair of tokens and width
+    flops = 6 * body * lengths.sum() + 6 * embedding * trained
+    flops += 6 * layers * width * (lengths.astype(float) ** 2).sum()
+    num_rows = -(-lengths.sum() // row_tokens)
+    # per row: weights read twice, gradients read and written; per step: AdamW reads 4, writes 3
+    num_bytes = 2 * (body + embedding) * (4 * num_rows + 7)
+    peak_flops, peak_bytes = next(
+        (v for k, v in PEAKS.items() if k in torch.cuda.get_device_name()), (float("nan"),) * 2
+    )
+    mfu = float(flops / seconds / peak_flops)
+    print(
+        f"mfu      {mfu:.1%}: {lengths.sum():,} tokens in {seconds:.2f} s; floors "
+        f"{flops / peak_flops:.2f} s for {flops:.2e} FLOPs, "
+        f"{num_bytes / peak_bytes:.3f} s for {num_bytes:.2e} bytes of weights and their states"
+    )
+    return {
+        "mfu": round(mfu, 3),
+        "gpu_tokens_per_s": round(float(lengths.sum()) / seconds),
+        "gpu_peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 1),
+    }
+
+
+def timed(lm: nn.Module, variants: Mapping[str, Run], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each variant, in turns; all have run before, when gradients were compared."""
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    for _ in range(repeats):
+        for name, run in variants.items():
+            clear(lm)
+            begin = clock()
+            run()
+            seconds[name].append(clock() - begin)
+    return seconds
+
+
+def clock() -> float:
+    if DEVICE.type == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def check_gradients(lm: nn.Module, variants: Mapping[str, Run]) -> None:
+    gradients = []
+    for run in variants.values():
+        clear(lm)
+        run()
+        gradients.append(torch.cat([p.grad.flatten() for p in lm.parameters()]))
+    worst = max(difference(gradients[0], other) for other in gradients[1:])
+    print(f"packing  gradients of {', '.join(variants)} differ by {worst:.1e}")
+
+
+def difference(one: Tensor, other: Tensor) -> float:
+    """The largest, relative to the largest value."""
+    return float((one - other).abs().max() / other.abs().max())
+
+
+def clear(lm: nn.Module) -> None:
+    for parameter in lm.parameters():
+        parameter.grad = None
+
+
+@contextmanager
+def peak_memory() -> Iterator[list[int]]:
+    """Bytes at the highest point inside, above those before."""
+    gc.collect()
+    found: list[int] = []
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        yield found
+        found.append(torch.cuda.max_memory_allocated() - before)
+        return
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = status_bytes("VmRSS")
+    yield found
+    found.append(status_bytes("VmHWM") - before)
+
+
+def status_bytes(key: str) -> int:
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith(key)) * 1024
+
+
+def median(values: Sequence[float]) -> float:
+    return statistics.median(values)
+
+
+def spread(values: Sequence[float]) -> str:
+    return f"{median(values):.2f} s ({min(values):.2f} to {max(values):.2f})"
+
+
+def ratio(seconds: Mapping[str, Sequence[float]], slow: str, fast: str) -> float:
+    return round(median(seconds[slow]) / median(seconds[fast]), 2)
+
+
+def hardware() -> str:
+    if DEVICE.type == "cuda":
+        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
+    return f"{os.cpu_count()} cores, of which one thread, no GPU"
+
+
+if __name__ == "__main__":
+    main()
