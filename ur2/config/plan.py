@@ -22,7 +22,7 @@ from ur2.config.preflight import (
     num_gpus,
 )
 from ur2.config.schema import RunOptions
-from ur2.config.tables import curriculum_table, make_table, overlap_table, reward_table
+from ur2.config.tables import curriculum_tables, make_table, overlap_table, reward_table
 from ur2.datasets import load_questions
 from ur2.datasets.overlap import find_overlap
 from ur2.prompts.render import PromptRenderer
@@ -74,7 +74,7 @@ def print_plan(options: RunOptions, console: Console) -> None:
         _memory_table(options),
         _inputs_table(inputs),
         reward_table(options),
-        curriculum_table(options, questions),
+        *curriculum_tables(options, questions),
         overlap_table(options, overlap),
     )
     if renderer is None:
@@ -217,5 +217,7 @@ def _prompts(
 
 def _may_meet(options: RunOptions, task: Task) -> bool:
     """Whether the curriculum names a bucket of the task, or none at all."""
-    named = [*options.curriculum.static, *options.curriculum.bucket_weights]
+    curriculum = options.curriculum
+    stages = [curriculum.of_stage(stage) for stage in curriculum.stages] or [curriculum]
+    named = [bucket for each in stages for bucket in (*each.static, *each.bucket_weights)]
     return not named or any(bucket.startswith(f"{task}/") for bucket in named)

@@ -1,13 +1,13 @@
 """What a run learns from, as tables: reward, curriculum, and what it must not learn from."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from rich.table import Table
 from rich.text import Text
 
 from ur2.config.preflight import buckets
 from ur2.config.schema import RunOptions
-from ur2.curriculum.options import CurriculumOptions
+from ur2.curriculum.options import CurriculumOptions, StopOptions
 from ur2.datasets.overlap import Overlap
 from ur2.rewards.options import Schedule, TermOptions
 from ur2.types import Question
@@ -59,9 +59,37 @@ def _settings(term: TermOptions) -> str:
     return ", ".join(f"{key}={value}" for key, value in given.items())
 
 
-def curriculum_table(options: RunOptions, questions: Sequence[Question]) -> Table:
-    """Per bucket: questions, how many of them a step draws, and how often retrieval is on."""
+def curriculum_tables(options: RunOptions, questions: Sequence[Question]) -> Iterator[Table]:
+    """One table per stage of the run: what a step draws, and how often retrieval is on.
+
+    Args:
+        options: of the run.
+        questions: the run's; a stage's own are not read.
+    """
     curriculum = options.curriculum
+    if not curriculum.stages:
+        yield _bucket_table(f"curriculum: {curriculum.policy}", options, curriculum, questions)
+    for stage in curriculum.stages:
+        own = curriculum.of_stage(stage)
+        known = questions if stage.questions is None else []
+        table = _bucket_table(f"stage {stage.name}: {own.policy}", options, own, known)
+        table.add_row("(reward)", stage.reward or "the run's", "", "")
+        table.add_row("(lasts)", _end(stage.stop), "", "")
+        yield table
+
+
+def _end(stop: StopOptions | None) -> str:
+    if stop is None:
+        return "to the end"
+    steps = "" if stop.steps is None else f"for {stop.steps} steps"
+    plateau = "" if stop.plateau is None else f"until {stop.plateau.metric} no longer rises"
+    return " or ".join(filter(None, (steps, plateau)))
+
+
+def _bucket_table(
+    title: str, options: RunOptions, curriculum: CurriculumOptions, questions: Sequence[Question]
+) -> Table:
+    """Per bucket: questions, how many of them a step draws, and how often retrieval is on."""
     counts = buckets(questions)
     weights = curriculum.bucket_weights or counts
     named = list(counts or dict.fromkeys([*curriculum.static, *curriculum.bucket_weights]))
@@ -70,10 +98,10 @@ def curriculum_table(options: RunOptions, questions: Sequence[Question]) -> Tabl
     for bucket in named or ["(every bucket)"]:
         share = weights.get(bucket, 0) / drawn if drawn else None
         per_step = "?" if share is None else f"{share * options.trainer.questions_per_step:.1f}"
-        rate = retrieval_rate(curriculum, bucket)
-        rows.append((bucket, str(counts.get(bucket, "?")), per_step, f"{rate:.2f}"))
-    columns = ("bucket", "questions", "per step", "retrieval on")
-    return make_table(f"curriculum: {curriculum.policy}", columns, rows)
+        rate = f"{retrieval_rate(curriculum, bucket):.2f}"
+        on = "as measured" if curriculum.policy == "adaptive" else rate
+        rows.append((bucket, str(counts.get(bucket, "?")), per_step, on))
+    return make_table(title, ("bucket", "questions", "per step", "retrieval on"), rows)
 
 
 def retrieval_rate(curriculum: CurriculumOptions, bucket: str) -> float:

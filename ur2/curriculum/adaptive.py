@@ -60,6 +60,12 @@ class Adaptive:
         mode = "on" if bucket.retrieval else "off"
         return bucket.retrieval, f"adaptive {name} {mode} gain={bucket.gain:+.2f}"
 
+    def prefers(self, question: Question) -> bool:
+        """The mode of its bucket, unless it has left."""
+        bucket = self._buckets.get(question.bucket)
+        on = self._options.starts_on if bucket is None else bucket.retrieval
+        return on and not self._has_left(question)
+
     def observe(self, outcomes: Sequence[Outcome]) -> None:
         """Counts the groups; the next step's decisions rest on them."""
         for outcome in outcomes:

@@ -100,6 +100,10 @@ class Curriculum:
             plan.sampler.observe(own)
             plan.policy.observe(own)
 
+    def prefers_retrieval(self, question: Question) -> bool:
+        """Whether a question like this, training or held out, is to be answered with retrieval."""
+        return self._plan.policy.prefers(question)
+
     def stage_at(self, step: int) -> StageStep:
         """Where in the stages a drawn step lies."""
         return self._stages.at(step)

@@ -18,6 +18,9 @@ class RetrievalPolicy(Protocol):
     def decide(self, question: Question, step: int, rng: np.random.Generator) -> tuple[bool, str]:
         """Whether retrieval is on, and why (goes into the assignment)."""
 
+    def prefers(self, question: Question) -> bool:
+        """Whether retrieval is more often on than off for it, exploration aside."""
+
     def observe(self, outcomes: Sequence[Outcome]) -> None:
         """Takes in how groups of any mode did; decisions of later steps may rest on it."""
 
@@ -66,6 +69,10 @@ class Constant(_Fixed):
         """Ignores all arguments."""
         return self._decision
 
+    def prefers(self, question: Question) -> bool:
+        """As decided."""
+        return self._decision[0]
+
 
 class Static(_Fixed):
     """A fixed probability per bucket, as in UR² (arXiv 2508.06165)."""
@@ -78,6 +85,10 @@ class Static(_Fixed):
         probability = self._probabilities.get(question.bucket, 0.0)
         reason = f"static {question.bucket} p={probability:.2f}"
         return bool(rng.random() < probability), reason
+
+    def prefers(self, question: Question) -> bool:
+        """Where the table says at least one half."""
+        return self._probabilities.get(question.bucket, 0.0) >= 0.5
 
 
 POLICIES: Mapping[PolicyName, Callable[[CurriculumOptions], RetrievalPolicy]] = {

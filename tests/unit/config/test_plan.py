@@ -17,7 +17,7 @@ from ur2.train import main
 
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
 FIXTURES = Path(__file__).parents[2] / "fixtures"
-QUESTIONS = {"math_rag_stage1": "math", "math_rag_stage2": "mixed", "medqa": "choice"}
+QUESTIONS = {"math_rag_stage1": "math", "math_rag": "mixed", "medqa": "choice"}
 QUESTIONS |= {"vanilla_rl": "choice", "search_r1": "qa", "quickstart": "qa", "smoke": "qa"}
 
 
@@ -106,6 +106,23 @@ def test_a_step_is_shared_among_the_buckets_that_are_drawn(tiny_model):
     rows = table_rows(plan(*weighted), "curriculum")
     assert rows["qa/hard"] == ["1", "48.0", "1.00"]
     assert rows["math/easy"] == ["1", "0.0", "0.00"]
+
+
+def test_every_stage_is_shown_with_its_reward_and_its_end():
+    shown = plan("+experiment=math_rag_qwen7b")
+    first = table_rows(shown, "stage search_activation: static")
+    assert first["math/very_hard"] == ["?", "?", "1.00"]
+    assert first["(reward)"][0] == "search_activation"
+    assert first["(lasts)"][0] == "for 23 steps or until reward no longer rises"
+    second = table_rows(shown, "stage answer_quality: static")
+    assert second["qa/hard"][2] == "1.00"
+    assert second["math/hard"][2] == "0.00"
+    assert second["(lasts)"][0] == "to the end"
+
+
+def test_an_adaptive_curriculum_has_no_rate_to_show():
+    rows = table_rows(plan("+experiment=quickstart", "curriculum=atlas_adaptive"), "curriculum")
+    assert rows["qa/easy"][1:] == ["10.7", "as measured"]
 
 
 def table_rows(shown: str, title: str) -> dict[str, list[str]]:

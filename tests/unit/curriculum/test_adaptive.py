@@ -145,6 +145,17 @@ def test_what_is_sure_is_explored_less(questions, exploration):
     assert shares[1.0, 0.0] < 0.6 * shares[0.5, 0.5]
 
 
+def test_what_is_preferred_is_the_mode_without_exploration(questions):
+    world = World(questions, exploration=0.5)
+    assert world.policy.prefers(questions[0])
+    world.run(60, (0.1, 0.9))
+    assert not world.policy.prefers(questions[0])
+    world.run(60, (0.9, 0.1))
+    assert world.policy.prefers(questions[0])
+    world.policy.observe([outcome(questions[0], False, 1.0)] * 3)
+    assert not world.policy.prefers(questions[0])
+
+
 def test_a_question_solved_time_and_again_without_retrieval_leaves(questions):
     policy, rng = Adaptive(AdaptiveOptions(leaves_after=3), 0.02), np.random.default_rng(0)
     known, other = questions[:2]

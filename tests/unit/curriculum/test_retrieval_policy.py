@@ -50,6 +50,16 @@ def test_retrieval_is_on_as_often_as_the_table_says(make_questions, name, probab
         assert share(load(name), question) == pytest.approx(probability, abs=tolerance)
 
 
+@pytest.mark.parametrize(
+    ("name", "preferred"),
+    [("never", set()), ("always", {"qa/easy", "qa/hard"}), ("static", {"qa/hard"})],
+)
+def test_retrieval_is_preferred_where_it_is_more_often_on(make_questions, name, preferred):
+    policy = POLICIES[load(name).policy](load(name))
+    questions = make_questions({"qa/easy": 1, "qa/hard": 1})
+    assert {q.bucket for q in questions if policy.prefers(q)} == preferred
+
+
 def test_the_reason_names_policy_bucket_and_probability(make_questions):
     options, rng = load("ur2_mcq"), np.random.default_rng(0)
     question = make_questions({"choice/hard": 1})[0]
