@@ -35,12 +35,11 @@ def make(options: CorpusOptions) -> bool:
     out = Path(options.out)
     if out.suffix != SUFFIX:
         raise InputError(f"out={out} must end in {SUFFIX}")
-    sha256 = corpus_sha256(options.sources, options)
-    if out.exists():
-        if out.is_dir() or not out.stat().st_size:
-            raise InputError(f"out={out} exists and is no corpus; give another name, or remove it")
-        if Corpus(out).sha256 == sha256:
-            return False
+    if out.is_file():
+        Corpus(out)  # What is none is not overwritten.
+    sha256 = corpus_sha256(options.sources, options, known=out)
+    if out.exists() and Corpus(out).sha256 == sha256:
+        return False
     out.parent.mkdir(parents=True, exist_ok=True)
     convert(options.sources, options, out, sha256=sha256)
     return True

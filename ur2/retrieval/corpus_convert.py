@@ -11,6 +11,7 @@ What is being made lies beside it; the state says how far it is good:
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +27,7 @@ from ur2.retrieval.corpus_file import ROWS_PER_CHUNK, SUFFIX, Corpus, CorpusWrit
 from ur2.retrieval.corpus_options import Paths, ReadOptions
 from ur2.retrieval.corpus_readers import Bad, Blank, Outcome, read_source
 from ur2.retrieval.corpus_rows import Draft
-from ur2.retrieval.corpus_sources import Source, find_sources, source_sha256
+from ur2.retrieval.corpus_sources import Source, find_sources, source_sha256, source_stamp
 from ur2.retrieval.partial import progress_bar, work_folder, write_atomically
 
 MAX_PROBLEMS_SHOWN = 20
@@ -59,14 +60,24 @@ class State(BaseModel):
     next: Position = Position()
 
 
-def corpus_sha256(names: Paths, options: ReadOptions) -> str:
+def corpus_sha256(names: Paths, options: ReadOptions, *, known: Path) -> str:
     """What tells the corpus of these files, read like this, from any other.
+
+    Where `known` was made of the very same files, they are not read again.
 
     Raises:
         InputError: there are no such files, or one cannot be read.
     """
     ready = ready_corpus(names)
-    return source_sha256(find_sources(names), options) if ready is None else Corpus(ready).sha256
+    if ready is not None:
+        return Corpus(ready).sha256
+    sources = find_sources(names)
+    if known.exists():
+        with suppress(InputError):
+            corpus = Corpus(known)
+            if corpus.stamp == source_stamp(sources, options):
+                return corpus.sha256
+    return source_sha256(sources, options)
 
 
 def ready_corpus(names: Paths) -> Path | None:
@@ -166,7 +177,10 @@ class _Conversion:
         places = self._folder / PLACES_FILE
         with (
             CorpusWriter(
-                self._folder / PASSAGES_FILE, sha256=state.sha256, num_bytes=state.num_bytes
+                self._folder / PASSAGES_FILE,
+                sha256=state.sha256,
+                stamp=source_stamp(self._sources, self._options),
+                num_bytes=state.num_bytes,
             ) as writer,
             places.open("r+b" if state.num_passages else "wb") as self._places,
             progress_bar() as progress,

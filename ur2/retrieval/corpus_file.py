@@ -13,7 +13,7 @@ from ur2.types import Passage
 
 SUFFIX = ".arrow"
 ROWS_PER_CHUNK = 4096
-_HASH_KEY = b"corpus_sha256"
+_HASH_KEY, _STAMP_KEY = b"corpus_sha256", b"sources_stamp"
 _END = b"\xff\xff\xff\xff\0\0\0\0"
 """Ends an Arrow stream."""
 
@@ -35,6 +35,7 @@ class Corpus:
         try:
             table = pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
             self.sha256: str = table.schema.metadata[_HASH_KEY].decode()
+            self.stamp: str = table.schema.metadata[_STAMP_KEY].decode()
             self._columns: tuple[Any, ...] = tuple(map(table.column, ("id", "title", "text")))
         except (OSError, pa.ArrowInvalid, KeyError, TypeError) as error:
             raise InputError(f"{path} is no corpus file; make it again") from error
@@ -62,10 +63,18 @@ class Corpus:
 class CorpusWriter:
     """Appends chunks of passages to a file that can be cut back to any chunk and continued."""
 
-    def __init__(self, path: Path, *, sha256: str, num_bytes: int = 0) -> None:
-        """Goes on after the first `num_bytes` of the file; 0 begins it."""
+    def __init__(self, path: Path, *, sha256: str, stamp: str = "", num_bytes: int = 0) -> None:
+        """Goes on after the first `num_bytes` of the file; 0 begins it.
+
+        Args:
+            path: the file.
+            sha256: what tells the corpus from any other, see `source_sha256`.
+            stamp: what its sources looked like from outside, see `source_stamp`.
+            num_bytes: what is kept of the file.
+        """
         columns = [("id", pa.string()), ("title", pa.string()), ("text", pa.string())]
-        self._schema = pa.schema(columns, metadata={_HASH_KEY: sha256.encode()})
+        told = {_HASH_KEY: sha256.encode(), _STAMP_KEY: stamp.encode()}
+        self._schema = pa.schema(columns, metadata=told)
         self._file = path.open("r+b" if num_bytes else "wb")
         self._file.truncate(num_bytes)
         self._file.seek(num_bytes)

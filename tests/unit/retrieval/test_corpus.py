@@ -1,6 +1,7 @@
 import gzip
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -209,3 +210,19 @@ def test_the_command_survives_a_kill_and_an_interrupt(tmp_path: Path) -> None:
     assert "220000 passages" in done.stdout
     assert out.read_bytes() == whole.read_bytes()
     assert not state.parent.exists()
+
+
+def test_sources_that_look_the_same_are_not_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out = tmp_path / "rows.jsonl", tmp_path / "corpus.arrow"
+    source.write_bytes(numbered(range(5)))
+    make(asked(source, out))
+    with monkeypatch.context() as patch:
+        patch.setattr(corpus_convert, "source_sha256", interrupt)
+        assert not make(asked(source, out))
+    changed = source.stat().st_mtime_ns
+    source.write_bytes(numbered(range(5, 10)))
+    os.utime(source, ns=(changed + 1, changed + 1))
+    assert make(asked(source, out))
+    assert Corpus(out).id_of(0) == "p5"
