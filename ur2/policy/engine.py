@@ -1,4 +1,7 @@
-"""The only home of deepspeed: a model sharded over ranks, stepped with our own denominators."""
+"""A model sharded over ranks, stepped with our own denominators.
+
+With `training_state` the only home of deepspeed.
+"""
 
 import logging
 import math
@@ -25,7 +28,13 @@ if not torch.cuda.is_available():
 import deepspeed  # it reads DS_ACCELERATOR here
 from deepspeed.runtime.zero.partition_parameters import GatheredParameters
 
-CHECKPOINT_TAG = "state"
+from ur2.policy.training_state import (
+    ShardedStates,
+    WholeStates,
+    load_states,
+    read_facts,
+    save_states,
+)
 
 
 def join_ranks(rank: int, world_size: int, master_address: str, master_port: int) -> torch.device:
@@ -74,6 +83,12 @@ class TrainEngine:
             ),
             dist_init_required=False,
         )
+        self._trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self._states = (
+            ShardedStates(self._engine.optimizer, self.stage)
+            if self.stage
+            else WholeStates(self._engine.optimizer)
+        )
 
     def forward(self, *inputs: Any) -> Any:
         """What the model's own `forward` returns."""
@@ -116,22 +131,25 @@ class TrainEngine:
             with GatheredParameters(parameters, enabled=self.stage == 3):
                 yield {w.name: w.merged() for w in part if dist.get_rank() == 0}
 
-    def save(self, path: Path, state: dict[str, Any]) -> None:
-        """Writes weights, optimizer and `state`, sharded."""
-        self._engine.save_checkpoint(
-            str(path), tag=CHECKPOINT_TAG, client_state=state, save_latest=False
-        )
+    def save(self, folder: Path, facts: dict[str, Any]) -> None:
+        """Writes masters, optimizer and `facts`, for any number of ranks and stage to load."""
+        facts = {**facts, "optimizer": self.options.optimizer}
+        save_states(self._states, self._trained, folder, facts)
 
-    def load(self, path: Path) -> dict[str, Any]:
-        """Restores what `save` wrote and returns its `state`.
+    def load(self, folder: Path) -> dict[str, Any]:
+        """Restores what `save` wrote and returns its `facts`.
 
         Raises:
-            InputError: there is no such checkpoint.
+            InputError: there is no such checkpoint, or it is of another model or optimizer.
         """
-        if not (path / CHECKPOINT_TAG).is_dir():
-            raise InputError(f"resume: {path} holds no policy checkpoint")
-        _, state = self._engine.load_checkpoint(str(path), tag=CHECKPOINT_TAG)
-        return dict(state)
+        facts = read_facts(folder)
+        if facts["optimizer"] != self.options.optimizer:
+            raise InputError(
+                f"resume: {folder} was written with policy.optimizer={facts['optimizer']}; set it "
+                "so, or start anew with resume=none"
+            )
+        load_states(self._states, self._trained, folder)
+        return facts
 
     def close(self) -> None:
         """Leaves the process group."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ur2.algorithms.options import AlgorithmOptions
 from ur2.algorithms.reductions import Denominators
-from ur2.errors import InputError, NotFiniteError
+from ur2.errors import NotFiniteError
 from ur2.policy.critic import Critic, critic_options
 from ur2.policy.deepspeed_config import shards_bf16
 from ur2.policy.loss import Report, microbatch_loss
@@ -202,30 +202,27 @@ class PolicyWorker:
     def save(self, path: str) -> None:
         """Writes all that `load` needs to go on exactly: weights, optimizer, position, RNGs."""
         folder = Path(path)
-        state = {"steps_done": self.steps_done, "world_size": self.world_size}
-        self.engine.save(folder, state)
+        self.engine.save(folder, {"steps_done": self.steps_done})
         if self.has_critic:
             self.critic.engine.save(folder / CRITIC_FOLDER, {})
         torch.save(rng_state(), folder / RNG_FILE.format(self.rank))
         dist.barrier()
 
     def load(self, path: str) -> None:
-        """Restores what `save` wrote.
+        """Restores what `save` wrote, on any number of ranks and under any ZeRO stage.
+
+        A rank that was not there when it was saved keeps the random state of its seed; an update
+        draws no random numbers.
 
         Raises:
-            InputError: there is no checkpoint, or it is of another number of ranks.
+            InputError: there is no checkpoint, or it is of another model or optimizer.
         """
         folder = Path(path)
-        saved_by = len(list(folder.glob(RNG_FILE.format("*"))))
-        if saved_by and saved_by != self.world_size:
-            raise InputError(
-                f"resume: {path} was written by {saved_by} policy ranks, and policy.num_ranks is "
-                f"{self.world_size}; set it to {saved_by}"
-            )
         self.steps_done = int(self.engine.load(folder)["steps_done"])
         if self.has_critic:
             self.critic.engine.load(folder / CRITIC_FOLDER)
-        restore_rng(torch.load(folder / RNG_FILE.format(self.rank), weights_only=True))
+        if (random := folder / RNG_FILE.format(self.rank)).exists():
+            restore_rng(torch.load(random, weights_only=True))
 
     def close(self) -> None:
         """Leaves the process group."""
