@@ -143,6 +143,12 @@ def test_equal_rewards_give_exactly_no_advantage(name: str) -> None:
     assert (advantages == 0).all()
 
 
+@pytest.mark.parametrize("name", ["reinforce_pp", "reinforce_pp_baseline"])
+def test_a_batch_of_equal_rewards_is_whitened_to_exactly_nothing(name: str) -> None:
+    advantages = estimate(name, torch.full((3,), 0.7), torch.arange(3), mask("pop", ".p.", "ppp"))
+    assert (advantages == 0).all()
+
+
 @pytest.mark.parametrize("name", ["grpo", "dr_grpo"])
 def test_a_group_of_one_has_no_group_relative_signal(name: str) -> None:
     assert per_sequence(name, [3.0], [0]).tolist() == [0.0]
@@ -181,6 +187,34 @@ def test_padding_and_inserted_documents_change_nothing(seed: int, name: str) -> 
     assert torch.equal(advantages[wider], plain[mask_BT])
     assert (advantages[~wider] == 0).all()
     assert advantages.dtype == torch.float32
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=seeds)
+def test_documents_padding_and_company_change_nothing_for_gae(seed: int) -> None:
+    """Its values are what the critic says; those of documents are never read."""
+    rewards, groups, mask_BT = batches(seed)
+    generator = torch.Generator().manual_seed(seed)
+    value_BT = torch.randn(6, 9, generator=generator)
+    options = {"gamma": 0.9, "lam": 0.8}
+    plain = estimate("gae", rewards, groups, mask_BT, value_BT=value_BT, **options)
+    at = int(torch.randint(0, 10, (1,), generator=generator))
+    unread = torch.full((6, 4), math.nan)
+    wider = torch.cat([mask_BT[:, :at], unread == 0, mask_BT[:, at:], unread == 0], dim=1)
+    value_wider = torch.cat([value_BT[:, :at], unread, value_BT[:, at:], unread], dim=1)
+    advantages = estimate("gae", rewards, groups, wider, value_BT=value_wider, **options)
+    assert torch.equal(advantages[wider], plain[mask_BT])
+    assert (advantages[~wider] == 0).all()
+    alone = estimate(
+        "gae", rewards[2:3], groups[2:3], mask_BT[2:3], value_BT=value_BT[2:3], **options
+    )
+    torch.testing.assert_close(alone, plain[2:3])
+
+
+def test_fully_masked_rows_have_no_advantage_under_gae_either() -> None:
+    rewards, mask_BT = torch.tensor([1.0, 5.0]), mask("pp", "..")
+    advantages = estimate("gae", rewards, torch.zeros(2), mask_BT, value_BT=torch.zeros(2, 2))
+    assert advantages.tolist() == [[1.0, 1.0], [0.0, 0.0]]
 
 
 @settings(max_examples=25, deadline=None)
