@@ -208,6 +208,7 @@ def two_ranks(run: Scenarios) -> None:
     run.hand_over("tied-stage3", zero_stage=3, model="tied")
     for stage in (0, 1, 2, 3):
         run.train(f"lora-stage{stage}", zero_stage=stage, lora=LORA, max_tokens_per_microbatch=60)
+    run.train("lora-bf16", zero_stage=3, lora=LORA, precision="bf16", gradient_checkpointing=True)
     for stage in (2, 3):
         run.adapt(f"lora-kl-stage{stage}", zero_stage=stage)
     run.resume("resume-lora", zero_stage=3, schedule="linear", warmup_steps=3, lora=LORA)

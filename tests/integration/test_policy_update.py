@@ -338,6 +338,12 @@ def test_adapters_learn_as_in_a_plain_update_and_leave_merged(
     assert moved == {name for name in source if re.search(r"_proj\.weight", name)}
 
 
+def test_adapters_of_recomputed_bf16_layers_stay_close(
+    weights: Mapping[str, Weights], adapted: Weights
+) -> None:
+    assert_same(adapted, weights["2/lora-bf16"], atol=0.02)
+
+
 @pytest.fixture(scope="module")
 def adapted(folder: Path) -> Weights:
     return adapted_reference(folder)

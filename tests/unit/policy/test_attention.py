@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.attention import varlen
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -19,7 +20,7 @@ from transformers import (
 )
 
 from ur2.errors import InputError
-from ur2.policy.attention import packed_attention, use_packed_attention
+from ur2.policy.attention import _fused, packed_attention, use_packed_attention
 from ur2.policy.microbatch import make_row
 from ur2.policy.model import hidden_states
 
@@ -129,3 +130,42 @@ def test_scores_with_a_term_that_is_not_computed_are_refused() -> None:
             torch.nn.Identity(), part, part, part, None,
             lengths=(3,), offset_S=torch.tensor([0, 3]), softcap=50.0,
         )  # fmt: skip
+
+
+def varlen_by_its_documentation(
+    query: Tensor, key: Tensor, value: Tensor, offset_q: Tensor, offset_k: Tensor,
+    max_q: int, max_k: int, *, scale: float, window_size: tuple[int, int], enable_gqa: bool,
+) -> Tensor:  # fmt: skip
+    """torch's `varlen_attn`, which has a GPU only: (T, H, D) -> (T, H, D)."""
+    assert torch.equal(offset_q, offset_k)
+    assert offset_q.dtype == torch.int32
+    assert max_q == max_k == int(offset_q.diff().max())
+    groups = query.shape[1] // key.shape[1]
+    assert enable_gqa == (groups > 1)
+    left, right = window_size
+    assert right == 0
+    rows = []
+    for begin, end in zip(offset_q.tolist(), offset_q.tolist()[1:], strict=False):
+        q, k, v = (t[begin:end].transpose(0, 1) for t in (query, key, value))
+        k, v = k.repeat_interleave(groups, 0), v.repeat_interleave(groups, 0)
+        distance = torch.arange(end - begin)[:, None] - torch.arange(end - begin)
+        seen = (distance >= 0) & ((distance <= left) | (left == -1))
+        scores = (q @ k.transpose(1, 2) * scale).masked_fill(~seen, -torch.inf)
+        rows.append((scores.softmax(-1) @ v).transpose(0, 1))
+    return torch.cat(rows)
+
+
+@pytest.mark.parametrize("window", [None, 5])
+def test_the_kernel_of_a_gpu_is_asked_for_the_same(
+    window: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(varlen, "varlen_attn", varlen_by_its_documentation)
+    row = make_row(sequences(LENGTHS), CPU)
+    query = torch.randn(1, 4, sum(LENGTHS), 8)
+    key, value = torch.randn(2, 1, 2, sum(LENGTHS), 8)
+    expected, _ = packed_attention(
+        torch.nn.Identity(), query, key, value, None,
+        lengths=row.lengths, offset_S=row.offset_S, scaling=0.3, sliding_window=window,
+    )  # fmt: skip
+    found = _fused(query, key, value, row.lengths, row.offset_S, 0.3, window)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
