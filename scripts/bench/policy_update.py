@@ -1,6 +1,6 @@
 """Cost of the policy update: packing, memory of the LM head, TRL's loss path, and MFU on a GPU.
 
-    python scripts/bench/policy_update.py [head_tokens=N] [repeats=3]
+    python scripts/bench/policy_update.py [head_tokens=N] [repeats=2]
 
 One plain process; needs torch and transformers (PYTHONPATH=. where ur2 is not installed), and TRL
 for the comparison with it. The work is always the same: log-probability and entropy of every
@@ -13,12 +13,12 @@ trained token, the clipped loss, and its backward pass. Gradients of all variant
   tokens only, so that they differ from `packed` in padding and in nothing else.
 - head: from hidden states to their gradient, at vocabulary 151,936 and width 896. `plain` takes the
   log-softmax of all logits. Without head_tokens=N as many of 8,192 tokens as memory allows plain.
-- trl: GRPOTrainer.compute_loss on the same model and sequences, microbatches of 8 in arrival order;
+- trl: GRPOTrainer.compute_loss on 16 such sequences, cut at 2,048 tokens, in microbatches of 8;
   with TRL's fused LM head, which is made for Triton, and with TRL's functions of whole logits
   (`selective_log_softmax`, `entropy_from_logits`). Ratios are to the better of the two.
 - mfu (GPU): the shape of Qwen2.5-3B, bf16, rows of 16,384 tokens, AdamW.
 
-Times are medians of interleaved repeats: processor time of one thread on CPU, wall time on a GPU.
+Times are medians of interleaved repeats: processor time on CPU, wall time on a GPU.
 Peak memory is that above the state before, of the process (VmHWM) or of the GPU.
 """
 
@@ -79,8 +79,8 @@ Run = Callable[[], None]
 
 def main() -> None:
     given = dict(argument.split("=", 1) for argument in sys.argv[1:])
-    repeats = int(given.get("repeats", 3))
-    torch.set_num_threads(1)  # processor time of one thread does not move with what else runs
+    repeats = int(given.get("repeats", 2))
+    torch.set_num_threads(1)  # its processor time does not move with what else runs
     torch.manual_seed(0)
     lm = Qwen2ForCausalLM(Qwen2Config(**SMALL, initializer_range=0.1)).to(DEVICE).train()
     samples = make_samples(SEQUENCES, SMALL["vocab_size"], longest=10_000)
@@ -88,7 +88,7 @@ def main() -> None:
     print(figures["hardware"])
     figures |= packing(lm, samples, repeats)
     figures |= head(896, 151_936, torch.float32, int(given.get("head_tokens", 0)))
-    figures |= against_trl(lm, samples, repeats)
+    figures |= against_trl(lm, make_samples(16, SMALL["vocab_size"], longest=2048), repeats)
     if DEVICE.type == "cuda":
         seven = head(3584, 152_064, torch.bfloat16, 8192)
         figures |= {f"{key}_7b": value for key, value in seven.items()} | utilisation(repeats)
@@ -215,6 +215,7 @@ def head(width: int, vocab: int, dtype: torch.dtype, num_tokens: int) -> dict[st
         logprob_NV = functional.log_softmax(linear(hidden).float(), dim=-1)
         return logprob_NV.gather(1, target[:, None]).squeeze(1)
 
+    torch.set_num_threads(os.cpu_count() or 1)
     peaks, seconds, gradients = {}, {}, {}
     for name, logprobs in {"chunked": chunked, "plain": plain}.items():
         linear.weight.grad = hidden.grad = None
@@ -226,6 +227,7 @@ def head(width: int, vocab: int, dtype: torch.dtype, num_tokens: int) -> dict[st
         seconds[name] = clock() - begin
         peaks[name], gradients[name] = peak[0], hidden.grad.float()
         del logprob_N, loss
+    torch.set_num_threads(1)
     print(
         f"head     {num_tokens:,} tokens x {vocab:,}: "
         + ", ".join(f"{n} {peaks[n] / 2**30:.2f} GiB in {seconds[n]:.1f} s" for n in peaks)
@@ -409,7 +411,7 @@ def ratio(seconds: Mapping[str, Sequence[float]], slow: str, fast: str) -> float
 def hardware() -> str:
     if DEVICE.type == "cuda":
         return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
-    return f"{os.cpu_count()} cores, of which one thread, no GPU"
+    return f"{os.cpu_count()} cores, no GPU"
 
 
 if __name__ == "__main__":
