@@ -37,7 +37,7 @@ from ur2.retrieval.manifest import (
     load_manifest,
 )
 from ur2.retrieval.options import BuildOptions
-from ur2.retrieval.partial import progress_bar, work_folder, write_atomically
+from ur2.retrieval.partial import locked, progress_bar, work_folder, write_atomically
 from ur2.retrieval.store import CORPUS_FILE, LEXICAL_FOLDER, VECTORS_FILE
 from ur2.retrieval.vectors import VectorFolder
 
@@ -161,9 +161,13 @@ class _Build:
 
     def run(self) -> Manifest:
         """Makes all parts, and at last the manifest that ties them."""
+        index = self._planned.index
+        parts = {CORPUS_FILE: True, VECTORS_FILE: index.vectors, LEXICAL_FOLDER: index.lexical}
+        for path in self._made.iterdir():
+            if not parts.get(path.name):  # of another recipe
+                _remove(path)
         self._make_corpus()
         self._corpus = Corpus(self._made / CORPUS_FILE)
-        index = self._planned.index
         manifest = self._manifest()
         if index.vectors is not None:
             manifest = self._make_vectors(index.vectors, manifest)
@@ -191,19 +195,16 @@ class _Build:
             partial.replace(path)
 
     def _make_vectors(self, spec: VectorSpec, manifest: Manifest) -> Manifest:
-        assert self._planned.encoder is not None, "vectors have an encoder"
-        options = self._options
-        encoding = Encoding(
-            self._made / CORPUS_FILE,
-            self._planned.encoder,
-            Path(options.vectors) if options.vectors else self._folder / ENCODED_FOLDER,
-            options,
-            self._load_encoder,
-        )
-        record = encoding.record
-        # Impossible parameters fail before the hours that encoding may take.
-        parameters = plan(spec, num_vectors=record.num_rows, dimension=record.dimension)
-        self._encoded = encoded = encoding.run()
+        encoder, options = self._planned.encoder, self._options
+        assert encoder is not None, "vectors have an encoder"
+        corpus = self._made / CORPUS_FILE
+        folder = Path(options.vectors) if options.vectors else self._folder / ENCODED_FOLDER
+        with locked(folder, of=f"vectors in {folder}"):
+            encoding = Encoding(corpus, encoder, folder, options, self._load_encoder)
+            record = encoding.record
+            # Impossible parameters fail before the hours that encoding may take.
+            parameters = plan(spec, num_vectors=record.num_rows, dimension=record.dimension)
+            self._encoded = encoded = encoding.run()
         key = f"{record.model_dump_json()} {spec.model_dump_json()}"
         self._once(VECTORS_FILE, key, lambda path: self._index_vectors(spec, encoded, path))
         return manifest.model_copy(
@@ -246,10 +247,7 @@ class _Build:
         if path.exists() and marker.exists() and marker.read_text(encoding="utf-8") == key:
             return
         marker.unlink(missing_ok=True)
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+        _remove(path)
         make(path)
         write_atomically(marker, key.encode())
 
@@ -267,6 +265,13 @@ class _Build:
                 "ur2": version("ur2"),
             },
         )
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager

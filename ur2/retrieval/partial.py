@@ -22,30 +22,40 @@ LOCK_FILE = "lock"
 
 
 @contextmanager
+def locked(folder: Path, *, of: str) -> Iterator[None]:
+    """Makes a folder this process's alone, as long as it lives.
+
+    Raises:
+        InputError: another process has it, or it cannot be written; `of` says for what it is.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / LOCK_FILE).open("w")
+    except OSError as error:
+        raise InputError(f"{of} cannot be written ({folder}: {error.strerror})") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(f"another process is making {of}; wait for it, or end it") from error
+        yield
+
+
+@contextmanager
 def work_folder(out: Path) -> Iterator[Path]:
     """The folder beside `out` where it is being made, for this process alone.
 
     Raises:
-        InputError: another process is making `out`, or the folder cannot be written.
+        InputError: as `locked`.
     """
     folder = out.absolute().with_name(f".{out.name}.partial")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / LOCK_FILE).open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise InputError(
-                    f"another process is making {out}; wait for it, or end it"
-                ) from error
-            try:
-                yield folder
-            except KeyboardInterrupt:
-                note = f"what is done of {out} is kept; the same command goes on"
-                Console(stderr=True, highlight=False).print(note, soft_wrap=True)
-                raise
-    except PermissionError as error:
-        raise InputError(f"out={out} cannot be written ({error.strerror})") from error
+    with locked(folder, of=str(out)):
+        try:
+            yield folder
+        except KeyboardInterrupt:
+            note = f"what is done of {out} is kept; the same command goes on"
+            Console(stderr=True, highlight=False).print(note, soft_wrap=True)
+            raise
 
 
 def write_atomically(path: Path, content: bytes) -> None:

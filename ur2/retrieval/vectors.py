@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ur2.errors import InputError
 from ur2.retrieval.manifest import EncoderSpec
-from ur2.retrieval.partial import write_atomically
+from ur2.retrieval.partial import LOCK_FILE, write_atomically
 
 RECORD_FILE = "vectors.json"
 MAX_OPEN_SHARDS = 64
@@ -139,7 +139,8 @@ def clear(folder: Path) -> None:
         InputError: the folder holds something else.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if any(folder.iterdir()) and not (folder / RECORD_FILE).exists():
+    names = {path.name for path in folder.iterdir()} - {LOCK_FILE}
+    if names and RECORD_FILE not in names:
         raise InputError(f"vectors={folder} holds something else; give another folder")
     for path in folder.glob("[0-9]*.npy*"):
         path.unlink()

@@ -6,9 +6,11 @@ import pytest
 
 from ur2.errors import InputError, run_entry
 from ur2.retrieval.build import build, main, up_to_date
-from ur2.retrieval.manifest import load_manifest
+from ur2.retrieval.corpus import make
+from ur2.retrieval.corpus_options import CorpusOptions
+from ur2.retrieval.manifest import MANIFEST_FILE, load_manifest
 from ur2.retrieval.options import BuildOptions
-from ur2.retrieval.store import Store
+from ur2.retrieval.store import CORPUS_FILE, VECTORS_FILE, Store
 from ur2.types import Passage
 
 
@@ -67,6 +69,41 @@ def test_an_interrupted_build_leaves_what_was_there_and_goes_on(
     assert sorted(encoder.encoded[20:]) == sorted(f"another {i}" for i in range(10))
     assert len(Store(folder)) == 10
     assert not list(folder.parent.glob(".index*"))
+
+
+def test_nothing_of_an_interrupted_build_of_another_kind_is_left(
+    make_index: Any, encoder: Any, write_corpus: Any, tmp_path: Path
+) -> None:
+    make_index("hybrid", index="hybrid")
+    (tmp_path / ".index.partial").mkdir()
+    (tmp_path / "hybrid").rename(tmp_path / ".index.partial" / "made")
+    folder = make_index()
+    assert {path.name for path in folder.iterdir()} == {CORPUS_FILE, VECTORS_FILE, MANIFEST_FILE}
+    assert len(Store(folder)) == 20
+
+
+def test_a_corpus_file_is_taken_as_it_is_and_makes_the_same_index(
+    write_corpus: Any, passages: list[Passage], tmp_path: Path, encoder: Any
+) -> None:
+    raw, ready = write_corpus(passages), tmp_path / "passages" / CORPUS_FILE
+    make(CorpusOptions.load({"in": str(raw), "out": str(ready)}, where="test"))
+    for number, corpus in enumerate((ready, ready.parent)):
+        out = tmp_path / str(number)
+        build(options(corpus, out), load_encoder=lambda spec, _: encoder)
+        assert (out / CORPUS_FILE).samefile(ready)
+        assert up_to_date(options(raw, out)) == load_manifest(out)
+
+
+def test_kept_vectors_serve_another_kind_of_index(
+    make_index: Any, encoder: Any, tmp_path: Path
+) -> None:
+    kept = str(tmp_path / "kept")
+    make_index("one", vectors=kept)
+    encoder.encoded.clear()
+    folder = make_index("other", index="hnsw", vectors=kept)
+    assert encoder.encoded == []
+    query_QD = encoder.encode_queries(["fact 3"])
+    assert Store(folder).search(["fact 3"], query_QD, 1)[0][0].id == "p3"
 
 
 def test_an_encoder_is_loaded_only_for_a_sound_corpus(tmp_path: Path) -> None:
