@@ -11,6 +11,7 @@ LIGHT = [
     "ur2.algorithms",
     "ur2.rewards.rubric",
     "ur2.curriculum.curriculum",
+    "ur2.difficulty",
     "ur2.prompts.render",
     "ur2.datasets",
     "ur2.rollout.options",

@@ -1,6 +1,6 @@
 """The benchmark's learners, and the adaptive policy on a few of them."""
 
-import importlib.util
+import importlib
 import sys
 from pathlib import Path
 from statistics import fmean
@@ -10,16 +10,17 @@ import pytest
 
 from ur2.curriculum.options import CurriculumOptions
 
-SCRIPT = Path(__file__).parents[3] / "scripts" / "bench" / "curriculum.py"
+SCRIPTS = Path(__file__).parents[3] / "scripts" / "bench"
 
 
 @pytest.fixture(scope="module")
 def bench():
-    spec = importlib.util.spec_from_file_location("bench_curriculum", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    """The benchmark as its own folder sees it."""
+    sys.path.insert(0, str(SCRIPTS))
+    try:
+        yield importlib.import_module("curriculum")
+    finally:
+        sys.path.remove(str(SCRIPTS))
 
 
 @pytest.fixture(scope="module")
