@@ -77,11 +77,11 @@ def search(name: str, kind: str, collection: Collection, work: Path) -> Mapping[
     corpus.write_text(lines, encoding="utf-8")
     out = folder / kind
     command = [sys.executable, "-m", "ur2.retrieval.build", f"corpus={corpus}", f"out={out}"]
-    command += [f"index={kind}", f"vectors={folder / 'vectors'}", "precision=float32"]
+    command += [f"index={kind}", f"vectors={folder / 'vectors'}"]
     subprocess.run(command, check=True, stdout=sys.stderr)
     store = Store(out)
     spec = store.manifest.recipe.encoder
-    options = ServiceOptions(precision="float32", num_threads=0)
+    options = ServiceOptions(num_threads=0)
     searcher = Searcher(store, spec and load_encoder(spec, options))
     judged = set().union(*collection.splits.values())
     asked = [query for query in collection.queries if query in judged]

@@ -8,7 +8,6 @@ Shapes: _N passages, _Q queries, _K results per query, _E entries: a term in a p
 import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -205,6 +204,6 @@ def _largest(score_N: NDArray[np.float32], k: int) -> Rows:
     return best
 
 
-@cache
 def _stemmer() -> Any:
+    """One for each use: threads cannot share it."""
     return Stemmer.Stemmer("english")
