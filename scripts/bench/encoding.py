@@ -45,7 +45,7 @@ from ur2.retrieval.searcher import Searcher
 from ur2.retrieval.store import CORPUS_FILE, VECTORS_FILE, Store
 
 ROOT = Path(__file__).parents[2]
-BATCH, REPEATS, NUM_TIMED, WARM_UP = 32, 5, 768, 64
+BATCH, REPEATS, NUM_TIMED, WARM_UP = 32, 5, 512, 64
 DIMENSION, NUM_QUESTIONS, TOP_K = 384, 200, 10
 MB = 1e6
 
