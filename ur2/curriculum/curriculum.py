@@ -89,16 +89,19 @@ class Curriculum:
         return assignments
 
     def observe(self, scored: Sequence[ScoredGroup]) -> None:
-        """Takes in the groups of a step; later draws and decisions may rest on them."""
+        """Takes in the groups of a step; later draws and decisions may rest on them.
+
+        What comes in late from a stage that is over is counted, and nothing is learned from it.
+        """
         outcomes = [Outcome.of(group) for group in scored]
         self._account.observe(outcomes)
         self._stages.observe(outcomes)
         if self._budget is not None:
             self._budget.observe(outcomes)
-        for index, plan in enumerate(self._plans):
-            own = [o for o in outcomes if self._stages.at(o.step).index == index]
-            plan.sampler.observe(own)
-            plan.policy.observe(own)
+        index = self._stages.index
+        of_stage = [o for o in outcomes if self._stages.at(o.step).index == index]
+        self._plan.sampler.observe(of_stage)
+        self._plan.policy.observe(of_stage)
 
     def prefers_retrieval(self, question: Question) -> bool:
         """Whether a question like this, training or held out, is to be answered with retrieval."""
