@@ -54,7 +54,7 @@ from ur2.types import Batch, Sample
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SEQUENCES, PER_MICROBATCH, ROW_TOKENS = 48, 8, 8192
-SMALL = {
+SHAPE = {
     "vocab_size": 4096,
     "hidden_size": 64,
     "intermediate_size": 192,
@@ -62,6 +62,17 @@ SMALL = {
     "num_attention_heads": 2,
     "num_key_value_heads": 1,
 }
+DTYPE = torch.float32
+if DEVICE.type == "cuda":  # that of Qwen2.5-0.5B
+    SHAPE = {
+        "vocab_size": 151_936,
+        "hidden_size": 896,
+        "intermediate_size": 4864,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 14,
+        "num_key_value_heads": 2,
+    }
+    DTYPE = torch.bfloat16
 QWEN_3B = {
     "vocab_size": 151_936,
     "hidden_size": 2048,
@@ -82,13 +93,13 @@ def main() -> None:
     repeats = int(given.get("repeats", 2))
     torch.set_num_threads(1)  # its processor time does not move with what else runs
     torch.manual_seed(0)
-    lm = Qwen2ForCausalLM(Qwen2Config(**SMALL, initializer_range=0.1)).to(DEVICE).train()
-    samples = make_samples(SEQUENCES, SMALL["vocab_size"], longest=10_000)
+    lm = Qwen2ForCausalLM(Qwen2Config(**SHAPE)).to(DEVICE, DTYPE).train()
+    samples = make_samples(SEQUENCES, SHAPE["vocab_size"], longest=10_000)
     figures: dict[str, object] = {"name": "policy_update", "hardware": hardware()}
     print(figures["hardware"])
     figures |= packing(lm, samples, repeats)
     figures |= head(896, 151_936, torch.float32, int(given.get("head_tokens", 0)))
-    figures |= against_trl(lm, make_samples(16, SMALL["vocab_size"], longest=2048), repeats)
+    figures |= against_trl(lm, make_samples(16, SHAPE["vocab_size"], longest=2048), repeats)
     if DEVICE.type == "cuda":
         seven = head(3584, 152_064, torch.bfloat16, 8192)
         figures |= {f"{key}_7b": value for key, value in seven.items()} | utilisation(repeats)
@@ -247,7 +258,7 @@ def against_trl(lm: Qwen2ForCausalLM, samples: list[Sample], repeats: int) -> di
         return {"trl_ratio": None, "trl_memory_ratio": None}
     from trl_grpo import make_trainer, trl_inputs, trl_losses
 
-    theirs = Qwen2ForCausalLM(Qwen2Config(**SMALL)).to(DEVICE).train()
+    theirs = Qwen2ForCausalLM(Qwen2Config(**SHAPE)).to(DEVICE, DTYPE).train()
     theirs.load_state_dict(lm.state_dict())
     model = PolicyModel(lm)
     num_items = sum(int(s.mask.sum()) for s in samples)
@@ -364,7 +375,7 @@ def check_gradients(lm: nn.Module, variants: Mapping[str, Run]) -> None:
 
 def difference(one: Tensor, other: Tensor) -> float:
     """The largest, relative to the largest value."""
-    return float((one - other).abs().max() / other.abs().max())
+    return float((one - other).abs().max().float() / other.abs().max())
 
 
 def clear(lm: nn.Module) -> None:

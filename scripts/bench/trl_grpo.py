@@ -32,7 +32,7 @@ def make_trainer(lm: PreTrainedModel, folder: str, batch_size: int) -> Any:
             num_generations=batch_size,
             gradient_accumulation_steps=1,
             gradient_checkpointing=False,
-            bf16=lm.device.type == "cuda",
+            bf16=False,
             use_cpu=lm.device.type == "cpu",
             loss_type="dapo",
             beta=0.0,
