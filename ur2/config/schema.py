@@ -110,8 +110,8 @@ class DifficultyOptions(InferenceOptions):
     """The folder of results. What is there is continued."""
     checkpoint: str | None = None
     """A run directory, a checkpoint in one, or a model folder; None: `model.path`."""
-    samples: int = Field(8, ge=1)
-    """Rollouts of each question in each mode."""
+    samples: int = Field(20, ge=1)
+    """Rollouts of each question in each mode; the report tells how many levels are in doubt."""
     with_retrieval: bool = False
     """Also play with retrieval, and report what it adds."""
     levels: LevelOptions = LevelOptions()

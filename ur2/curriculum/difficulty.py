@@ -139,11 +139,12 @@ def gains(questions: Sequence[Question], tallies: Tallies, confidence: float) ->
     question that was unlucky without retrieval would seem to gain from it.
     """
     by_bucket: dict[str, list[tuple[Tally, Tally]]] = {}
-    for question in questions:
+    levels = list(Level)
+    for question in sorted(questions, key=lambda q: (q.task, levels.index(q.level))):
         pair = tallies.get((question.id, False)), tallies.get((question.id, True))
         if pair[0] is not None and pair[1] is not None:
             by_bucket.setdefault(question.bucket, []).append((pair[0], pair[1]))
-    return [_gain(bucket, by_bucket[bucket], confidence) for bucket in sorted(by_bucket)]
+    return [_gain(bucket, pairs, confidence) for bucket, pairs in by_bucket.items()]
 
 
 def _gain(bucket: str, pairs: Sequence[tuple[Tally, Tally]], confidence: float) -> Gain:
