@@ -29,6 +29,9 @@ from ur2.rollout.engines.endpoint import api_key, endpoint_url
 from ur2.rollout.engines.factory import check_installed
 from ur2.trainer.run_directory import RunDirectory
 
+SOURCES = {"actor": ("index", "indexes"), "http": ("url",), "web": ("web",), "none": ()}
+"""By backend, the options that say where passages come from."""
+
 
 def resolve_model(options: EvaluationOptions) -> EvaluationOptions:
     """The options with `model.path` leading to the checkpoint's model."""
@@ -103,7 +106,7 @@ def settings(options: EvaluationOptions) -> dict[str, Any]:
         },
     }
     if options.search:
-        used = ("top_k", "index" if retrieval["backend"] == "actor" else "url")
+        used = ("backend", "top_k", "routes", "summariser", *SOURCES[retrieval["backend"]])
         shared |= {f"retrieval.{key}": retrieval[key] for key in used}
     return {
         **shared,

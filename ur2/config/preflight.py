@@ -17,6 +17,7 @@ from ur2.errors import InputError
 from ur2.prompts.protocol import Protocol
 from ur2.prompts.render import PromptRenderer
 from ur2.retrieval.manifest import load_manifest
+from ur2.retrieval.summarise import Summariser
 from ur2.rewards.options import RewardOptions
 from ur2.rewards.rubric import Rubric
 from ur2.rollout.engines.factory import check_installed
@@ -280,6 +281,11 @@ def length_problems(options: InferenceOptions) -> Iterator[str]:
 def retrieval_problems(options: InferenceOptions, *, may_search: bool = True) -> Iterator[str]:
     """What the retriever lacks, for episodes that may search or may not."""
     retrieval = options.retrieval
+    if retrieval.summariser is not None:
+        try:
+            Summariser(retrieval.summariser)
+        except InputError as error:
+            yield str(error)
     if retrieval.backend == "actor" and not retrieval.folders:
         yield "retrieval.index is required with retrieval.backend=actor"
     if retrieval.backend == "none" and may_search:

@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,7 @@ def _trajectory_records(groups: Iterable[ScoredGroup]) -> Iterator[dict[str, Any
                         "outcome": search.outcome,
                         "passage_ids": search.passage_ids,
                         "latency_s": search.latency_s,
+                        "summary": asdict(search.summary) if search.summary else None,
                     }
                     for search in trajectory.searches
                 ],

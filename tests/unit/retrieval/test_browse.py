@@ -7,8 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-pytest.importorskip("lxml.html.clean", reason="lxml_html_clean is missing", exc_type=ImportError)
-
 from ur2.retrieval.browse import Browser
 from ur2.retrieval.web_fetch import is_public
 from ur2.retrieval.web_options import BrowseOptions
