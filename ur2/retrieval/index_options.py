@@ -40,6 +40,9 @@ class IndexOptions(Options):
     nearest divisor below."""
     pq_rotate: bool = True
     """Whether `ivf_pq` first learns a rotation that loses less (OPQ)."""
+    index_device: str = "cpu"
+    """What learns and finds the lists of `ivf` and `ivf_pq`: `cpu`, `cuda:0`, or `auto`: all GPUs
+    where faiss was built for them."""
     bm25_k1: Annotated[float, Field(ge=0)] = 0.9
     """How soon another occurrence of a word stops to count."""
     bm25_b: Annotated[float, Field(ge=0, le=1)] = 0.4

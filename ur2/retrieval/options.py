@@ -28,9 +28,6 @@ class EncoderOptions(Options):
     Vectors are float32 either way and differ by a cosine below 1e-4."""
     num_threads: Annotated[int, Field(ge=0)] = 1
     """CPU threads of encoding and search, for the whole process; 0 is one per core."""
-    index_device: str = "cpu"
-    """Where `flat`, `ivf` and `ivf_pq` vectors are searched, and helped with when they are indexed:
-    `cpu`, `cuda:0`, or `auto`: all GPUs where faiss was built for them."""
 
 
 class IndexFolders(Options):
@@ -64,6 +61,9 @@ class ServiceOptions(EncoderOptions):
     that can be downloaded, e.g. `BAAI/bge-reranker-base`; none: passages stay as found."""
     rerank_depth: Count = 50
     """Passages per query that the reranker looks at."""
+    index_device: str = "cpu"
+    """Where `flat`, `ivf` and `ivf_pq` vectors are searched: `cpu`, `cuda:0`, or `auto`: all GPUs
+    where faiss was built for them; other kinds are always searched on the CPU."""
 
 
 class RetrievalOptions(KnowledgeOptions, IndexFolders, ServiceOptions):
