@@ -56,10 +56,13 @@ async def _serve(
     service = RetrievalService(corpora, options)
     server = uvicorn.Server(config)
     config.app = create_app(service, options, token=token, stopping=lambda: server.should_exit)
-    reloads: set[asyncio.Task[None]] = set()
-    asyncio.get_running_loop().add_signal_handler(
-        signal.SIGHUP, lambda: reloads.add(asyncio.create_task(_reload(service)))
-    )
+    reloads: set[asyncio.Task[None]] = set()  # the loop itself keeps no task alive
+
+    def reload() -> None:
+        reloads.add(task := asyncio.create_task(_reload(service)))
+        task.add_done_callback(reloads.discard)
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
     serving = asyncio.create_task(server.serve([listener]))
     opening = asyncio.create_task(_open(service, f"at {_url(listener)}"))
     await asyncio.wait((serving, opening), return_when=asyncio.FIRST_COMPLETED)

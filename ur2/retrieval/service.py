@@ -3,9 +3,8 @@
     search() -> cache? -> in flight? -> waiting -> batch -> encode + search (one thread) -> callers
 
 The one thread keeps the event loop free and gives the encoder one caller. While it works, queries
-gather, so that batches grow with the load. A batch asks one opening of one index: where an index is
-replaced meanwhile, those who asked before are answered by the old one, which is freed with its
-last batch.
+gather, so that batches grow with the load. A batch asks one opening of one index: one that is
+replaced meanwhile answers those who asked before, and is freed with its last batch.
 """
 
 import asyncio
@@ -32,6 +31,7 @@ from ur2.types import Passage
 
 Passages = tuple[Passage, ...]
 Answer = asyncio.Future[Passages]
+OUTCOME_OF = {RetrievalOverloadedError: "overloaded", RetrievalDeadlineError: "late"}
 
 
 class _Key(NamedTuple):
@@ -114,11 +114,8 @@ class RetrievalService:
             num_hits = len(keys) - (len(self._waiting) - num_waiting)
             found = await _settle(answers, within_s)
             outcome = "answered"
-        except RetrievalOverloadedError:
-            outcome = "overloaded"
-            raise
-        except RetrievalDeadlineError:
-            outcome = "late"
+        except RetrievalUnavailableError as error:
+            outcome = OUTCOME_OF.get(type(error), outcome)
             raise
         finally:
             latency_s = asyncio.get_running_loop().time() - started_s
@@ -236,9 +233,8 @@ class RetrievalService:
 
     async def _answer(self, batch: list[_Waiting]) -> None:
         loop = asyncio.get_running_loop()
-        keys = [waiting.key for waiting in batch]
         started_s = loop.time()
-        job = loop.run_in_executor(self._worker, _search, keys)
+        job = loop.run_in_executor(self._worker, _search, [waiting.key for waiting in batch])
         await asyncio.wait((job,))
         self._batch_s = loop.time() - started_s
         self._num_batches += 1
@@ -300,5 +296,5 @@ def normalise(query: str) -> str:
     Case is kept: it means something to some encoders. What is no Unicode becomes `?`, as one such
     query would fail the others of its batch.
     """
-    valid = query.encode("utf-8", errors="replace").decode("utf-8")
+    valid = query.encode(errors="replace").decode()
     return " ".join(unicodedata.normalize("NFC", valid).split())
