@@ -4,10 +4,12 @@ import asyncio
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 from ur2.errors import ComponentError
+from ur2.policy.weights import write_published
 from ur2.prompts.options import PromptOptions
 from ur2.retrieval.knowledge import Knowledge
 from ur2.rollout.engines.base import GenerationRequest
@@ -91,6 +93,19 @@ async def test_requests_in_flight_go_on_under_the_new_weights(engine, model, tmp
     assert later.weight_versions == ((9, 100),)
     expected = reference(model, request, later.token_ids)
     assert torch.allclose(torch.tensor(later.logprobs), expected, atol=1e-4)
+
+
+async def test_damaged_weights_are_named(engine, model, tmp_path):
+    weights = {name: p.detach().clone() for name, p in model.named_parameters()}
+    write_published(iter([weights]), tmp_path / "v10", 10, checksums=True)
+    await engine.load_weights(str(tmp_path / "v10"), 10)
+    file = tmp_path / "v10" / "weights-00000.safetensors"
+    with safe_open(file, framework="pt") as published:
+        metadata = published.metadata()
+    weights["model.norm.weight"][3] += 1
+    save_file(weights, file, metadata)
+    with pytest.raises(ComponentError, match=r"weights 11 .* published: model\.norm\.weight;"):
+        await engine.load_weights(str(tmp_path / "v10"), 11)
 
 
 async def test_weights_of_another_model_are_named(engine, tmp_path):

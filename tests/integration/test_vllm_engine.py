@@ -11,6 +11,7 @@ import psutil
 import pytest
 import pytest_asyncio
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 pytest.importorskip("vllm")
@@ -18,6 +19,7 @@ pytest.importorskip("vllm")
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ur2.errors import ComponentError, InputError
+from ur2.policy.weights import write_published
 from ur2.rollout.engines.base import GenerationRequest
 from ur2.rollout.engines.hf import HfEngine
 from ur2.rollout.engines.vllm import VllmEngine
@@ -231,6 +233,33 @@ async def test_a_directory_without_weights_changes_nothing(engine, tmp_path):
         await engine.load_weights(str(tmp_path), 6)
     drawn = await engine.generate(GenerationRequest(token_ids=PROMPTS[0], max_tokens=2))
     assert drawn.weight_versions == ((5, 2),)
+
+
+async def test_verified_weights_are_taken_and_damaged_ones_named(engine, other_weights, tmp_path):
+    changed, _ = other_weights
+    weights = {name: p.detach().clone() for name, p in changed.named_parameters()}
+    for version in (6, 7):  # found by name, then by the way of the first time
+        folder = tmp_path / f"v{version}"
+        write_published(iter([weights]), folder, version, checksums=True)
+        await engine.load_weights(str(folder), version)
+        assert await largest_gap(engine, changed, temperature=1.0) < 1e-4
+
+    async def differing(folder):
+        (names,) = await engine._llm.collective_rpc("ur2_differing", args=(str(folder),))
+        return names
+
+    for name in ("model.layers.1.mlp.up_proj.weight", "model.layers.0.self_attn.k_proj.bias",
+                 "model.embed_tokens.weight", "model.norm.weight"):  # fmt: skip
+        stale = {n: p + 1e-6 * (n == name) for n, p in weights.items()}
+        write_published(iter([stale]), tmp_path / "stale", 8, checksums=True)
+        names = await differing(tmp_path / "stale")
+        assert name in names
+        assert len(names) <= 3  # those that share a kernel with it
+    with safe_open(tmp_path / "v7" / "weights-00000.safetensors", framework="pt") as file:
+        metadata = file.metadata()
+    weights["model.layers.0.mlp.gate_proj.weight"][0, 0] += 1
+    save_file(weights, tmp_path / "v7" / "weights-00000.safetensors", metadata)
+    assert await differing(tmp_path / "v7") == ["model.layers.0.mlp.gate_proj.weight"]
 
 
 @pytest.mark.parametrize("tiny_model", [True], indirect=True, ids=["tied"])

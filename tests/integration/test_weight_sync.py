@@ -2,7 +2,7 @@
 
 import socket
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ pytest.importorskip("vllm")
 from ur2.algorithms.options import AlgorithmOptions
 from ur2.config.load import CONFIGS
 from ur2.policy.group import PolicyGroup
-from ur2.policy.options import PolicyOptions
+from ur2.policy.options import LoraOptions, PolicyOptions
 from ur2.prompts.options import PromptOptions
 from ur2.retrieval.client import HttpTransport, RetrievalClient
 from ur2.retrieval.knowledge import Knowledge
@@ -74,11 +74,23 @@ async def largest_gap(policy: PolicyGroup, batch: Batch) -> float:
     )
 
 
-async def test_engine_and_policy_agree_after_every_sync(tiny_model: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("tiny_model", "trained"),
+    [
+        (True, {"zero_stage": 2}),
+        (False, {"zero_stage": 3, "verify_weights": "always"}),
+        (True, {"zero_stage": 3, "lora": LoraOptions(rank=4, alpha=8.0)}),
+    ],
+    ids=["tied", "untied", "tied-lora"],
+    indirect=["tiny_model"],
+)
+async def test_engine_and_policy_agree_after_every_sync(
+    tiny_model: str, trained: dict[str, Any]
+) -> None:
     prompt = PromptOptions.load(
         yaml.safe_load((CONFIGS / "prompt" / "atlas.yaml").read_text()), where="atlas"
     )
-    options = PolicyOptions(num_ranks=2, zero_stage=2, learning_rate=0.01)
+    options = PolicyOptions(num_ranks=2, learning_rate=0.01, **trained)
     cluster = Cluster(ClusterOptions(object_store_bytes=100_000_000))
     weights_dir = cluster.weights_dir
     try:

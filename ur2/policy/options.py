@@ -65,6 +65,9 @@ class PolicyOptions(Options):
     """Train low-rank adapters and freeze the weights; engines get merged weights."""
     liger_kernels: bool = False
     """Fused norms, rotary embeddings and MLPs (needs a GPU and the package liger-kernel)."""
+    verify_weights: Literal["first", "always", "never"] = "first"
+    """Which syncs engines verify, tensor by tensor, against checksums that the policy takes;
+    `first`: two, since vllm takes a shorter way from the second on."""
     num_threads: int = Field(default=1, ge=1)
     """CPU threads of one rank."""
     deepspeed_overrides: dict[str, JsonValue] = Field(default_factory=dict)

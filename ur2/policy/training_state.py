@@ -127,7 +127,10 @@ class ShardedStates:
         self._link()
 
     def _link(self) -> None:
-        """Lets DeepSpeed find the moments of a parameter; its own link misses all but a group."""
+        """Lets DeepSpeed find a parameter's moments.
+
+        It links them itself when only the first of its groups has taken a step.
+        """
         if self._stage < 3 and self._steps:
             self._zero._hp_optimizer_states_linked = False
             self._zero._lazy_init_hp_params_optimizer_state()

@@ -1,5 +1,6 @@
 """Weights on disk: published for the engines, and exported as a Hugging Face folder."""
 
+import json
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -7,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from safetensors.torch import save_file
 from torch import Tensor
+
+from ur2.checksums import KEY, checksum
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -22,13 +25,19 @@ TOKENIZER_FILES = (
 )
 
 
-def write_published(parts: Iterator[Mapping[str, Tensor]], folder: Path, version: int) -> None:
-    """Writes safetensors files into `folder`, which appears only when all of them are there."""
+def write_published(
+    parts: Iterator[Mapping[str, Tensor]], folder: Path, version: int, *, checksums: bool = False
+) -> None:
+    """Writes safetensors files into `folder`, which appears only when all of them are there.
+
+    With `checksums`, engines hold what they load against what leaves here.
+    """
     staged = _stage(folder)
     for number, part in enumerate(parts):
-        save_file(
-            dict(part), staged / f"weights-{number:05d}.safetensors", {"version": str(version)}
-        )
+        metadata = {"version": str(version)}
+        if checksums:
+            metadata[KEY] = json.dumps({name: checksum(tensor) for name, tensor in part.items()})
+        save_file(dict(part), staged / f"weights-{number:05d}.safetensors", metadata)
     _reveal(staged, folder)
 
 

@@ -75,6 +75,7 @@ class PolicyWorker:
         self.seed = seed
         self.revision = revision
         self.steps_done = 0
+        self.num_published = 0
         self.has_critic = algorithm.estimator == "gae"
 
     def setup(self, master_address: str, master_port: int) -> None:
@@ -185,7 +186,10 @@ class PolicyWorker:
         """
         parts = self.engine.weights(PUBLISH_PART_BYTES)
         if self.rank == 0:
-            write_published(parts, Path(folder), version)
+            verify = self.options.verify_weights
+            checksums = verify == "always" or (verify == "first" and self.num_published < 2)
+            write_published(parts, Path(folder), version, checksums=checksums)
+            self.num_published += 1
         else:
             for _ in parts:
                 pass

@@ -5,10 +5,17 @@ import contextlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+from ur2.checksums import checksum
 from ur2.errors import ComponentError, InputError
 from ur2.rollout.engines.base import Finish, Generation, GenerationRequest
 from ur2.rollout.engines.text import decode, load_tokenizer, split_stops
-from ur2.rollout.engines.weights import read_weights, weight_files
+from ur2.rollout.engines.weights import (
+    damaged,
+    read_checksums,
+    read_weights,
+    refuse_differing,
+    weight_files,
+)
 from ur2.rollout.options import EngineOptions
 from ur2.types import version_runs
 
@@ -92,7 +99,7 @@ class HfEngine:
         """Copies the weights between two steps; rows in flight compute their cache again."""
         weight_files(path)
         async with self._stepping:
-            await self._on_thread(self._copy_weights, path)
+            await self._on_thread(self._copy_weights, path, version)
             self._waiting = [*self._batch.evict(), *self._waiting]
             self._version = version
 
@@ -164,7 +171,7 @@ class HfEngine:
         self._generator = torch.Generator().manual_seed(self._seed)
         self._batch = DecodingBatch(self._model, self._tokenizer)
 
-    def _copy_weights(self, path: str) -> None:
+    def _copy_weights(self, path: str, version: int) -> None:
         parameters = dict(self._model.named_parameters(remove_duplicate=False))
         missing = {id(parameter): name for name, parameter in parameters.items()}
         for name, tensor in read_weights(path):
@@ -181,6 +188,14 @@ class HfEngine:
                 f"weights in '{path}' do not fit model '{self._model_path}': "
                 f"missing {', '.join(sorted(missing.values()))}"
             )
+        if published := read_checksums(path):
+            weights = dict(read_weights(path))
+            differing = damaged(weights, published) or [
+                name
+                for name, tensor in weights.items()
+                if checksum(parameters[name]) != checksum(tensor.to(parameters[name].dtype))
+            ]
+            refuse_differing(differing, path=path, version=version)
 
     async def _on_thread(self, function: Any, *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)

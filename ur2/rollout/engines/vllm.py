@@ -10,7 +10,7 @@ from typing import Any
 from ur2.errors import ComponentError, InputError
 from ur2.rollout.engines.base import Finish, Generation, GenerationRequest
 from ur2.rollout.engines.text import decode, split_stops
-from ur2.rollout.engines.weights import weight_files
+from ur2.rollout.engines.weights import read_checksums, refuse_differing, weight_files
 from ur2.rollout.options import EngineOptions
 from ur2.types import VersionRun
 
@@ -165,6 +165,12 @@ class VllmEngine:
                     raise ComponentError(
                         f"weights in '{path}' do not fit model '{self._model_path}': "
                         f"{next(filter(None, problems))}"
+                    )
+                if read_checksums(path):
+                    refuse_differing(
+                        *await self._llm.collective_rpc("ur2_differing", args=(path,)),
+                        path=path,
+                        version=version,
                     )
                 await self._llm.reset_prefix_cache(reset_running_requests=True)
                 await self._llm.update_weight_version(str(version))
