@@ -8,10 +8,11 @@ and arithmetic, repeats interleaved; by the clock, and by processor time, which 
 machine hardly moves.
 
 memory: so many passages, varied from real ones, go through the real build; only their vectors are
-random. A fresh process opens the index with MiniLM and answers 200 real questions. Resident memory
-(RSS) counts every page that the process maps, also those of the index and the corpus that lie in
-the page cache once for all processes and can be dropped at any time; anonymous memory is what is
-left without them. DIR holds ur2_eval_corpus and open_qa.
+random. A fresh process opens the index and answers 200 queries that come as vectors, as where the
+encoder is elsewhere; another one has MiniLM and answers 200 real questions. Resident memory (RSS)
+counts every page that a process maps, also those of the index and the corpus, which lie in the page
+cache once for all processes and can be dropped at any time; anonymous memory is what is left
+without them. DIR holds ur2_eval_corpus and open_qa.
 """
 
 import gzip
@@ -121,31 +122,37 @@ def speed(data: Path, scratch: Path) -> dict[str, float]:
 
 def memory(data: Path, scratch: Path, num: int) -> dict[str, float]:
     made = child("make", data, scratch, num)
-    served = child("serve", data, scratch, num)
-    figures = {**made, **served}
-    index = figures["index_mb"]
-    table = Table(title=f"{num:,} passages, {DIMENSION}-wide flat index, {NUM_QUESTIONS} questions")
+    index = made["index_mb"]
+    alone, whole = (child(part, data, scratch, num) for part in ("search", "serve"))
+    table = Table(title=f"{num:,} passages, {DIMENSION}-wide flat index, {NUM_QUESTIONS} queries")
     for column in ("", "MB", "of the index"):
         table.add_column(column, justify="right")
-    for name, label in (
-        ("index_mb", "index file"),
-        ("corpus_mb", "corpus file"),
-        ("base_rss_mb", "resident before the index is opened, with MiniLM"),
-        ("rss_mb", "resident after the questions"),
-        ("pss_mb", "of that, shared pages counted by share"),
-        ("anonymous_mb", "of that, anonymous"),
-        ("convert_rss_mb", "peak while the corpus was made"),
-        ("build_rss_mb", "peak while the index was made (it is held once)"),
-    ):
-        table.add_row(label, f"{figures[name]:,.0f}", f"{figures[name] / index:.2f}")
+    rows = [
+        ("index file", index),
+        ("corpus file", made["corpus_mb"]),
+        ("index and corpus, resident after the queries", alone["rss_mb"]),
+        ("of that, shared pages counted by share", alone["pss_mb"]),
+        ("of that, anonymous", alone["anonymous_mb"]),
+        ("with MiniLM, resident before the index is opened", whole["base_rss_mb"]),
+        ("with MiniLM, resident after the questions", whole["rss_mb"]),
+        ("with MiniLM, of that anonymous", whole["anonymous_mb"]),
+        ("peak while the corpus file was made", made["convert_rss_mb"]),
+        ("peak while the index was made (once mapped, once held)", made["build_rss_mb"]),
+    ]
+    for label, megabytes in rows:
+        table.add_row(label, f"{megabytes:,.0f}", f"{megabytes / index:.2f}")
     Console(width=110).print(table)
-    print(f"the corpus: {num / figures['convert_s']:,.0f} passages/s")
+    print(
+        f"the corpus file: {num / made['convert_s']:,.0f} passages/s by the clock, "
+        f"{num / made['convert_cpu_s']:,.0f} by processor time"
+    )
     return {
-        "memory_ratio": figures["rss_mb"] / index,
-        "memory_ratio_without_encoder": (figures["rss_mb"] - figures["base_rss_mb"]) / index,
-        "anonymous_ratio": figures["anonymous_mb"] / index,
-        "corpus_passages_per_s": num / figures["convert_s"],
-        "convert_rss_mb": figures["convert_rss_mb"],
+        "memory_ratio": alone["rss_mb"] / index,
+        "memory_ratio_with_encoder": whole["rss_mb"] / index,
+        "anonymous_ratio": alone["anonymous_mb"] / index,
+        "corpus_passages_per_s": num / made["convert_s"],
+        "corpus_passages_per_cpu_s": num / made["convert_cpu_s"],
+        "corpus_peak_mb": made["convert_rss_mb"],
     }
 
 
@@ -158,14 +165,16 @@ def make_index(data: Path, folder: Path, num: int) -> dict[str, float]:
     with source.open("w", encoding="utf-8") as file:
         for row in varied(list(real_passages(data)), num):
             file.write(json.dumps(row) + "\n")
-    started = time.perf_counter()
+    started, cpu = time.perf_counter(), time.process_time()
     make(CorpusOptions.load({"in": str(source), "out": str(corpus)}, where="bench"))
-    convert_s, convert_rss = time.perf_counter() - started, peak_rss()
+    convert_s, convert_cpu_s = time.perf_counter() - started, time.process_time() - cpu
+    convert_rss = peak_rss()
     source.unlink()
     tree = {"corpus": str(corpus), "out": str(folder / "index"), "num_threads": 1}
     build(BuildOptions.load(tree, where="bench"), lambda spec, _: RandomVectors(spec))
     return {
         "convert_s": convert_s,
+        "convert_cpu_s": convert_cpu_s,
         "convert_rss_mb": convert_rss,
         "build_rss_mb": peak_rss(),
         "index_mb": (folder / "index" / VECTORS_FILE).stat().st_size / MB,
@@ -173,27 +182,30 @@ def make_index(data: Path, folder: Path, num: int) -> dict[str, float]:
     }
 
 
+def search_index(data: Path, folder: Path, num: int) -> dict[str, float]:
+    """Runs in a fresh process: index and corpus alone."""
+    store = Store(folder / "index")
+    queries = RandomVectors(EncoderSpec(name="")).encode_queries([""] * NUM_QUESTIONS)
+    found = [store.search([""], query_QD[None], TOP_K)[0] for query_QD in queries]
+    assert all(len(passages) == TOP_K and all(p.text for p in passages) for passages in found)
+    return resident()
+
+
 def serve_index(data: Path, folder: Path, num: int) -> dict[str, float]:
-    """Runs in a fresh process: what it takes to answer questions."""
+    """Runs in a fresh process: questions as texts."""
     questions = (data / "open_qa" / "nq_open_dev_3610.jsonl").read_text(encoding="utf-8")
     asked = [json.loads(line)["question"] for line in questions.splitlines()[:NUM_QUESTIONS]]
     spec = encoder_spec("minilm", query_prefix=None, passage_prefix=None)
     encoder = SentenceTransformerEncoder(spec, EncoderOptions(num_threads=1))
     encoder.encode_queries(asked)
-    base = resident()["Rss"]
+    before = resident()
     searcher = Searcher(Store(folder / "index"), encoder)
     found = [searcher.search([question], TOP_K)[0] for question in asked]
     assert all(len(passages) == TOP_K and all(p.text for p in passages) for passages in found)
-    now = resident()
-    return {
-        "base_rss_mb": base,
-        "rss_mb": now["Rss"],
-        "pss_mb": now["Pss"],
-        "anonymous_mb": now["Anonymous"],
-    }
+    return {"base_rss_mb": before["rss_mb"], **resident()}
 
 
-CHILD_PARTS = {"make": make_index, "serve": serve_index}
+CHILD_PARTS = {"make": make_index, "search": search_index, "serve": serve_index}
 
 
 class RandomVectors:
@@ -262,10 +274,11 @@ def peak_rss() -> float:
 
 
 def resident() -> dict[str, float]:
-    """Of this process, by kind, in MB."""
+    """Of this process."""
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]
-    fields = (line.split() for line in lines)
-    return {field[0].rstrip(":"): int(field[1]) * 1024 / MB for field in fields}
+    kilobytes = {line.split()[0]: int(line.split()[1]) for line in lines}
+    names = {"Rss:": "rss_mb", "Pss:": "pss_mb", "Anonymous:": "anonymous_mb"}
+    return {name: kilobytes[kind] * 1024 / MB for kind, name in names.items()}
 
 
 if __name__ == "__main__":
