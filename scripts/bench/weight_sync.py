@@ -8,8 +8,8 @@ device and end when the engine has resumed with them, its prefix cache empty:
 
 - packed: what a run does. `PolicyWorker.publish` and `VllmEngine.load_weights`.
 - per parameter: for each one `collective_rpc` with its name, shape and dtype, and one gloo
-  broadcast that the engine's worker joins, as OpenRLHF and others do; between the same pause, begin, end and
-  resume. vllm finds the way of each tensor by its name.
+  broadcast that the engine's worker joins, as OpenRLHF and others do; between the same pause,
+  begin, end and resume. vllm finds the way of each tensor by its name.
 
 Before each sync the weights are moved, and after it the log-probabilities of tokens that the engine
 samples must be the policy's. Times are medians of interleaved repeats.
