@@ -1,4 +1,5 @@
 import asyncio
+import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,11 @@ class ScriptedRollouts:
 
 
 class ScriptedRubric:
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+
     async def score(self, group: Group, step: int) -> ScoredGroup:
+        self.steps.append(step)
         return (await self.score_all([group], step))[0]
 
     async def score_all(self, groups: list[Group], step: int) -> list[ScoredGroup]:
@@ -131,15 +136,29 @@ class ScriptedRank:
         return None
 
 
-def make_trainer(folder: Path, *, steps: int = 4, outcome: str = "found") -> Trainer:
+STATIC = CurriculumOptions(policy="static", static={"qa/hard": 0.5})
+STAGES = CurriculumOptions.load(
+    {
+        "policy": "adaptive",
+        "stages": [
+            {"name": "search", "policy": "always", "reward": "form", "stop": {"steps": 3}},
+            {"name": "answer"},
+        ],
+    },
+    where="curriculum",
+)
+
+
+def make_trainer(
+    folder: Path,
+    *,
+    steps: int = 4,
+    outcome: str = "found",
+    curriculum_options: CurriculumOptions = STATIC,
+) -> Trainer:
     run = RunDirectory(folder)
     run.open({})
-    curriculum = Curriculum(
-        QUESTIONS,
-        CurriculumOptions(policy="static", static={"qa/hard": 0.5}),
-        seed=3,
-        questions_per_step=4,
-    )
+    curriculum = Curriculum(QUESTIONS, curriculum_options, seed=3, questions_per_step=4)
     options = TrainerOptions(steps=steps, questions_per_step=4, checkpoint_every=2)
     policy = PolicyGroup([ScriptedRank()], PolicyOptions(), folder / "weights")
 
@@ -153,7 +172,7 @@ def make_trainer(folder: Path, *, steps: int = 4, outcome: str = "found") -> Tra
         max_failure_rate=0.1,
         curriculum=curriculum,
         rollouts=ScriptedRollouts(outcome),  # type: ignore[arg-type]
-        rubrics={None: ScriptedRubric()},  # type: ignore[dict-item]
+        rubrics={None: ScriptedRubric(), "form": ScriptedRubric()},  # type: ignore[dict-item]
         policy=policy,
         questions=QUESTIONS,
         held_out=QUESTIONS[:4],
@@ -176,8 +195,8 @@ def training_stream(trainer: Trainer) -> list[tuple[str, bool]]:
     ]
 
 
-async def resumed(folder: Path, steps: int = 4) -> Trainer:
-    trainer = make_trainer(folder, steps=steps)
+async def resumed(folder: Path, steps: int = 4, **options: Any) -> Trainer:
+    trainer = make_trainer(folder, steps=steps, **options)
     newest = trainer.checkpoints.run.newest_checkpoint()
     assert newest is not None
     await trainer.resume(newest)
@@ -256,3 +275,41 @@ async def test_held_out_questions_may_search_where_the_options_say_so(tmp_path, 
     rollouts: Any = trainer.rollouts
     asked = [a.retrieval for a in rollouts.assignments if a.id.startswith("eval")]
     assert asked == [retrieval] * 8
+
+
+async def test_a_stage_has_its_own_reward_whose_schedules_begin_with_it(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, steps=5, curriculum_options=STAGES)
+    await trainer.run()
+    rubrics: Any = trainer.rubrics
+    assert rubrics["form"].steps == [1] * 4 + [2] * 4 + [3] * 4
+    assert rubrics[None].steps == [1] * 4 + [2] * 4
+    stages = [m["curriculum/stage"] for m in trainer.reporter.run.read_metrics()]
+    assert stages == [0, 0, 0, 1, 1]
+
+
+async def test_a_change_of_stage_leaves_a_checkpoint_and_is_said(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, steps=5, curriculum_options=STAGES)
+    trainer.options = trainer.options.model_copy(update={"checkpoint_every": 0})
+    shown = Console(record=True, quiet=False, file=io.StringIO(), width=120)
+    trainer.reporter.console = shown
+    await trainer.run()
+    assert (tmp_path / "checkpoints" / "step_000003").is_dir()
+    assert "curriculum, step 4: stage search -> answer: 3 steps" in shown.export_text()
+
+
+@pytest.mark.parametrize("stop_at", [2, 3, 4, 5])
+async def test_a_resume_around_a_change_of_stage_replays_the_stream(
+    tmp_path: Path, stop_at: int
+) -> None:
+    whole = make_trainer(tmp_path / "whole", steps=6, curriculum_options=STAGES)
+    await whole.run()
+    first = make_trainer(tmp_path / "parts", steps=6, curriculum_options=STAGES)
+    rollouts: Any = first.rollouts
+    rollouts.before_step = lambda step: first.stop.set() if step == stop_at else None
+    with pytest.raises(RunInterruptedError):
+        await first.run()
+    done = first.state.step
+    assert done == stop_at - 1
+    second = await resumed(tmp_path / "parts", steps=6, curriculum_options=STAGES)
+    await second.run()
+    assert training_stream(first)[: done * 4] + training_stream(second) == training_stream(whole)
