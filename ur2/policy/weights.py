@@ -4,7 +4,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from safetensors.torch import save_file
 from torch import Tensor
@@ -23,6 +23,12 @@ TOKENIZER_FILES = (
     "*.model",
     "chat_template*",
 )
+NUM_FIRST = 2
+
+
+def is_verified(which: Literal["first", "always", "never"], num_before: int) -> bool:
+    """Whether engines verify a sync that so many came before."""
+    return which == "always" or (which == "first" and num_before < NUM_FIRST)
 
 
 def write_published(

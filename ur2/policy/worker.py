@@ -23,7 +23,7 @@ from ur2.policy.per_token import per_token
 from ur2.policy.ranks import gather_objects, merge, restore_rng, rng_state
 from ur2.policy.schedule import learning_rate_factor
 from ur2.policy.totals import Totals
-from ur2.policy.weights import model_folder, write_exported, write_published
+from ur2.policy.weights import is_verified, model_folder, write_exported, write_published
 from ur2.types import Sample
 
 if TYPE_CHECKING:
@@ -186,8 +186,7 @@ class PolicyWorker:
         """
         parts = self.engine.weights(PUBLISH_PART_BYTES)
         if self.rank == 0:
-            verify = self.options.verify_weights
-            checksums = verify == "always" or (verify == "first" and self.num_published < 2)
+            checksums = is_verified(self.options.verify_weights, self.num_published)
             write_published(parts, Path(folder), version, checksums=checksums)
             self.num_published += 1
         else:

@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ur2.policy.weights import write_published
+from ur2.policy.weights import is_verified, write_published
 
 
 def parts(*, fail: bool = False) -> Iterator[dict[str, Tensor]]:
@@ -44,3 +44,10 @@ def test_publishing_again_replaces_what_was_there(tmp_path: Path) -> None:
     write_published(parts(), folder, 1)
     write_published(iter([{"c": torch.ones(1)}]), folder, 2)
     assert [sorted(load_file(file)) for file in folder.iterdir()] == [["c"]]
+
+
+@pytest.mark.parametrize(
+    ("which", "verified"), [("first", [1, 1, 0, 0]), ("always", [1] * 4), ("never", [0] * 4)]
+)
+def test_the_first_syncs_are_verified_or_all_or_none(which: str, verified: list[int]) -> None:
+    assert [is_verified(which, before) for before in range(4)] == verified  # type: ignore[arg-type]

@@ -67,5 +67,6 @@ def refuse_differing(*differing: Sequence[str], path: str, version: int) -> None
         shown = ", ".join(names[:MAX_NAMED]) + (", ..." if names[MAX_NAMED:] else "")
         raise ComponentError(
             f"weights {version} in '{path}' are not what the policy published: {shown}; see that "
-            "nothing else writes there and that there is space left"
+            "nothing else writes there, or, where the engine changes such weights as it loads "
+            "them, set policy.verify_weights=never"
         )
