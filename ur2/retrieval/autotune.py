@@ -119,7 +119,7 @@ def autotune(
     plot(points, chosen, options.recall, k, folder / CURVE_FILE)
     search = store.manifest.search.model_copy(update={"breadth": chosen.breadth, "tuning": tuning})
     store.manifest.model_copy(update={"search": search}).save(folder)
-    _report(points, chosen, options, index.breadth_name, folder)
+    _report(points, chosen, options, index.breadth_name)
     return tuning
 
 
@@ -224,9 +224,7 @@ def _openings(store: Store, rows: Sequence[int]) -> Iterator[str]:
         yield passage.title if passage.title and number % 2 else first
 
 
-def _report(
-    points: Sequence[Point], chosen: Point, options: AutotuneOptions, name: str, folder: Path
-) -> None:
+def _report(points: Sequence[Point], chosen: Point, options: AutotuneOptions, name: str) -> None:
     table = Table(title=f"recall@{options.k} by {name}")
     for column in (name, "recall", "queries/s", ""):
         table.add_column(column, justify="right")
@@ -241,7 +239,7 @@ def _report(
             f"recall {options.recall:g} is out of reach: {chosen.recall:.4f} is the best; keep "
             "more of each vector (quantiser, pq_bytes), or more links (hnsw_links)\n"
         )
-    sys.stdout.write(f"{name} {chosen.breadth} is in {folder}, the curve in {CURVE_FILE}\n")
+    sys.stdout.write(f"{name} {chosen.breadth} goes into the manifest; curve: {CURVE_FILE}\n")
 
 
 if __name__ == "__main__":
