@@ -7,10 +7,11 @@ are not counted; a few GiB per GPU should stay free.
 from dataclasses import dataclass
 from pathlib import Path
 
+from ur2.algorithms.options import AlgorithmOptions
 from ur2.config.schema import RunOptions
 from ur2.errors import InputError
 from ur2.policy.deepspeed_config import MAX_BUCKET_ELEMENTS, shards_bf16
-from ur2.policy.options import PolicyOptions
+from ur2.policy.options import LoraOptions, PolicyOptions
 from ur2.trainer.options import ShapeOptions
 
 GIB = 2**30
@@ -35,12 +36,15 @@ class PolicyMemory:
     """Of one full microbatch."""
     logits: float
     """Of one chunk of the LM head, with their gradient."""
+    judges: float
+    """The reference model's weights, and all of the critic but its activations."""
 
     @property
     def total(self) -> float:
         """All of them, as they stand together in a backward pass."""
         return (
             self.weights
+            + self.judges
             + self.gradients
             + self.optimizer
             + self.buckets
@@ -95,20 +99,29 @@ def shape_of(folder: str) -> ShapeOptions:
     )
 
 
-def policy_memory(shape: ShapeOptions, options: PolicyOptions) -> PolicyMemory:
+def policy_memory(
+    shape: ShapeOptions, options: PolicyOptions, algorithm: AlgorithmOptions
+) -> PolicyMemory:
     """What one policy rank holds at most (stages: Rajbhandari et al. 2020, section 5)."""
     stage, ranks = options.zero_stage, options.num_ranks
     computes_in_16_bit = options.precision == "bf16"
     bytes_per_weight = 2 if shards_bf16(options) else 4
     masters = MASTER_BYTES if stage else 0
     count = shape.num_parameters
+    trained = count if options.lora is None else _adapter_parameters(shape, options.lora)
+    weights = count * bytes_per_weight / (ranks if stage == 3 else 1)
+    gradients = trained * 4 / (ranks if stage >= 2 else 1)
+    states = trained * (ADAM_STATE_BYTES + masters) / (ranks if stage else 1)
+    optimizer = 0.0 if options.offload == "cpu" else states
+    judges = weights if algorithm.kl_coef and options.lora is None else 0.0
+    if algorithm.estimator == "gae":
+        judges += weights + gradients + optimizer
     return PolicyMemory(
-        weights=count * bytes_per_weight / (ranks if stage == 3 else 1),
-        gradients=count * 4 / (ranks if stage >= 2 else 1),
-        optimizer=0
-        if options.offload == "cpu"
-        else count * (ADAM_STATE_BYTES + masters) / (ranks if stage else 1),
-        buckets=2 * min(count, MAX_BUCKET_ELEMENTS) * bytes_per_weight if stage else 0,
+        weights=weights,
+        gradients=gradients,
+        optimizer=optimizer,
+        judges=judges,
+        buckets=2 * min(trained, MAX_BUCKET_ELEMENTS) * bytes_per_weight if stage else 0,
         activations=_activations(shape, options) * (1 if computes_in_16_bit else 2),
         logits=2 * 4 * options.logprob_chunk_tokens * shape.vocab_size,
     )
@@ -135,6 +148,12 @@ def kv_cache_bytes(engine: EngineMemory, options: RunOptions) -> float | None:
         return None
     usable = options.cluster.gpu_memory_gib * options.rollout.engine.gpu_memory_utilization
     return max(0.0, usable * GIB - engine.weights)
+
+
+def _adapter_parameters(shape: ShapeOptions, lora: LoraOptions) -> float:
+    """About so many: seven matrices per layer, the MLP's taken as four times as wide."""
+    in_and_out = 4 * 2 * shape.hidden_size + 3 * 5 * shape.hidden_size
+    return lora.rank * in_and_out * shape.num_layers
 
 
 def _activations(shape: ShapeOptions, options: PolicyOptions) -> float:

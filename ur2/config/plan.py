@@ -166,7 +166,8 @@ def _memory_table(options: RunOptions) -> Table:
         why = "unknown: the model is not here, and no model.shape is given"
         return make_table(f"memory per {unit}", columns, [("", why, "")])
     shape, source = found
-    policy, engine = policy_memory(shape, options.policy), engine_memory(shape, options)
+    policy = policy_memory(shape, options.policy, options.algorithm)
+    engine = engine_memory(shape, options)
     title = f"memory per {unit}, estimated for {shape.num_parameters:,} parameters ({source})"
     capacity = options.cluster.gpu_memory_gib
     has_gpus = capacity is not None and options.cluster.num_gpus_per_policy_rank > 0
@@ -177,6 +178,7 @@ def _memory_table(options: RunOptions) -> Table:
         ("", "communication buckets", _gib(policy.buckets)),
         ("", "activations of a microbatch", _gib(policy.activations)),
         ("", "logits of a chunk", _gib(policy.logits)),
+        *([("", "reference and critic", _gib(policy.judges))] if policy.judges else []),
         ("", "total", _gib(policy.total) + (f" of {capacity:g}" if has_gpus else "")),
         ("engine", "weights", _gib(engine.weights)),
         ("", "KV cache of one longest sequence", _gib(engine.kv_cache_per_sequence)),

@@ -50,6 +50,7 @@ def check_options(options: RunOptions) -> None:
     problems = [
         *_batch_problems(options),
         *_engine_problems(options),
+        *_critic_problems(options),
         *_sampling_problems(options),
         *length_problems(options),
         *retrieval_problems(options, may_search=_may_search(options)),
@@ -247,6 +248,12 @@ def _batch_problems(options: RunOptions) -> Iterator[str]:
             f"algorithm.estimator '{options.algorithm.estimator}' compares the samples of a group: "
             "rollout.samples_per_prompt must be at least 2"
         )
+
+
+def _critic_problems(options: RunOptions) -> Iterator[str]:
+    unset = type(options.policy).model_fields["critic_learning_rate"].default
+    if options.policy.critic_learning_rate != unset and options.algorithm.estimator != "gae":
+        yield "policy.critic_learning_rate has no effect without algorithm.estimator=gae; remove it"
 
 
 def _engine_problems(options: RunOptions) -> Iterator[str]:

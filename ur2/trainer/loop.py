@@ -134,7 +134,7 @@ class Trainer:
             report |= self.curriculum.metrics() | await self.service_metrics()
             self.reporter.trajectories(step, scored)
             self.reporter.events(self.curriculum.take_events())
-        self.timeline.flush()
+            self.timeline.flush()
         self.reporter.step(step, report | self._timing(started, num_sampled_tokens(scored), batch))
 
     async def publish(self, version: int) -> None:
@@ -163,8 +163,11 @@ class Trainer:
 
     def _is_informative(self, group: ScoredGroup) -> bool:
         """Whether a group carries signal."""
-        compares = self.algorithm.estimator in GROUP_RELATIVE
-        return not (compares and self.options.filter_zero_variance and has_zero_variance(group))
+        algorithm = self.algorithm
+        compares = algorithm.estimator in GROUP_RELATIVE
+        equal_rewards_teach = algorithm.kl_in == "reward" and algorithm.kl_coef > 0
+        filtered = compares and self.options.filter_zero_variance and not equal_rewards_teach
+        return not (filtered and has_zero_variance(group))
 
     async def _measure(self, label: str) -> Evaluation | None:
         """A held-out measurement outside any step, with its own entry in the run's account."""

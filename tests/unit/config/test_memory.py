@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from ur2.algorithms.options import AlgorithmOptions
 from ur2.config.load import compose
 from ur2.config.memory import (
     GIB,
@@ -12,7 +13,7 @@ from ur2.config.memory import (
     shape_of,
 )
 from ur2.errors import InputError
-from ur2.policy.options import PolicyOptions
+from ur2.policy.options import LoraOptions, PolicyOptions
 from ur2.trainer.options import ShapeOptions
 
 SHAPE = ShapeOptions(
@@ -26,7 +27,7 @@ SHAPE = ShapeOptions(
 
 
 def states(**options) -> list[float]:
-    memory = policy_memory(SHAPE, PolicyOptions(**options))
+    memory = policy_memory(SHAPE, PolicyOptions(**options), AlgorithmOptions())
     return [x / 1e6 for x in (memory.weights, memory.gradients, memory.optimizer)]
 
 
@@ -48,7 +49,7 @@ def test_offload_takes_the_states_off_the_gpu():
 def test_checkpointing_keeps_layer_inputs_and_one_layer():
     def activations(**options) -> float:
         options = {"precision": "bf16", "max_tokens_per_microbatch": 8, **options}
-        return policy_memory(SHAPE, PolicyOptions(**options)).activations
+        return policy_memory(SHAPE, PolicyOptions(**options), AlgorithmOptions()).activations
 
     assert activations() == 34 * 8 * 100 * 10
     assert activations(gradient_checkpointing=True) == 2 * 8 * 100 * 10 + 34 * 8 * 100
@@ -108,3 +109,21 @@ def test_a_config_of_no_language_model_is_one_clear_error(tmp_path, config):
     (tmp_path / "config.json").write_text(config)
     with pytest.raises(InputError, match=r"model\.path"):
         shape_of(str(tmp_path))
+
+
+def test_a_reference_costs_weights_and_a_critic_all_that_is_trained() -> None:
+    plain = policy_memory(SHAPE, PolicyOptions(), AlgorithmOptions())
+    reference = policy_memory(SHAPE, PolicyOptions(), AlgorithmOptions(kl_coef=0.1))
+    critic = policy_memory(SHAPE, PolicyOptions(), AlgorithmOptions(estimator="gae"))
+    assert plain.judges == 0
+    assert reference.judges == plain.weights
+    assert critic.judges == plain.weights + plain.gradients + plain.optimizer
+    assert critic.total == plain.total + critic.judges
+
+
+def test_adapters_need_a_fraction_of_the_states_and_no_second_model() -> None:
+    whole = policy_memory(SHAPE, PolicyOptions(), AlgorithmOptions())
+    lora = policy_memory(SHAPE, PolicyOptions(lora=LoraOptions()), AlgorithmOptions(kl_coef=0.1))
+    assert lora.weights == whole.weights
+    assert lora.judges == 0
+    assert lora.optimizer + lora.gradients < 0.5 * (whole.optimizer + whole.gradients)
