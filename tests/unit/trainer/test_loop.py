@@ -1,6 +1,6 @@
 import asyncio
-import time
 import io
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
