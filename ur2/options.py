@@ -56,8 +56,18 @@ def parse_command_line(
         node = tree
         for parent in parents:
             node = node.setdefault(parent, {})
-        node[leaf] = yaml.safe_load(value) if value else ""
+        node[leaf] = _value(value)
     return cls.load(tree, where=prog)
+
+
+def _value(text: str) -> Any:
+    """YAML; but a mapping wants braces: `query: ` is a text, and texts keep their spaces."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    is_plain = not text.startswith(("{", "'", '"'))
+    return text if not text or (is_plain and isinstance(value, str | dict)) else value
 
 
 def nearest(key: str, known: Sequence[str]) -> str:
