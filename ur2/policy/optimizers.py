@@ -16,14 +16,17 @@ def make_optimizer(model: nn.Module, options: PolicyOptions) -> Optimizer:
     Raises:
         InputError: the options cannot go together.
     """
+    trained = [p for p in model.parameters() if p.requires_grad]
     if options.optimizer == "adamw":
-        return _adamw([p for p in model.parameters() if p.requires_grad], options)
+        return _adamw(trained, options)
     if options.zero_stage != 0:
         raise InputError(
             f"policy.optimizer 'muon' works on whole matrices, but zero_stage {options.zero_stage} "
             "shards them: set policy.zero_stage=0 or policy.optimizer=adamw"
         )
-    hidden, others = _split_hidden_matrices(model)
+    edges = _edges(model)
+    hidden = [p for p in trained if p.ndim == 2 and id(p) not in edges]
+    others = [p for p in trained if p.ndim != 2 or id(p) in edges]
     muon = Muon(hidden, lr=options.muon_learning_rate, weight_decay=options.weight_decay)
     return OptimizerPair(muon, _adamw(others, options))
 
@@ -77,13 +80,10 @@ def _adamw(parameters: Sequence[nn.Parameter], options: PolicyOptions) -> AdamW:
     )
 
 
-def _split_hidden_matrices(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """(matrices between embedding and head, everything else)."""
-    edges = {
+def _edges(model: nn.Module) -> set[int]:
+    """The ids of the weights of embedding and LM head."""
+    return {
         id(module.weight)
         for name, module in model.named_modules()
         if isinstance(module, nn.Embedding) or name.endswith("token_logprobs")
     }
-    hidden = [p for p in model.parameters() if p.ndim == 2 and id(p) not in edges]
-    chosen = {id(p) for p in hidden}
-    return hidden, [p for p in model.parameters() if id(p) not in chosen]

@@ -107,6 +107,16 @@ def test_muon_gets_hidden_matrices_only() -> None:
     assert others[0]["lr"] == 0.1
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_frozen_weights_are_no_business_of_optimizers(optimizer: str) -> None:
+    net = Net()
+    net.body[0].weight.requires_grad_(False)
+    options = PolicyOptions.load({"optimizer": optimizer, "zero_stage": 0}, where="policy")
+    groups = make_optimizer(net, options).param_groups
+    found = {id(p) for group in groups for p in group["params"]}
+    assert found == {id(p) for p in net.parameters() if p.requires_grad}
+
+
 def test_a_pair_of_optimizers_resumes_exactly() -> None:
     torch.manual_seed(0)
     net = Net()
