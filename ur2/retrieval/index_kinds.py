@@ -64,17 +64,21 @@ def _ivf_pq(dimension: int, spec: VectorSpec, parameters: Mapping[str, int]) -> 
         8,
         faiss.METRIC_INNER_PRODUCT,
     )
-    index.pq.cp.min_points_per_centroid = 1
+    _learns_quietly(index.pq)
     _learns_quietly(index)
     if not parameters["rotate"]:
         return index
-    return faiss.IndexPreTransform(faiss.OPQMatrix(dimension, num_bytes), index)
+    rotation = faiss.OPQMatrix(dimension, num_bytes)
+    # faiss keeps a bare pointer to these codes, which the rotation is learnt with.
+    rotation.codes = _learns_quietly(faiss.ProductQuantizer(dimension, num_bytes, 8))
+    rotation.pq = rotation.codes
+    return faiss.IndexPreTransform(rotation, index)
 
 
-def _learns_quietly(index: Any) -> Any:
+def _learns_quietly(learner: Any) -> Any:
     """`plan` has seen to the number of vectors, about which faiss would warn."""
-    index.cp.min_points_per_centroid = 1
-    return index
+    learner.cp.min_points_per_centroid = 1
+    return learner
 
 
 _SCALAR: Mapping[str, int] = {

@@ -130,10 +130,15 @@ def test_a_smaller_code_makes_a_smaller_index(tmp_path: Path) -> None:
 
 
 def test_the_same_seed_makes_the_same_index(tmp_path: Path) -> None:
-    vectors = InMemory(unit_rows(np.random.default_rng(1), 1000, 16))
+    vectors = InMemory(unit_rows(np.random.default_rng(1), 300, 16))
     for file in ("one", "other"):
         build_index(IVF_PQ, vectors, seed=3).save(tmp_path / file)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
+
+
+def test_codes_are_learnt_without_warnings(capfd: pytest.CaptureFixture[str]) -> None:
+    build_index(IVF_PQ, InMemory(unit_rows(np.random.default_rng(1), 300, 16)))
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_sample_is_drawn_without_replacement_and_depends_on_the_seed() -> None:
