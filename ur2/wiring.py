@@ -65,9 +65,27 @@ async def start_parts(options: RunOptions, cluster: Cluster, timeline: Timeline)
     return Parts(rollouts=rollouts, policy=policy, service=service)
 
 
+def make_curriculum(options: RunOptions, inputs: Inputs) -> Curriculum:
+    """The curriculum before its first draw.
+
+    Raises:
+        InputError: its options do not fit the questions.
+    """
+    limits = Protocol(options.prompt.protocol).limits
+    return Curriculum(
+        inputs.train,
+        options.curriculum,
+        options.seed,
+        options.trainer.questions_per_step,
+        stage_questions=inputs.stages,
+        max_searches_per_group=limits.max_searches * options.rollout.samples_per_prompt,
+    )
+
+
 def make_trainer(
     options: RunOptions,
     inputs: Inputs,
+    curriculum: Curriculum,
     parts: Parts,
     run: RunDirectory,
     reporter: Reporter,
@@ -76,14 +94,6 @@ def make_trainer(
 ) -> Trainer:
     """The loop over running parts, before its first step."""
     protocol = Protocol(options.prompt.protocol)
-    curriculum = Curriculum(
-        inputs.train,
-        options.curriculum,
-        options.seed,
-        options.trainer.questions_per_step,
-        stage_questions=inputs.stages,
-        max_searches_per_group=protocol.limits.max_searches * options.rollout.samples_per_prompt,
-    )
     rubrics: dict[str | None, Rubric] = {None: Rubric.from_options(options.reward, protocol)}
     for name, reward in options.rewards.items():
         rubrics[name] = Rubric.from_options(reward, protocol)
@@ -117,6 +127,7 @@ async def run_training(
         Ur2Error: what stopped the run; its message says how to go on.
     """
     checkpoint = _checkpoint_to_resume(options, run)
+    curriculum = make_curriculum(options, inputs)
     config = options.model_dump(mode="json")
     cluster = Cluster(options.cluster)
     stop = stop_on_signals()
@@ -135,7 +146,7 @@ async def run_training(
         start = Clock(timeline)
         with start.phase("start"), console.status("starting workers"):
             parts = await unless_stopped(start_parts(options, cluster, timeline), stop)
-        trainer = make_trainer(options, inputs, parts, run, reporter, timeline, stop)
+        trainer = make_trainer(options, inputs, curriculum, parts, run, reporter, timeline, stop)
         if checkpoint is not None:
             await trainer.resume(checkpoint)
         trainer.state.add_seconds(start.take())

@@ -305,7 +305,8 @@ def _may_search(options: RunOptions) -> bool:
     """Whether an episode of the run could search."""
     curriculum = options.curriculum
     policies = {stage.policy or curriculum.policy for stage in curriculum.stages}
-    return options.trainer.eval_retrieval or (policies or {curriculum.policy}) != {"never"}
+    evaluates = options.trainer.eval_retrieval is True
+    return evaluates or (policies or {curriculum.policy}) != {"never"}
 
 
 def _stage_problems(options: RunOptions) -> Iterator[str]:

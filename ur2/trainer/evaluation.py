@@ -54,7 +54,7 @@ async def evaluate(
     sampling: SamplingOptions,
     *,
     step: int,
-    retrieval: bool = True,
+    retrieval: Callable[[Question], bool],
     on_group: Callable[[], None] = lambda: None,
 ) -> list[ScoredGroup]:
     """Answers every question once and scores the answers.
@@ -65,14 +65,14 @@ async def evaluate(
         questions: held-out ones.
         sampling: temperature and the like.
         step: the training step, which names the episodes.
-        retrieval: whether the episodes may search.
+        retrieval: whether the episodes of a question may search.
         on_group: called after each question, for progress.
     """
     assignments = [
         Assignment(
             id=f"eval-{step:06d}-{position:06d}",
             question=question,
-            retrieval=retrieval,
+            retrieval=retrieval(question),
             reason="evaluation",
             step=step,
         )

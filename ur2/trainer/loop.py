@@ -186,10 +186,14 @@ class Trainer:
                 self.held_out,
                 self.rollout.eval_sampling,
                 step=self.state.step,
-                retrieval=self.options.eval_retrieval,
+                retrieval=self._evaluates_with_retrieval,
                 on_group=advance,
             )
         return Evaluation.of(groups)
+
+    def _evaluates_with_retrieval(self, question: Question) -> bool:
+        asked = self.options.eval_retrieval
+        return self.curriculum.prefers_retrieval(question) if asked == "curriculum" else asked
 
     async def save(self) -> Path:
         """The checkpoint of the last complete step; written unless it is there already."""

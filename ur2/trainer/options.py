@@ -80,8 +80,8 @@ class TrainerOptions(Options):
     step; `give_up` (mode `sync`) stops them and plays them anew in the next step."""
     eval_every: int = 0
     """Steps between held-out measurements; 0 measures only before and after."""
-    eval_retrieval: bool = True
-    """Whether held-out questions are answered with retrieval on."""
+    eval_retrieval: bool | Literal["curriculum"] = True
+    """Whether held-out questions are answered with retrieval on; `curriculum`: where that would."""
     checkpoint_every: int = 10
     """Steps between checkpoints; the last step always has one."""
     keep_checkpoints: int = 2

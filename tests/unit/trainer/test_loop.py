@@ -270,14 +270,21 @@ async def test_too_many_failed_searches_stop_the_run_with_a_checkpoint(tmp_path:
     assert rank.updates == 0
 
 
-@pytest.mark.parametrize("retrieval", [True, False])
-async def test_held_out_questions_may_search_where_the_options_say_so(tmp_path, retrieval):
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [
+        (True, [True] * 8),
+        (False, [False] * 8),
+        ("curriculum", [False, True] * 4),  # off for easy questions, on for half of the hard ones
+    ],
+)
+async def test_held_out_questions_may_search_where_the_options_say_so(tmp_path, choice, expected):
     trainer = make_trainer(tmp_path, steps=1)
-    trainer.options = trainer.options.model_copy(update={"eval_retrieval": retrieval})
+    trainer.options = trainer.options.model_copy(update={"eval_retrieval": choice})
     await trainer.run()
     rollouts: Any = trainer.rollouts
     asked = [a.retrieval for a in rollouts.assignments if a.id.startswith("eval")]
-    assert asked == [retrieval] * 8
+    assert asked == expected
 
 
 async def test_a_stage_has_its_own_reward_whose_schedules_begin_with_it(tmp_path: Path) -> None:
