@@ -1,6 +1,6 @@
 """Speed of the retrieval service beside a server that encodes and searches within each request.
 
-    python scripts/bench/retrieval.py [data=DIR] [passages=33091] [threads=2] [rounds=3]
+    python scripts/bench/retrieval.py [data=DIR] [passages=33091] [threads=1] [rounds=3]
                                       [precision=float32]
 
 DIR holds ur2_eval_corpus (33,091 Wikipedia passages) and ur2_reference (the questions asked).
@@ -68,7 +68,7 @@ def main() -> None:
 def bench(
     data: str | None = None,
     passages: str = "33091",
-    threads: str = "2",
+    threads: str = "1",
     rounds: str = "3",
     precision: str = "float32",
 ) -> None:
