@@ -1,0 +1,71 @@
+"""A rollout worker that is killed in the middle of its groups: real ray, real processes."""
+
+import asyncio
+import os
+import signal
+
+import psutil
+import pytest
+
+from ur2.config.load import compose
+from ur2.inference import NoRetriever, make_rollouts
+from ur2.trainer.cluster import Cluster
+from ur2.types import Assignment, Group, Level, Question
+
+pytestmark = pytest.mark.slow
+
+
+def assignments() -> list[Assignment]:
+    return [
+        Assignment(
+            id=f"000001-{i:04d}",
+            question=Question(
+                id=f"q{i}", task="qa", text=f"What is {i}?", answers=("?",), level=Level.EASY
+            ),
+            retrieval=False,
+            reason="test",
+            step=1,
+        )
+        for i in range(6)
+    ]
+
+
+def workers() -> list[psutil.Process]:
+    children = psutil.Process().children(recursive=True)
+    return [child for child in children if "RolloutProcess" in " ".join(child.cmdline())]
+
+
+def sampled(groups: list[Group]) -> list[tuple[str, list[int]]]:
+    return [(t.id, t.token_ids) for group in groups for t in group.trajectories]
+
+
+@pytest.mark.parametrize("tiny_model", [False], indirect=True)
+async def test_groups_of_a_killed_worker_are_played_again_with_the_same_tokens(
+    tiny_model: str,
+) -> None:
+    options = compose(
+        [
+            "+experiment=smoke",
+            "engine=hf",
+            f"model.path={tiny_model}",
+            "rollout.num_workers=2",
+            "rollout.max_tokens_per_turn=60",
+            "rollout.sampling.seeded=true",
+        ]
+    )
+    cluster = Cluster(options.cluster)
+    try:
+        pool = make_rollouts(options, cluster, NoRetriever(), dtype="float32")
+        await pool.start()
+        undisturbed = await pool.collect(assignments(), 4, options.rollout.sampling)
+        before = {process.pid for process in workers()}
+        assert len(before) == 2
+        running = asyncio.ensure_future(pool.collect(assignments(), 4, options.rollout.sampling))
+        await asyncio.sleep(0.2)
+        os.kill(min(before), signal.SIGKILL)
+        assert sampled(await running) == sampled(undisturbed)
+        after = {process.pid for process in workers()}
+        assert len(after) == 2
+        assert len(after & before) == 1
+    finally:
+        await cluster.close()
