@@ -339,7 +339,7 @@ def recall_of(answers: dict[str, list[str]], index: Path) -> float:
     queries = list(answers)[:512]
     spec = store.manifest.recipe.encoder
     assert spec is not None
-    encoder = SentenceTransformerEncoder(spec, EncoderOptions(precision="float32", num_threads=0))
+    encoder = SentenceTransformerEncoder(spec, EncoderOptions(precision="float32"))
     exact = store.search(queries, encoder.encode_queries(queries), TOP_K)
     shares = [
         len({passage.id for passage in truth} & set(answers[query])) / TOP_K
