@@ -37,7 +37,9 @@ def write(folder: Path, made: VectorsRecord, vector_ND: NDArray[np.float32]) -> 
         write_shard(folder, shard, vector_ND[list(made.rows_of(shard))].astype(made.type))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=15, deadline=None)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=15, deadline=None
+)
 @given(
     num_rows=st.integers(1, 40),
     shard_rows=st.integers(4, 50),
