@@ -49,11 +49,14 @@ def test_what_a_chosen_input_replaces_is_not_made() -> None:
     run = compose(["+experiment=quickstart", "model.path=mine"])
     assert not any("coldstart" in step.command for step in needed_steps(run))
     run = compose(["+experiment=medqa_qwen7b", "dataset.train=mine.jsonl"])
-    held_out, passages, _ = needed_steps(run)
-    assert held_out.makes == ("data/ur2/medqa_500_5options.jsonl",)
-    assert passages.makes == ("data/medqa/passages.jsonl",)  # the index is still made from them
+    assert [step.makes for step in needed_steps(run)] == [
+        ("data/ur2/medqa_500_5options.jsonl",),
+        ("data/medqa/textbooks",),  # the index is still made from them
+        ("data/medqa/corpus.arrow",),
+        ("data/medqa/index",),
+    ]
     run = compose(["+experiment=vanilla_rl_qwen7b"])
-    assert not any("passages" in step.command for step in needed_steps(run))
+    assert not any("retrieval" in step.command for step in needed_steps(run))
 
 
 @pytest.mark.parametrize("model", ["qwen3b", "qwen7b", "llama8b"])
