@@ -28,7 +28,7 @@ class ComponentError(Ur2Error):
 class NotFiniteError(ComponentError):
     """An optimizer step that was refused, since its loss or gradient is not finite."""
 
-    def __init__(self, message: str, sample_ids: tuple[str, ...]) -> None:
+    def __init__(self, message: str, sample_ids: tuple[str, ...] = ()) -> None:
         super().__init__(message, sample_ids)  # both, so that it survives pickling
         self.sample_ids = sample_ids
 

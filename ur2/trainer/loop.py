@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ur2.algorithms.options import GROUP_RELATIVE, AlgorithmOptions
 from ur2.curriculum.curriculum import Curriculum
-from ur2.errors import ComponentError, RunInterruptedError
+from ur2.errors import ComponentError, NotFiniteError, RunInterruptedError
 from ur2.policy.group import PolicyGroup
 from ur2.rewards.rubric import Rubric
 from ur2.rollout.options import RolloutOptions
@@ -113,7 +113,7 @@ class Trainer:
             batch, judged = await make_batch(harvest.accepted, self.algorithm, self.policy)
         self._updating = True
         with phase("update"):
-            report = judged | (await self.policy.update(batch) if batch.samples else {})
+            report = judged | (await self._update(step, batch, scored) if batch.samples else {})
         with phase("settle"):
             await self._feed.settle(self.stop)
         with phase("sync"):
@@ -136,6 +136,16 @@ class Trainer:
             self.reporter.events(self.curriculum.take_events())
             self.timeline.flush()
         self.reporter.step(step, report | self._timing(started, num_sampled_tokens(scored), batch))
+
+    async def _update(
+        self, step: int, batch: Batch, scored: Sequence[ScoredGroup]
+    ) -> dict[str, float]:
+        """The policy's update; what it refuses is kept for a look."""
+        try:
+            return await self.policy.update(batch)
+        except NotFiniteError as error:
+            self.reporter.refused(step, error.sample_ids, scored)
+            raise
 
     async def publish(self, version: int) -> None:
         """Hands the policy's weights to the engines, as `version`."""

@@ -71,6 +71,12 @@ class Reporter:
         if self.dump_trajectories:
             self.run.write_trajectories(step, groups)
 
+    def refused(self, step: int, sample_ids: Sequence[str], groups: Sequence[ScoredGroup]) -> None:
+        """Keeps an update that was refused: which samples broke it, and all that it was made of."""
+        path = self.run.write_refused(step, sample_ids)
+        self.run.write_trajectories(step, groups)
+        self.console.print(f"step {step} was refused; its samples: {path}", soft_wrap=True)
+
     def events(self, events: Sequence[object]) -> None:
         """Says what was decided, here and in the run's log."""
         for event in events:

@@ -3,7 +3,7 @@
 import json
 import logging
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -115,6 +115,14 @@ class RunDirectory:
         lines = "".join(json.dumps(record) + "\n" for record in _trajectory_records(groups))
         path = self.path / "trajectories" / f"{CHECKPOINT.format(step)}.jsonl.zst"
         write_bytes(path, zstandard.compress(lines.encode()))
+
+    def write_refused(self, step: int, sample_ids: Sequence[str]) -> Path:
+        """Writes which samples made an update's loss or gradient not finite."""
+        path = self.path / f"refused_{CHECKPOINT.format(step)}.json"
+        write_text(
+            path, json.dumps({"step": step, "sample_ids": list(sample_ids)}, indent=2) + "\n"
+        )
+        return path
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Writes summary.json, which marks the run as finished."""

@@ -1,5 +1,6 @@
 import asyncio
 import io
+import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from rich.console import Console
 from ur2.algorithms.options import AlgorithmOptions
 from ur2.curriculum.curriculum import Curriculum
 from ur2.curriculum.options import CurriculumOptions
-from ur2.errors import ComponentError, RunInterruptedError
+from ur2.errors import ComponentError, NotFiniteError, RunInterruptedError
 from ur2.policy.group import PolicyGroup
 from ur2.policy.options import PolicyOptions
 from ur2.rollout.board import Account
@@ -124,7 +125,7 @@ class ScriptedRank:
     async def call(self, method: str, *args: Any) -> Any:
         if method == "update":
             if self.updates == self.fail_at:
-                raise ComponentError("NaN")
+                raise NotFiniteError("NaN", ("000004-0001/1",))
             self.updates += 1
             return {"policy/loss": 0.0}
         if method == "save":
@@ -257,6 +258,9 @@ async def test_a_failed_update_leaves_the_last_checkpoint_and_no_half_made_one(
     newest = trainer.checkpoints.run.newest_checkpoint()
     assert newest is not None
     assert newest.name == "step_000002"
+    refused = json.loads((tmp_path / "refused_step_000004.json").read_text())
+    assert refused == {"step": 4, "sample_ids": ["000004-0001/1"]}
+    assert (tmp_path / "trajectories" / "step_000004.jsonl.zst").exists()
 
 
 async def test_too_many_failed_searches_stop_the_run_with_a_checkpoint(tmp_path: Path) -> None:
