@@ -1,6 +1,6 @@
 """Checkpoints: everything that determines the rest of a run, written whole or not at all.
 
-checkpoints/step_000010/  policy/   optimizer, scheduler, RNGs, sharded (DeepSpeed)
+checkpoints/step_000010/  policy/   weights, optimizer, RNGs, for any number of ranks
                           model/    a plain Hugging Face folder
                           state.json
 """
