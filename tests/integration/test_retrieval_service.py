@@ -153,6 +153,7 @@ async def test_every_request_ends_while_the_server_is_killed_and_restarted(words
                     assert outcome.reason
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(back.wait(), timeout=2)
+                    await asyncio.sleep(0.3)  # longer than the breaker rests
                 else:
                     outcomes["answered"] += 1
                     assert len(outcome) == 3

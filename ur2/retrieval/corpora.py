@@ -20,6 +20,11 @@ QUERIES_AT_ONCE = 32
 LoadEncoder = Callable[[EncoderSpec, ServiceOptions], Encoder]
 
 
+def num_workers(options: ServiceOptions) -> int:
+    """Threads that each search batches of their own: on a CPU all there may be, else one."""
+    return num_threads(options.num_threads) if options.device == "cpu" else 1
+
+
 def load_encoder(spec: EncoderSpec, options: ServiceOptions) -> Encoder:
     """The sentence-transformers model that `spec` names."""
     return SentenceTransformerEncoder(spec, options, batch_size=QUERIES_AT_ONCE)
@@ -61,7 +66,9 @@ class Corpora:
         if not folders:
             raise InputError("no index to serve; give index=DIR, or indexes.NAME=DIR for each")
         self._folders = {name: Path(folder) for name, folder in folders.items()}
-        self._options = options
+        # Threads with batches of their own need no further ones within an operation.
+        per_worker = num_threads(options.num_threads) // num_workers(options)
+        self._options = options.model_copy(update={"num_threads": per_worker})
         self._load_encoder = load_encoder
         self._open: dict[str, OpenIndex] = {}
 
@@ -105,7 +112,7 @@ class Corpora:
             name,
             Searcher(store, encoder, self._reranker),
             encoder,
-            num_threads(self._options.num_threads),
+            self._options.num_threads,
         )
         self._open[name] = opened
         return opened

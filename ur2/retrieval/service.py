@@ -1,10 +1,11 @@
 """The core of retrieval: many callers' queries become few batches, and repeats cost nothing.
 
-    search() -> cache? -> in flight? -> waiting -> batch -> encode + search (one thread) -> callers
+    search() -> cache? -> in flight? -> waiting -> batch -> encode + search (threads) -> callers
 
-The one thread keeps the event loop free and gives the encoder one caller. While it works, queries
-gather, so that batches grow with the load. A batch asks one opening of one index: one that is
-replaced meanwhile answers those who asked before, and is freed with its last batch.
+The threads keep the event loop free. On a CPU each works on a batch of its own, as one operation on
+a small model gains little from several cores. While all work, queries gather, so that batches grow
+with the load. A batch asks one opening of one index: one that is replaced meanwhile answers those
+who asked before, and is freed with its last batch.
 """
 
 import asyncio
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ur2.errors import InputError, RetrievalError
-from ur2.retrieval.corpora import Corpora, OpenIndex
+from ur2.retrieval.corpora import Corpora, OpenIndex, num_workers
 from ur2.retrieval.errors import (
     RetrievalDeadlineError,
     RetrievalOverloadedError,
@@ -31,6 +32,8 @@ from ur2.types import Passage
 
 Passages = tuple[Passage, ...]
 Answer = asyncio.Future[Passages]
+MIN_SHARE = 8
+"""Queries that are not split over free threads any further."""
 OUTCOME_OF = {RetrievalOverloadedError: "overloaded", RetrievalDeadlineError: "late"}
 
 
@@ -57,7 +60,9 @@ class RetrievalService:
         self.corpora = corpora
         self._meters = Meters()
         self._options = options
-        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="retrieval")
+        self._num_workers = num_workers(options)
+        self._workers = ThreadPoolExecutor(self._num_workers, thread_name_prefix="retrieval")
+        self._answering: set[asyncio.Task[None]] = set()
         self._cache: OrderedDict[_Key, Passages] = OrderedDict()
         self._in_flight: dict[_Key, _Waiting] = {}
         self._waiting: list[_Waiting] = []
@@ -162,15 +167,15 @@ class RetrievalService:
         return self._meters.text(num_waiting=len(self._waiting), num_passages=num_passages)
 
     async def close(self) -> None:
-        """Fails whoever still waits, and ends the worker thread."""
+        """Fails whoever still waits, and ends the threads."""
         self._closed = True
-        if self._batching is not None:
-            self._batching.cancel()
+        for task in (*self._answering, *([self._batching] if self._batching else [])):
+            task.cancel()
         for waiting in self._in_flight.values():
             waiting.answer.set_exception(RetrievalError("the retrieval service is closed"))
         self._in_flight.clear()
         self._waiting.clear()
-        await asyncio.to_thread(self._worker.shutdown)
+        await asyncio.to_thread(self._workers.shutdown)
 
     def _admit(self, keys: Sequence[_Key]) -> None:
         """Turns queries away that would have to wait where too many do."""
@@ -179,7 +184,8 @@ class RetrievalService:
             return
         if all(key in self._cache or key in self._in_flight for key in keys):
             return
-        rest_s = self._batch_s * math.ceil(num_waiting / self._options.max_batch)
+        num_batches = math.ceil(num_waiting / self._options.max_batch)
+        rest_s = self._batch_s * math.ceil(num_batches / self._num_workers)
         raise RetrievalOverloadedError(f"{num_waiting} queries wait already", retry_after_s=rest_s)
 
     def _ask(self, key: _Key, now_s: float, until_s: float) -> Passages | Answer:
@@ -207,24 +213,31 @@ class RetrievalService:
         loop = asyncio.get_running_loop()
         window_s, max_batch = self._options.batch_window_ms / 1e3, self._options.max_batch
         while self._waiting:
+            if len(self._answering) == self._num_workers:
+                await asyncio.wait(self._answering, return_when=asyncio.FIRST_COMPLETED)
             rest_s = self._waiting[0].since_s + window_s - loop.time()
             if rest_s > 0 and len(self._waiting) < max_batch:
                 await asyncio.sleep(rest_s)
             if batch := self._next_batch():
-                await self._answer(batch)
+                task = loop.create_task(self._answer(batch))
+                self._answering.add(task)
+                task.add_done_callback(self._answering.discard)
         self._batching = None
 
     def _next_batch(self) -> list[_Waiting]:
         """The queries that have waited longest, of one index; those that are too late are out."""
         now_s = asyncio.get_running_loop().time()
         index = self._waiting[0].key.opened
+        num_free = self._num_workers - len(self._answering)
+        share = max(MIN_SHARE, math.ceil(len(self._waiting) / num_free))
+        size = min(self._options.max_batch, share)
         batch: list[_Waiting] = []
         rest: list[_Waiting] = []
         for waiting in self._waiting:
             if waiting.until_s <= now_s:
                 del self._in_flight[waiting.key]
                 waiting.answer.set_exception(RetrievalDeadlineError("not searched: too late"))
-            elif waiting.key.opened is index and len(batch) < self._options.max_batch:
+            elif waiting.key.opened is index and len(batch) < size:
                 batch.append(waiting)
             else:
                 rest.append(waiting)
@@ -234,7 +247,7 @@ class RetrievalService:
     async def _answer(self, batch: list[_Waiting]) -> None:
         loop = asyncio.get_running_loop()
         started_s = loop.time()
-        job = loop.run_in_executor(self._worker, _search, [waiting.key for waiting in batch])
+        job = loop.run_in_executor(self._workers, _search, [waiting.key for waiting in batch])
         await asyncio.wait((job,))
         self._batch_s = loop.time() - started_s
         self._num_batches += 1
@@ -284,7 +297,7 @@ async def _settle(answers: Sequence[Passages | Answer], within_s: float | None) 
 
 
 def _search(keys: Sequence[_Key]) -> list[Passages]:
-    """Runs in the worker thread; all keys are of one index."""
+    """Runs in one of the threads; all keys are of one index."""
     top_k = max(key.top_k for key in keys)
     found = keys[0].opened.search([key.query for key in keys], top_k)
     return [passages[: key.top_k] for key, passages in zip(keys, found, strict=True)]
