@@ -1,8 +1,13 @@
 """Shared fixtures: a tiny random Qwen2 with a real tokenizer, made in a second."""
 
+import signal
 from pathlib import Path
 
 import pytest
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Shells start background jobs like this, and commands that tests interrupt would inherit it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 MARKERS = ("<search>", "</search>", "<information>", "</information>", "<answer>", "</answer>")
 CHAT_TOKENS = ("<|user|>", "<|assistant|>", "<|end|>")

@@ -276,7 +276,12 @@ async def test_weights_that_do_not_fit_are_named_and_the_engine_closes_clean(eng
 @pytest.mark.parametrize("tiny_model", [False], indirect=True, ids=["untied"])
 async def test_the_death_of_the_engine_is_an_error_and_leaves_nothing(engine):
     request = GenerationRequest(token_ids=PROMPTS[0], max_tokens=280)
-    running = asyncio.create_task(engine.generate(request))
+
+    async def until_it_fails() -> None:
+        while True:
+            await engine.generate(request)
+
+    running = asyncio.create_task(until_it_fails())
     await asyncio.sleep(0.05)
     for pid in own_processes():
         psutil.Process(pid).kill()

@@ -1,6 +1,7 @@
 """A rollout worker that is killed in the middle of its groups: real ray, real processes."""
 
 import asyncio
+import contextlib
 import os
 import signal
 
@@ -31,8 +32,12 @@ def assignments() -> list[Assignment]:
 
 
 def workers() -> list[psutil.Process]:
-    children = psutil.Process().children(recursive=True)
-    return [child for child in children if "RolloutProcess" in " ".join(child.cmdline())]
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # a zombie, too
+            if "RolloutProcess" in " ".join(child.cmdline()):
+                found.append(child)
+    return found
 
 
 def sampled(groups: list[Group]) -> list[tuple[str, list[int]]]:

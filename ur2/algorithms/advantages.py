@@ -204,7 +204,8 @@ def _discounted_sum(value_BT: Tensor, mask_BT: Tensor, discount: float) -> Tenso
 def _next_policy_value(value_BT: Tensor, mask_BT: Tensor) -> Tensor:
     """The value at the next policy token, 0 after the last. (B, T) -> (B, T)."""
     value_BL, taken_BL = _policy_tokens(value_BT, mask_BT)
-    next_BL = torch.nn.functional.pad(value_BL[:, 1:], (0, 1))
+    next_BL = torch.zeros_like(value_BL)
+    next_BL[:, :-1] = value_BL[:, 1:]
     return _in_place(next_BL, taken_BL, mask_BT)
 
 
