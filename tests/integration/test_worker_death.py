@@ -1,6 +1,5 @@
 """A rollout worker that is killed in the middle of its groups: real ray, real processes."""
 
-import asyncio
 import contextlib
 import os
 import signal
@@ -54,6 +53,7 @@ async def test_groups_of_a_killed_worker_are_played_again_with_the_same_tokens(
             "engine=hf",
             f"model.path={tiny_model}",
             "rollout.num_workers=2",
+            "rollout.engine.max_num_seqs=4",  # a group at a time
             "rollout.max_tokens_per_turn=60",
             "rollout.sampling.seeded=true",
         ]
@@ -65,10 +65,14 @@ async def test_groups_of_a_killed_worker_are_played_again_with_the_same_tokens(
         undisturbed = await pool.collect(assignments(), 4, options.rollout.sampling)
         before = {process.pid for process in workers()}
         assert len(before) == 2
-        running = asyncio.ensure_future(pool.collect(assignments(), 4, options.rollout.sampling))
-        await asyncio.sleep(0.2)
-        os.kill(min(before), signal.SIGKILL)
-        assert sampled(await running) == sampled(undisturbed)
+        alive = set(before)
+
+        def kill_one(_: Group) -> None:
+            while len(alive) == 2:
+                os.kill(alive.pop(), signal.SIGKILL)
+
+        again = await pool.collect(assignments(), 4, options.rollout.sampling, on_group=kill_one)
+        assert sampled(again) == sampled(undisturbed)
         after = {process.pid for process in workers()}
         assert len(after) == 2
         assert len(after & before) == 1
