@@ -83,6 +83,7 @@ class Trainer:
             if self.state.before is None:
                 before = await unless_stopped(self._measure("before"), self.stop)
                 self.state.before = before.to_json() if before else None
+            self.rollouts.take_account()  # what comes before the first step is not idleness
             while self.state.step < self.options.steps:
                 await self._step(self.state.step + 1)
             await self.save()
