@@ -98,7 +98,9 @@ def _explain(cls: type[BaseModel], problem: Any) -> str:
         return f"unknown key '{key}' ({nearest(name, _known_keys(cls, parents))})"
     if problem["type"] == "missing":
         return f"'{key}' is required"
-    return f"'{key}': {message[0].lower()}{message[1:]}, got {problem['input']!r}"
+    # options as a whole are named, not shown
+    got = "" if isinstance(problem["input"], Mapping) else f", got {problem['input']!r}"
+    return f"'{key}': {message[0].lower()}{message[1:]}{got}"
 
 
 def _known_keys(cls: type[BaseModel], parents: Sequence[str]) -> list[str]:
