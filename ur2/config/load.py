@@ -218,5 +218,7 @@ def _explain(error: HydraException, root: str) -> str:
     ):
         key = message.split("'")[1]
         known = [name for name, _ in option_keys(ROOTS[root])]
+        if key in known:
+            return f"'{key}' is below a key that is not set; write +{key}=VALUE"
         return f"unknown key '{key}' ({nearest(key, known)})"
     return f"config: {message}"

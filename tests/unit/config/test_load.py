@@ -115,3 +115,11 @@ def test_a_stage_names_a_reward_that_is_there() -> None:
     assert options.reward_of(None) == options.reward
     with pytest.raises(InputError, match=r"stages.search_activation.reward.*there are none"):
         check_options(compose(stages))
+
+
+def test_a_key_below_one_that_is_not_set_is_added_as_the_error_says() -> None:
+    with pytest.raises(InputError, match=r"write \+policy\.lora\.rank=VALUE"):
+        compose(["+experiment=quickstart", "policy.lora.rank=8"])
+    lora = compose(["+experiment=quickstart", "+policy.lora.rank=8"]).policy.lora
+    assert lora is not None
+    assert lora.rank == 8
