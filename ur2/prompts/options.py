@@ -100,6 +100,9 @@ class PromptOptions(Options):
     """The markers and limits."""
     templates: dict[Task, TemplateOptions]
     """The user message per task."""
+    last_turn: str | None = None
+    """Jinja template of words put after the last documents that an episode may get, without loss,
+    such as "I must answer now."; it sees `question`, `answer` and `protocol`. None puts nothing."""
     system: str | None = None
     """The system message; None sends none (the chat template may add its own)."""
     chat_template_kwargs: dict[str, JsonValue] = Field(default_factory=dict)

@@ -52,6 +52,12 @@ class PromptRenderer:
         self._chat_kwargs = dict(options.chat_template_kwargs)
         _check_used(self._chat_kwargs, str(tokenizer.chat_template))
         self._templates = _compile(options)
+        self._padding = options.protocol.documents_padding
+        self._last_turn = (
+            None
+            if options.last_turn is None
+            else Template(options.last_turn, where="prompt.last_turn")
+        )
         self._special = tuple(
             token.content for token in tokenizer.added_tokens_decoder.values() if token.special
         )
@@ -60,6 +66,7 @@ class PromptRenderer:
         """Ids that end a turn of the model."""
         for task, retrieval in self._templates:
             self._message(task, retrieval, _PROBE)
+            self.last_turn(replace(_PROBE, task=task))
 
     def prompt(self, question: Question, retrieval: bool) -> Segment:
         """The prompt of a question, up to where the policy starts to write.
@@ -110,6 +117,18 @@ class PromptRenderer:
             fitting = segment(max_chars)
         return fitting
 
+    def last_turn(self, question: Question, *, step: int = 0) -> Segment | None:
+        """Words put before the turn in which only an answer helps; None where there are none."""
+        if self._last_turn is None:
+            return None
+        words = self._last_turn.render(
+            question=self._safe(question),
+            answer=self.protocol.answer_form(question.task),
+            protocol=self.protocol.limits,
+        )
+        text = f"{words}{self._padding}"
+        return Segment(author=Author.INJECTED, token_ids=self._encode(text), text=text, step=step)
+
     def demonstration(
         self, demo: Demonstration, *, max_observation_tokens: int | None = None
     ) -> tuple[Segment, ...]:
@@ -153,13 +172,16 @@ class PromptRenderer:
             for letter, text in zip(ascii_uppercase, question.options, strict=False)
         ]
         return template.render(
-            question=replace(question, text=neutralise(question.text, self._special)),
+            question=self._safe(question),
             options=options,
             search=self.protocol.search,
             documents=self.protocol.documents,
             answer=self.protocol.answer_form(task),
             protocol=self.protocol.limits,
         )
+
+    def _safe(self, question: Question) -> Question:
+        return replace(question, text=neutralise(question.text, self._special))
 
     def _chat(self, message: str) -> str:
         messages = [{"role": "user", "content": message}]

@@ -8,6 +8,7 @@ message of the user. Token budgets of what the environment writes count characte
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 from ur2.errors import ComponentError
@@ -129,7 +130,8 @@ class _Conversation:
         text, finish = await self._complete()
         if finish != "length":
             text = close_marker(text, self._protocol, self._rules.task)
-        self._say("assistant", Author.POLICY, text)
+        said = Segment(author=Author.POLICY, token_ids=(), text=text, step=self._num_turns)
+        self._say("assistant", said)
         self._num_turns += 1
         if finish == "length":
             return Status.TRUNCATED
@@ -181,13 +183,18 @@ class _Conversation:
         self._searches.append(event)
         if documents is None:
             return Status.TOOL_FAILED
-        self._say("user", Author.ENVIRONMENT, documents.text)
+        said = [documents]
+        if self._rules.must_answer(num_turns=self._num_turns, num_searches=len(self._searches)):
+            last_turn = self._worker.renderer.last_turn(self._question, step=documents.step)
+            said += [last_turn] if last_turn else []
+        self._say("user", *said)
         return None
 
-    def _say(self, role: str, author: Author, text: str) -> None:
+    def _say(self, role: str, *segments: Segment) -> None:
+        """Adds one message, made of one segment or several."""
+        text = "".join(segment.text for segment in segments)
         self._messages.append({"role": role, "content": text})
-        step = max(0, self._num_turns - (author is Author.ENVIRONMENT))
-        self._segments.append(Segment(author=author, token_ids=(), text=text, step=step))
+        self._segments.extend(replace(segment, token_ids=()) for segment in segments)
 
 
 def close_marker(text: str, protocol: Protocol, task: Task) -> str:

@@ -47,3 +47,8 @@ class Rules:
                 return Search(query)
             case other:
                 return other
+
+    def must_answer(self, *, num_turns: int, num_searches: int) -> bool:
+        """Whether the next turn's search would be refused."""
+        searched_out = num_searches >= self.protocol.limits.max_searches
+        return not self.retrieval or searched_out or num_turns + 1 >= self.max_turns

@@ -32,6 +32,10 @@ class Renderer(DocumentRenderer, Interface):
         """The question, up to where the policy starts to write."""
         ...
 
+    def last_turn(self, question: Question, *, step: int = 0) -> Segment | None:
+        """Words put before the turn in which only an answer helps."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Players:
@@ -170,9 +174,14 @@ class _Episode:
         self.searches.append(event)
         if documents is None:
             return Status.TOOL_FAILED
-        if len(documents.token_ids) >= self._num_tokens_left:
+        added = [documents]
+        if self._rules.must_answer(num_turns=self._num_turns, num_searches=len(self.searches)):
+            last_turn = self._players.renderer.last_turn(self._question, step=step)
+            added += [last_turn] if last_turn else []
+        if sum(len(segment.token_ids) for segment in added) >= self._num_tokens_left:
             return Status.TRUNCATED
-        self._append(documents)
+        for segment in added:
+            self._append(segment)
         return None
 
     def _append(self, segment: Segment) -> None:

@@ -145,11 +145,13 @@ def make_players(
     engine: ScriptedEngine,
     retriever: ScriptedRetriever | None = None,
     knowledge: Any = None,
+    last_turn: str | None = None,
     **options: Any,
 ) -> Players:
+    prompt = PROMPT.model_copy(update={"last_turn": last_turn})
     return Players(
         engine=engine,
-        renderer=PromptRenderer(TOKENIZER, Protocol(PROMPT.protocol), PROMPT),  # type: ignore[arg-type]
+        renderer=PromptRenderer(TOKENIZER, Protocol(PROMPT.protocol), prompt),  # type: ignore[arg-type]
         knowledge=knowledge or Knowledge(retriever=retriever or ScriptedRetriever(), top_k=1),
         options=RolloutOptions(**options),
     )

@@ -129,6 +129,33 @@ async def test_seeds_differ_by_turn_and_are_only_sent_where_sampling_is_seeded(g
     assert (request.seed, request.temperature, request.top_p, request.top_k) == (None, 0.5, 0.9, 3)
 
 
+@pytest.mark.parametrize(("max_turns", "num_searches"), [(2, 1), (3, 2), (9, 3)])
+async def test_words_before_the_last_turn_follow_its_documents_and_carry_no_loss(
+    game, max_turns, num_searches
+):
+    engine = game.ScriptedEngine(game.turns(*[SEARCH] * num_searches, ANSWER))
+    played = await game.play(engine, max_turns=max_turns, last_turn="Now {{ answer.open }}!")
+    authors = [segment.author for segment in played.segments]
+    assert authors == [
+        Author.PROMPT,
+        *[Author.POLICY, Author.ENVIRONMENT] * num_searches,
+        Author.INJECTED,
+        Author.POLICY,
+    ]
+    assert played.segments[-2].text == "Now <answer>!"
+    assert played.status is Status.ANSWERED
+    assert list(engine.requests[-1].token_ids)[-5:] == game.tokenizer.encode("Now <answer>!")[-5:]
+    assert sum(played.policy_mask) == sum(
+        len(s.token_ids) for s in played.segments if s.author is Author.POLICY
+    )
+
+
+async def test_words_that_leave_no_room_to_answer_end_the_episode(game):
+    played = await game.play(game.turns(SEARCH), max_turns=2, max_tokens=60, last_turn="word " * 20)
+    assert played.status is Status.TRUNCATED
+    assert played.segments[-1].author is Author.POLICY
+
+
 PIECES = st.sampled_from(
     ["<search>", "</search>", "<answer>", "</answer>", "<information>", "<|end|>", " a", " bc "]
 )

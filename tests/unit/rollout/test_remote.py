@@ -202,11 +202,15 @@ def chat_reply(*contents: str, finish: str = "stop"):
     return reply
 
 
-async def chat(game, server, *, retriever=None, knowledge=None, retrieval: bool = True):
+async def chat(
+    game, server, *, retriever=None, knowledge=None, retrieval=True, last_turn=None, **options
+):
     retriever = retriever or game.ScriptedRetriever()
     worker = ChatWorker(
-        RolloutOptions(engine=engine_options(server, api="chat"), max_tokens_per_turn=33),
-        game.prompt,
+        RolloutOptions(
+            engine=engine_options(server, api="chat"), max_tokens_per_turn=33, **options
+        ),
+        game.prompt.model_copy(update={"last_turn": last_turn}),
         model="m",
         knowledge=knowledge or Knowledge(retriever=retriever, top_k=1),
         seed=0,
@@ -237,6 +241,16 @@ def test_a_chat_episode_searches_reads_and_answers(game, serve):
     assert messages[2]["content"] == "<information> Paris. </information>"
     assert server.requests[0][1]["max_tokens"] == 33
     assert server.requests[0][1]["stop"] == ["</search>", "</answer>"]
+
+
+def test_words_before_the_last_turn_are_part_of_a_message_of_the_user(game, serve):
+    server = serve(chat_reply("hm <search> capital", "<answer> Paris"))
+    trajectory = asyncio.run(chat(game, server, max_turns=2, last_turn="Answer now."))
+    authors = [segment.author for segment in trajectory.segments]
+    assert authors[2:] == [Author.ENVIRONMENT, Author.INJECTED, Author.POLICY]
+    messages = server.requests[1][1]["messages"]
+    assert [message["role"] for message in messages] == ["user", "assistant", "user"]
+    assert messages[2]["content"].endswith("</information>Answer now.")
 
 
 def test_a_chat_episode_is_told_what_cannot_be_searched(game, serve):
