@@ -14,6 +14,7 @@ from ur2.rollout.tasks import gather_or_cancel
 from ur2.types import Assignment, Group
 
 T = TypeVar("T")
+Change = Callable[["Worker"], Awaitable[None]]
 Trace = Callable[[str, str, float, float], object]
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,14 @@ class Worker(Protocol):
 
     def update_weights(self, path: str, version: int) -> Coroutine[Any, Any, None]:
         """Takes new weights."""
+        ...
+
+    def sleep(self, *, keep_weights: bool) -> Coroutine[Any, Any, None]:
+        """Gives the engine's memory back."""
+        ...
+
+    def wake(self) -> Coroutine[Any, Any, None]:
+        """Takes it again."""
         ...
 
     def close(self) -> Coroutine[Any, Any, None]:
@@ -70,6 +79,8 @@ class RolloutPool:
         self._restarts_left = options.max_worker_restarts if respawn else 0
         self._changing = [asyncio.Lock() for _ in workers]
         self._weights: tuple[str, int] | None = None
+        self._awake = asyncio.Event()
+        self._awake.set()
         self._board = Board(len(workers), options.engine.max_num_seqs)
 
     async def start(self) -> None:
@@ -140,7 +151,31 @@ class RolloutPool:
                 restart.
         """
         self._weights = path, version
-        await gather_or_cancel(self._update(index) for index in range(len(self._workers)))
+        await self._everywhere(
+            f"weights {version}", lambda worker: worker.update_weights(path, version)
+        )
+
+    async def sleep(self, *, keep_weights: bool) -> None:
+        """Makes all engines give their memory back; what is in play waits.
+
+        Args:
+            keep_weights: whether engines keep a copy; otherwise `update_weights` must come before
+                `wake`.
+
+        Raises:
+            ComponentError: a worker died or hangs, and there is no further restart.
+        """
+        self._awake.clear()
+        await self._everywhere("sleep", lambda worker: worker.sleep(keep_weights=keep_weights))
+
+    async def wake(self) -> None:
+        """Gives all engines their memory again; without effect on those that have it.
+
+        Raises:
+            ComponentError: a worker died or hangs, and there is no further restart.
+        """
+        self._awake.set()
+        await self._everywhere("wake", lambda worker: worker.wake())
 
     def take_account(self) -> Account:
         """What the workers did since the last call."""
@@ -168,6 +203,7 @@ class RolloutPool:
                 )
                 return group
             except ComponentError as error:
+                await self._awake.wait()  # until then others need the memory
                 await self._replace(index, worker, error)
             finally:
                 self._board.release(index, num_samples, group)
@@ -176,27 +212,37 @@ class RolloutPool:
     async def _start(self, index: int, worker: Worker) -> None:
         await _within(self._options.engine.start_timeout_s, worker.start(), _name(index, "start"))
 
-    async def _update(self, index: int) -> None:
+    async def _everywhere(self, what: str, change: Change) -> None:
+        """Changes all workers at once; one that fails is replaced by one that is so already."""
+        await gather_or_cancel(
+            self._change_or_replace(index, what, change) for index in range(len(self._workers))
+        )
+
+    async def _change_or_replace(self, index: int, what: str, change: Change) -> None:
         async with self._changing[index]:
             worker = self._workers[index]
             try:
-                await self._load(index, worker)
+                await self._change(index, worker, what, change)
                 return
             except ComponentError as error:
                 failure = error
         await self._replace(index, worker, failure)
 
-    async def _load(self, index: int, worker: Worker) -> None:
-        """Gives a worker the newest weights; one that starts has version 0 already."""
-        if self._weights is not None:
+    async def _change(self, index: int, worker: Worker, what: str, change: Change) -> None:
+        start_s = time.time()
+        await _within(self._options.update_timeout_s, change(worker), _name(index, what))
+        self._trace(f"rollout worker {index}", what, start_s, time.time())
+
+    async def _bring_up(self, index: int, worker: Worker) -> None:
+        """Starts a worker late: it gets the newest weights, and sleeps where the others do."""
+        await self._start(index, worker)
+        if self._weights is not None:  # it starts with version 0
             path, version = self._weights
-            start_s, what = time.time(), f"weights {version}"
-            await _within(
-                self._options.update_timeout_s,
-                worker.update_weights(path, version),
-                _name(index, what),
+            await self._change(
+                index, worker, f"weights {version}", lambda w: w.update_weights(path, version)
             )
-            self._trace(f"rollout worker {index}", what, start_s, time.time())
+        if not self._awake.is_set():
+            await self._change(index, worker, "sleep", lambda w: w.sleep(keep_weights=True))
 
     async def _replace(self, index: int, failed: Worker, error: ComponentError) -> None:
         """Puts a fresh worker in the place of one that failed, unless that has happened already.
@@ -214,8 +260,7 @@ class RolloutPool:
             self._board.set_down(index, down=True)
             try:
                 worker = await self._respawn(index)
-                await self._start(index, worker)
-                await self._load(index, worker)
+                await self._bring_up(index, worker)
                 self._workers[index] = worker
             finally:
                 self._board.set_down(index, down=False)

@@ -82,6 +82,14 @@ class RolloutWorker:
                 f"the engine did not take weights {version} within {timeout_s:g} s"
             ) from error
 
+    async def sleep(self, *, keep_weights: bool) -> None:
+        """See `Engine.sleep`."""
+        await self._players.engine.sleep(keep_weights=keep_weights)
+
+    async def wake(self) -> None:
+        """See `Engine.wake`."""
+        await self._players.engine.wake()
+
     async def close(self) -> None:
         """Stops the engine; safe to call twice."""
         await self._players.engine.close()
@@ -95,6 +103,7 @@ def make_players(
     dtype: str,
     knowledge: Knowledge,
     seed: int,
+    sleeps: bool = False,
 ) -> Players:
     """Engine (not started), renderer and knowledge of one worker.
 
@@ -106,6 +115,7 @@ def make_players(
         knowledge: where its episodes search.
         seed: of the run; workers of one run share it where sampling is seeded, and should differ
             where it is not.
+        sleeps: whether the engine will be put to sleep.
 
     Raises:
         InputError: there is no tokenizer or chat template, or a budget holds nothing.
@@ -123,5 +133,6 @@ def make_players(
         dtype=dtype,
         max_model_len=options.max_model_len,
         seed=seed,
+        sleeps=sleeps,
     )
     return Players(engine=engine, renderer=renderer, knowledge=knowledge, options=options)

@@ -69,7 +69,8 @@ class Engine(Protocol):
     async def load_weights(self, path: str, version: int) -> None:
         """Replaces the weights by those of `path`, between two steps of decoding.
 
-        Requests in flight keep their state and go on under the new weights.
+        Requests in flight keep their state and go on under the new weights. An engine that sleeps
+        takes back the memory of its weights, and sleeps on.
 
         Args:
             path: a directory with one or more `*.safetensors`, Hugging Face parameter names.
@@ -78,6 +79,26 @@ class Engine(Protocol):
         Raises:
             InputError: `path` holds no weights.
             ComponentError: the weights do not fit the model, or the engine died.
+        """
+        ...
+
+    async def sleep(self, *, keep_weights: bool) -> None:
+        """Stops decoding and gives memory back; requests wait, those in flight with their tokens.
+
+        Args:
+            keep_weights: keep a copy of the weights in host memory; otherwise `load_weights` must
+                come before `wake`.
+
+        Raises:
+            ComponentError: the engine died, or cannot sleep.
+        """
+        ...
+
+    async def wake(self) -> None:
+        """Takes its memory back and goes on; without effect on an engine that is awake.
+
+        Raises:
+            ComponentError: the engine died, or has no weights.
         """
         ...
 

@@ -12,7 +12,13 @@ from ur2.rollout.options import EngineName, EngineOptions
 
 
 def make_engine(
-    options: EngineOptions, *, model_path: str, dtype: str, max_model_len: int, seed: int
+    options: EngineOptions,
+    *,
+    model_path: str,
+    dtype: str,
+    max_model_len: int,
+    seed: int,
+    sleeps: bool = False,
 ) -> Engine:
     """The engine that `options` names, not started yet.
 
@@ -22,10 +28,16 @@ def make_engine(
         dtype: a torch dtype's name, e.g. `float32`.
         max_model_len: tokens of the longest context.
         seed: of the requests that bring none.
+        sleeps: whether it will be put to sleep.
     """
     engine = ENGINES[options.name]
     return engine(
-        options, model_path=model_path, dtype=dtype, max_model_len=max_model_len, seed=seed
+        options,
+        model_path=model_path,
+        dtype=dtype,
+        max_model_len=max_model_len,
+        seed=seed,
+        sleeps=sleeps,
     )
 
 

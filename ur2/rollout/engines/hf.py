@@ -40,8 +40,9 @@ class HfEngine:
         dtype: str,
         max_model_len: int,
         seed: int,
+        sleeps: bool = False,
     ) -> None:
-        """Takes what `start` needs; loads nothing."""
+        """Takes what `start` needs; loads nothing. It can always sleep."""
         self._options = options
         self._model_path = model_path
         self._dtype = dtype
@@ -52,6 +53,9 @@ class HfEngine:
         self._futures: dict[int, asyncio.Future[Finish]] = {}
         self._work = asyncio.Event()
         self._stepping = asyncio.Lock()
+        self._awake = asyncio.Event()
+        self._awake.set()
+        self._has_weights = True
         self._thread: ThreadPoolExecutor | None = None
         self._loop_task: asyncio.Task[None] | None = None
         self._error: ComponentError | None = None
@@ -102,6 +106,23 @@ class HfEngine:
             await self._on_thread(self._copy_weights, path, version)
             self._waiting = [*self._batch.evict(), *self._waiting]
             self._version = version
+            self._has_weights = True
+
+    async def sleep(self, *, keep_weights: bool) -> None:
+        """Drops the cache, and the weights or, on GPU, moves them to host memory."""
+        async with self._stepping:
+            self._awake.clear()
+            self._waiting = [*self._batch.evict(), *self._waiting]
+            self._has_weights = self._has_weights and keep_weights
+            await self._on_thread(self._give_memory_back)
+
+    async def wake(self) -> None:
+        """Moves the weights back to where they are computed with."""
+        async with self._stepping:
+            if not self._has_weights:
+                raise ComponentError("the hf engine sleeps without weights and has got none")
+            await self._on_thread(self._model.to, self._device)
+            self._awake.set()
 
     async def close(self) -> None:
         """Stops the thread and drops the model."""
@@ -116,7 +137,10 @@ class HfEngine:
     async def _run(self) -> None:
         while True:
             await self._work.wait()
+            await self._awake.wait()
             async with self._stepping:
+                if not self._awake.is_set():
+                    continue
                 admitted = self._admit()
                 finished = await self._on_thread(self._batch.step, admitted, self._version)
             for row, finish in finished:
@@ -167,9 +191,21 @@ class HfEngine:
             )
         except (OSError, ValueError) as error:
             raise InputError(f"cannot load model '{self._model_path}': {error}") from error
-        self._model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._model = model.to(self._device).eval()
         self._generator = torch.Generator().manual_seed(self._seed)
         self._batch = DecodingBatch(self._model, self._tokenizer)
+
+    def _give_memory_back(self) -> None:
+        import torch
+
+        if self._has_weights:
+            self._model.to("cpu")
+        else:
+            for parameter in self._model.parameters():  # one element keeps the shape
+                parameter.data = parameter.data.new_zeros(1).expand(parameter.shape)
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _copy_weights(self, path: str, version: int) -> None:
         parameters = dict(self._model.named_parameters(remove_duplicate=False))
@@ -181,7 +217,10 @@ class HfEngine:
                     f"weights in '{path}' do not fit model '{self._model_path}': "
                     f"{name} {tuple(tensor.shape)}"
                 )
-            parameter.data.copy_(tensor)
+            if parameter.data.is_contiguous():
+                parameter.data.copy_(tensor)
+            else:  # given back while asleep
+                parameter.data = tensor.to(parameter.device, parameter.dtype, copy=True)
             missing.pop(id(parameter), None)
         if missing:
             raise ComponentError(

@@ -27,8 +27,9 @@ class RemoteEngine:
         dtype: str,
         max_model_len: int,
         seed: int,
+        sleeps: bool = False,
     ) -> None:
-        """Takes what `start` needs; `dtype` and `seed` are the server's to set."""
+        """Takes what `start` needs; the rest is the server's to set."""
         self._endpoint = Endpoint(options, model_path)
         self._model_path = model_path
         self._max_model_len = max_model_len
@@ -75,6 +76,13 @@ class RemoteEngine:
     async def load_weights(self, path: str, version: int) -> None:
         """Refuses: an endpoint's weights are fixed."""
         raise ComponentError("a remote engine cannot take weights; train with vllm or hf")
+
+    async def sleep(self, *, keep_weights: bool) -> None:
+        """Refuses: an endpoint's memory is its own."""
+        raise ComponentError("a remote engine cannot sleep; train with vllm or hf")
+
+    async def wake(self) -> None:
+        """Without effect: it never sleeps."""
 
     async def close(self) -> None:
         """Closes the connections."""

@@ -30,8 +30,10 @@ class VllmEngine:
         dtype: str,
         max_model_len: int,
         seed: int,
+        sleeps: bool = False,
     ) -> None:
         """Takes what `start` needs; loads nothing."""
+        self._sleeps = sleeps
         self._options = options
         self._model_path = model_path
         self._dtype = dtype
@@ -41,6 +43,8 @@ class VllmEngine:
         self._tokenizer: Any = None
         self._request_ids = itertools.count()
         self._updating = asyncio.Lock()
+        self._asleep = False
+        self._has_weights = True
 
     async def start(self) -> None:
         """Starts vllm's processes and loads the model.
@@ -73,18 +77,19 @@ class VllmEngine:
             await self._llm.update_weight_version(str(_INITIAL_VERSION))
 
     def _arguments(self) -> dict[str, Any]:
-        from vllm.platforms import current_platform
-
         options = self._options
-        device = (
+        device: dict[str, Any] = (
             {
                 "kv_cache_memory_bytes": int(options.kv_cache_gib * 2**30),
                 # A seeded request whose prompt is cut in two kills vllm 0.32 on CPU: it rewinds the
                 # request's generator, which CPU generators cannot do.
                 "enable_chunked_prefill": False,
             }
-            if current_platform.is_cpu()
-            else {"gpu_memory_utilization": options.gpu_memory_utilization}
+            if _on_cpu()
+            else {
+                "gpu_memory_utilization": options.gpu_memory_utilization,
+                "enable_sleep_mode": self._sleeps,
+            }
         )
         return {
             "model": self._model_path,
@@ -159,7 +164,10 @@ class VllmEngine:
         weight_files(path)
         async with self._updating:
             with _engine_death():
-                await self._llm.pause_generation(mode="keep", clear_cache=False)
+                if not self._asleep:
+                    await self._llm.pause_generation(mode="keep", clear_cache=False)
+                elif not _on_cpu():
+                    await self._llm.wake_up(tags=["weights"])
                 problems = await self._llm.collective_rpc("ur2_reload", args=(path,))
                 if any(problems):
                     raise ComponentError(
@@ -174,7 +182,31 @@ class VllmEngine:
                     )
                 await self._llm.reset_prefix_cache(reset_running_requests=True)
                 await self._llm.update_weight_version(str(version))
-                await self._llm.resume_generation()
+                self._has_weights = True
+                if not self._asleep:
+                    await self._llm.resume_generation()
+
+    async def sleep(self, *, keep_weights: bool) -> None:
+        """On GPU frees weights and KV cache (levels 1 and 2 of vllm); the CPU build only pauses.
+
+        Requests in flight keep their tokens, and their KV cache is computed again on waking.
+        """
+        async with self._updating:
+            with _engine_death():
+                level = 0 if _on_cpu() else 1 if keep_weights else 2
+                await self._llm.sleep(level, mode="keep")
+            self._asleep, self._has_weights = True, keep_weights
+
+    async def wake(self) -> None:
+        """Takes back whatever memory is missing, then resumes."""
+        async with self._updating:
+            if not self._asleep:
+                return
+            if not self._has_weights:
+                raise ComponentError("the vllm engine sleeps without weights and has got none")
+            with _engine_death():
+                await self._llm.wake_up(tags=["scheduling"] if _on_cpu() else None)
+            self._asleep = False
 
     async def close(self) -> None:
         """Stops vllm's processes."""
@@ -184,6 +216,12 @@ class VllmEngine:
                 # Otherwise it takes the exit of the processes for their death and logs an error.
                 llm.output_handler.cancel()
             await asyncio.to_thread(llm.shutdown, _SHUTDOWN_TIMEOUT_S)
+
+
+def _on_cpu() -> bool:
+    from vllm.platforms import current_platform
+
+    return bool(current_platform.is_cpu())
 
 
 def _environment(options: EngineOptions) -> dict[str, str]:
