@@ -8,7 +8,8 @@ from ur2.retrieval.knowledge import Knowledge
 from ur2.retrieval.summarise import Summariser
 from ur2.retrieval.web import WebRetriever
 from ur2.rollout.chat import ChatWorker
-from ur2.rollout.pool import RolloutPool, Trace
+from ur2.rollout.pool import RolloutPool
+from ur2.rollout.search import Trace
 from ur2.trainer.cluster import (
     Actor,
     ActorTransport,

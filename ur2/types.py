@@ -162,6 +162,8 @@ class SearchEvent:
     """`refused`: over the limit, or retrieval is off; `failed`: the retriever or summariser failed;
     `unsearchable`: no search answers such a query."""
     passage_ids: tuple[str, ...] = ()
+    start_s: float = 0.0
+    """Epoch seconds, by the clock of the trajectory's worker."""
     latency_s: float = 0.0
     summary: Summary | None = None
     """What the summariser took, if one was asked."""

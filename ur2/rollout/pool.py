@@ -10,12 +10,12 @@ from typing import Any, Protocol, TypeVar
 from ur2.errors import ComponentError
 from ur2.rollout.board import Account, Board
 from ur2.rollout.options import RolloutOptions, SamplingOptions
+from ur2.rollout.search import Trace, trace_searches
 from ur2.rollout.tasks import gather_or_cancel
 from ur2.types import Assignment, Group
 
 T = TypeVar("T")
 Change = Callable[["Worker"], Awaitable[None]]
-Trace = Callable[[str, str, float, float], object]
 logger = logging.getLogger(__name__)
 
 
@@ -59,7 +59,8 @@ class RolloutPool:
     Args:
         workers: at least one, in any process.
         options: budgets and the engines' capacity.
-        trace: told of each span of work: worker, what, and from when to when in epoch seconds.
+        trace: told of each span of work and of each search: lane, what, and from when to when in
+            epoch seconds.
         respawn: makes a worker, not started, in the place of the one with this number, and ends
             that one; without it the first death is an error.
     """
@@ -82,6 +83,8 @@ class RolloutPool:
         self._awake = asyncio.Event()
         self._awake.set()
         self._board = Board(len(workers), options.engine.max_num_seqs)
+        self._began_s: list[float] = []
+        """When each group in play began."""
 
     async def start(self) -> None:
         """Starts all workers at once.
@@ -177,6 +180,14 @@ class RolloutPool:
         self._awake.set()
         await self._everywhere("wake", lambda worker: worker.wake())
 
+    @property
+    def searches_known_s(self) -> float:
+        """Epoch seconds until which every search was traced: the groups in play began later.
+
+        Groups that failed or were stopped tell nothing of their searches.
+        """
+        return min(self._began_s, default=time.time())
+
     def take_account(self) -> Account:
         """What the workers did since the last call."""
         return self._board.take_account()
@@ -195,17 +206,20 @@ class RolloutPool:
         while True:
             index = await self._board.take(num_samples)
             worker, group, start_s = self._workers[index], None, time.time()
+            self._began_s.append(start_s)
             try:
                 group = await _within(
                     self._options.group_timeout_s,
                     worker.run_group(assignment, num_samples, sampling, first),
                     _name(index, f"group '{assignment.id}'"),
                 )
+                trace_searches(group, self._trace)
                 return group
             except ComponentError as error:
                 await self._awake.wait()  # until then others need the memory
                 await self._replace(index, worker, error)
             finally:
+                self._began_s.remove(start_s)
                 self._board.release(index, num_samples, group)
                 self._trace(f"rollout worker {index}", assignment.id, start_s, time.time())
 

@@ -1,12 +1,13 @@
 """One search of an episode: from a query to the event to record and the observation to show."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from ur2.types import (
     Facts,
     Finding,
+    Group,
     Lookup,
     Passage,
     Question,
@@ -16,6 +17,9 @@ from ur2.types import (
     Segment,
     Unsearchable,
 )
+
+Trace = Callable[[str, str, float, float], object]
+"""Told of a span of work: lane, what, and from when to when in epoch seconds."""
 
 
 class Knowledge(Protocol):
@@ -55,7 +59,7 @@ async def search_once(
     step: int,
 ) -> tuple[SearchEvent, Segment | None]:
     """The event to record and the observation to append; no observation where the search failed."""
-    started = time.perf_counter()
+    start_s, started = time.time(), time.perf_counter()
     finding = await knowledge.look_up(lookup)
     latency_s = time.perf_counter() - started
     outcome, passage_ids, shown = _read(finding)
@@ -63,12 +67,21 @@ async def search_once(
         query=lookup.query,
         outcome=outcome,
         passage_ids=passage_ids,
+        start_s=start_s,
         latency_s=latency_s,
         summary=finding.summary,
     )
     if shown is None:
         return event, None
     return event, renderer.documents(shown, max_tokens=max_tokens, step=step)
+
+
+def trace_searches(group: Group, trace: Trace) -> None:
+    """Tells when each search of a group was under way."""
+    for trajectory in group.trajectories:
+        for search in trajectory.searches:
+            if search.outcome != "refused":
+                trace("retrieval", search.query, search.start_s, search.start_s + search.latency_s)
 
 
 def _read(

@@ -83,7 +83,7 @@ class Trainer:
             if self.state.before is None:
                 before = await unless_stopped(self._measure("before"), self.stop)
                 self.state.before = before.to_json() if before else None
-            self.rollouts.take_account()  # what comes before the first step is not idleness
+            self._take_idleness()  # what comes before the first step is no step's
             while self.state.step < self.options.steps:
                 await self._step(self.state.step + 1)
             await self.save()
@@ -131,7 +131,7 @@ class Trainer:
                 await self.save()
         with phase("report"):
             report |= step_metrics(scored, version=step - 1) | retrieval_metrics(scored)
-            report |= harvest_metrics(harvest, self.rollouts.take_account())
+            report |= harvest_metrics(harvest) | self._take_idleness()
             report |= self.curriculum.metrics() | await self.service_metrics()
             self.reporter.trajectories(step, scored)
             self.reporter.events(self.curriculum.take_events())
@@ -169,8 +169,10 @@ class Trainer:
         group = await self.rollouts.play(
             assignment, self.rollout.samples_per_prompt, self.rollout.sampling
         )
-        stage = self.curriculum.stage_at(assignment.step)
-        return await self.rubrics[stage.reward].score(group, stage.step)
+        stage, start_s = self.curriculum.stage_at(assignment.step), time.time()
+        scored = await self.rubrics[stage.reward].score(group, stage.step)
+        self.timeline.add("rewards", assignment.id, start_s, time.time())
+        return scored
 
     def _is_informative(self, group: ScoredGroup) -> bool:
         """Whether a group carries signal."""
@@ -218,6 +220,12 @@ class Trainer:
             await self.save()
         except ComponentError as error:  # what stopped the run is the error to report
             logger.warning("no checkpoint could be written: %s", error)
+
+    def _take_idleness(self) -> dict[str, float]:
+        """How long each kind of worker had nothing to do since the last call."""
+        workers = self.rollouts.take_account().idle_fraction
+        others = self.timeline.idleness.take(self.rollouts.searches_known_s)
+        return {"idle/rollout": workers, **others}
 
     def _due(self, every: int) -> bool:
         return every > 0 and self.state.step % every == 0

@@ -6,7 +6,6 @@ from statistics import fmean
 
 import numpy as np
 
-from ur2.rollout.board import Account
 from ur2.trainer.feed import Harvest
 from ur2.types import Level, Score, ScoredGroup, SearchEvent, Status, Trajectory
 
@@ -49,14 +48,13 @@ def step_metrics(groups: Sequence[ScoredGroup], *, version: int) -> dict[str, fl
     }
 
 
-def harvest_metrics(harvest: Harvest, account: Account) -> dict[str, float]:
-    """What was played in vain, and how long the rollout workers had nothing to play."""
+def harvest_metrics(harvest: Harvest) -> dict[str, float]:
+    """What was played in vain."""
     tokens = num_sampled_tokens(harvest.played)
     return {
         "rollout/groups_rejected": float(len(harvest.rejected)),
         "rollout/groups_given_up": float(harvest.num_given_up),
         "rollout/rejected_token_fraction": num_sampled_tokens(harvest.rejected) / max(tokens, 1),
-        "rollout/idle_fraction": account.idle_fraction,
     }
 
 

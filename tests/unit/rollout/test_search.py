@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from dataclasses import dataclass, field
 
 import pytest
@@ -53,6 +54,21 @@ async def test_facts_stand_between_the_documents_markers(game):
     assert observation.author is Author.ENVIRONMENT
     (event,) = played.searches
     assert (event.outcome, event.passage_ids, event.summary) == ("found", ("p1", "p2"), SUMMARY)
+
+
+async def test_a_search_notes_when_it_began_and_how_long_it_took(game):
+    class Slow(ScriptedKnowledge):
+        async def look_up(self, lookup: Lookup) -> Finding:
+            await asyncio.sleep(0.05)
+            return await super().look_up(lookup)
+
+    before_s = time.time()
+    played = await game.play(
+        game.turns(SEARCH, ANSWER), knowledge=Slow(Finding(outcome=Facts(text="", passage_ids=())))
+    )
+    (event,) = played.searches
+    assert event.latency_s >= 0.05
+    assert before_s <= event.start_s <= time.time() - event.latency_s + 0.01
 
 
 async def test_empty_facts_read_as_nothing_found(game):

@@ -69,6 +69,10 @@ class ScriptedRollouts:
     def take_account(self) -> Account:
         return Account(wall_s=1.0, workers=())
 
+    @property
+    def searches_known_s(self) -> float:
+        return time.time()
+
     async def update_weights(self, path: str, version: int) -> None:
         self.versions.append(version)
 
@@ -121,11 +125,13 @@ class ScriptedRank:
     def __init__(self) -> None:
         self.updates = 0
         self.fail_at = -1
+        self.update_s = 0.0
 
     async def call(self, method: str, *args: Any) -> Any:
         if method == "update":
             if self.updates == self.fail_at:
                 raise NotFiniteError("NaN", ("000004-0001/1",))
+            await asyncio.sleep(self.update_s)
             self.updates += 1
             return {"policy/loss": 0.0}
         if method == "save":
@@ -162,7 +168,8 @@ def make_trainer(
     run.open({})
     curriculum = Curriculum(QUESTIONS, curriculum_options, seed=3, questions_per_step=4)
     options = TrainerOptions(steps=steps, questions_per_step=4, checkpoint_every=2)
-    policy = PolicyGroup([ScriptedRank()], PolicyOptions(), folder / "weights")
+    timeline = Timeline(folder / "timeline.json")
+    policy = PolicyGroup([ScriptedRank()], PolicyOptions(), folder / "weights", trace=timeline.add)
 
     async def service_metrics() -> dict[str, float]:
         return {}
@@ -183,8 +190,8 @@ def make_trainer(
         reporter=Reporter(
             run, [], num_steps=steps, dump_trajectories=False, console=Console(quiet=True)
         ),
-        clock=Clock(),
-        timeline=Timeline(folder / "timeline.json"),
+        clock=Clock(timeline),
+        timeline=timeline,
         state=LoopState(curriculum=curriculum.state_dict()),
         stop=asyncio.Event(),
     )
@@ -225,6 +232,28 @@ async def test_named_phases_account_for_a_step(tmp_path: Path) -> None:
     for metrics in trainer.reporter.run.read_metrics():
         phases = [v for k, v in metrics.items() if k.startswith("time/") and k != "time/step_s"]
         assert sum(phases) == pytest.approx(metrics["time/step_s"], rel=0.1)
+
+
+async def test_the_trainer_is_idle_but_for_the_update(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path)
+    rollouts: Any = trainer.rollouts
+    rollouts.before_step = lambda step: time.sleep(0.05)
+    rank: Any = trainer.policy.ranks[0]
+    rank.update_s = 0.1
+    await trainer.run()
+    for metrics in trainer.reporter.run.read_metrics():
+        busy = metrics["time/update_s"] / metrics["time/step_s"]
+        assert 0.2 < busy < 0.8
+        assert metrics["idle/trainer"] == pytest.approx(1 - busy, abs=0.15)
+        assert metrics["idle/retrieval"] == 1.0
+
+
+async def test_every_phase_and_worker_is_on_the_timeline(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, steps=1)
+    await trainer.run()
+    spans = [e for e in json.loads((tmp_path / "timeline.json").read_text()) if "args" in e]
+    lanes = {e["args"]["name"] for e in spans if e["name"] == "process_name"}
+    assert lanes == {"loop", "policy rank 0", "rewards"}
 
 
 async def test_interrupted_and_resumed_replays_the_stream_of_a_whole_run(tmp_path: Path) -> None:

@@ -1,0 +1,63 @@
+"""What the pool tells of searches: each with its time, and until when all are told."""
+
+import asyncio
+import time
+
+from ur2.rollout.options import EngineOptions, RolloutOptions, SamplingOptions
+from ur2.rollout.pool import RolloutPool
+from ur2.types import Group, SearchEvent, Status, Trajectory
+
+SAMPLING = SamplingOptions()
+SEARCHES = (
+    SearchEvent(query="a", outcome="found", start_s=100.0, latency_s=2.0),
+    SearchEvent(query="b", outcome="failed", start_s=103.0, latency_s=1.0),
+    SearchEvent(query="c", outcome="refused"),
+)
+
+
+class Worker:
+    """Plays a group once its event is set; one sample searches three times."""
+
+    def __init__(self):
+        self.may_end = {}
+
+    async def run_group(self, assignment, num_samples, sampling, first=0):
+        await self.may_end.setdefault(assignment.id, asyncio.Event()).wait()
+        (one,) = (
+            Trajectory(id="t", segments=(), searches=SEARCHES, status=Status.ANSWERED)
+            for _ in range(num_samples)
+        )
+        return Group(assignment=assignment, trajectories=(one,))
+
+
+async def test_searches_of_a_group_are_traced_when_they_were_made_but_for_refused_ones(game):
+    spans, worker = [], Worker()
+    pool = RolloutPool([worker], RolloutOptions(), trace=lambda *span: spans.append(span))
+    worker.may_end["g"] = asyncio.Event()
+    worker.may_end["g"].set()
+    await pool.play(game.assignment(id="g"), 1, SAMPLING)
+    assert [span for span in spans if span[0] == "retrieval"] == [
+        ("retrieval", "a", 100.0, 102.0),
+        ("retrieval", "b", 103.0, 104.0),
+    ]
+
+
+async def test_searches_are_known_until_the_oldest_group_in_play_began(game):
+    worker = Worker()
+    pool = RolloutPool([worker], RolloutOptions(engine=EngineOptions(max_num_seqs=2)))
+    began, plays = [], {}
+    for name in ("old", "young", "waiting"):  # there are places for two
+        began.append(time.time())
+        plays[name] = asyncio.ensure_future(pool.play(game.assignment(id=name), 1, SAMPLING))
+        await asyncio.sleep(0.01)
+    assert began[0] <= pool.searches_known_s < began[1]
+    worker.may_end["old"].set()
+    await plays["old"]
+    assert began[1] <= pool.searches_known_s < began[2]
+    plays["young"].cancel()
+    await asyncio.gather(plays["young"], return_exceptions=True)
+    assert pool.searches_known_s > began[2]
+    await asyncio.sleep(0)
+    worker.may_end["waiting"].set()
+    await plays["waiting"]
+    assert abs(pool.searches_known_s - time.time()) < 1.0
