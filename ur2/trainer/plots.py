@@ -46,6 +46,7 @@ def draw(
                 ),
             ),
             _save(plots / "time.png", _phases(metrics)),
+            _save(plots / "idle.png", _idle(metrics)),
             _save(plots / "curriculum.png", _curriculum(metrics)),
         ]
     if before and after:
@@ -136,6 +137,16 @@ def _phases(metrics: Metrics) -> Figure:
         labels=[k.removeprefix("time/").removesuffix("_s") for k in shown],
     )
     return _finish(figure, axes, "seconds per step")
+
+
+def _idle(metrics: Metrics) -> Figure:
+    """How much of each step a kind of worker had nothing to do."""
+    figure = Figure(figsize=(7, 4))
+    axes = figure.subplots()
+    for key in sorted({k for m in metrics for k in m if k.startswith("idle/")}):
+        axes.plot(*_series(metrics, key), linewidth=1.6, label=key.removeprefix("idle/"))
+    axes.set_ylim(0.0, 1.02)
+    return _finish(figure, axes, "idle share of each step")
 
 
 def _bars(before: Mapping[str, Any], after: Mapping[str, Any], key: str, title: str) -> Figure:

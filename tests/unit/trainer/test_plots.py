@@ -13,6 +13,9 @@ METRICS = [
         "curriculum/retrieval_rate/qa/hard": 1.0,
         "curriculum/gain/qa/hard": 0.3,
         "curriculum/stage": float(step > 3),
+        "idle/trainer": 0.6,
+        "idle/rollout": 0.05 * step,
+        **({"idle/retrieval": 0.8} if step != 3 else {}),
     }
     for step in range(1, 7)
 ]
@@ -24,7 +27,7 @@ def titles(figure):
 
 def test_every_plot_is_drawn_from_what_there_is(tmp_path):
     drawn = plots.draw(tmp_path, METRICS, None, None)
-    assert {path.stem for path in drawn} >= {"reward", "accuracy", "searches", "curriculum"}
+    assert {path.stem for path in drawn} >= {"reward", "accuracy", "searches", "curriculum", "idle"}
     assert all(path.stat().st_size > 1000 for path in drawn)
 
 
@@ -36,6 +39,12 @@ def test_the_curriculum_is_shown_by_bucket_in_the_panels_that_were_measured():
     ]
     labels = figure.axes[0].get_legend_handles_labels()[1]
     assert labels == ["qa/easy", "qa/hard"]
+
+
+def test_a_step_without_a_share_of_idle_time_leaves_a_gap_in_no_other_line():
+    (axes,) = plots._idle(METRICS).axes
+    assert axes.get_legend_handles_labels()[1] == ["retrieval", "rollout", "trainer"]
+    assert [len(line.get_xdata()) for line in axes.lines] == [5, 6, 6]
 
 
 @pytest.mark.parametrize("with_stages", [True, False])
