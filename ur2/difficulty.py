@@ -16,6 +16,7 @@ from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 from ur2.benchmarks.difficulty import publish
 from ur2.benchmarks.tallies import TallyFile
 from ur2.config.difficulty import load_inputs, resolve_model
+from ur2.config.evaluation import retrieval_settings
 from ur2.config.load import run_composed_difficulty
 from ur2.config.schema import DifficultyOptions
 from ur2.curriculum.difficulty import Tally
@@ -162,7 +163,7 @@ def _settings(options: DifficultyOptions) -> dict[str, Any]:
         "prompt": tree["prompt"],
         "rollout": rollout,
         "reward.graders": tree["reward"]["graders"],
-        "retrieval": {k: tree["retrieval"][k] for k in ("index", "url", "top_k")},
+        **retrieval_settings(options),
     }
 
 

@@ -20,8 +20,9 @@ from ur2.config.preflight import (
     own_indexes,
     retrieval_problems,
 )
-from ur2.config.schema import EvaluationOptions
+from ur2.config.schema import EvaluationOptions, InferenceOptions
 from ur2.datasets import load_questions
+from ur2.endpoints.options import EndpointOptions
 from ur2.errors import InputError
 from ur2.prompts.render import PromptRenderer
 from ur2.rollout.chat import text_renderer
@@ -29,8 +30,10 @@ from ur2.rollout.engines.endpoint import api_key, endpoint_url
 from ur2.rollout.engines.factory import check_installed
 from ur2.trainer.run_directory import RunDirectory
 
-SOURCES = {"actor": ("index", "indexes"), "http": ("url",), "web": ("web",), "none": ()}
+SOURCES = {"actor": ("index", "indexes"), "http": (), "web": ("web",), "none": ()}
 """By backend, the options that say where passages come from."""
+ACCESS = EndpointOptions.model_fields.keys() - {"model"}
+"""Options that say how a service is asked, and not what it answers."""
 
 
 def resolve_model(options: EvaluationOptions) -> EvaluationOptions:
@@ -85,19 +88,22 @@ def load_benchmarks(options: EvaluationOptions) -> list[Benchmark]:
 
 
 def settings(options: EvaluationOptions) -> dict[str, Any]:
-    """What decides the answers and grades: what a continued evaluation must share."""
+    """What decides the answers and grades: what a continued evaluation must share.
+
+    A service that answers at another address is taken to be the same one.
+    """
     tree = options.model_dump(mode="json")
-    rollout, engine, retrieval = tree["rollout"], tree["rollout"]["engine"], tree["retrieval"]
+    rollout, engine = tree["rollout"], tree["rollout"]["engine"]
     shared = {
         "checkpoint": options.checkpoint,
         "model.path": options.model.path,
         "seed": options.seed,
         "search": options.search,
         "precision": options.precision,
-        "judge": {key: tree["judge"][key] for key in ("url", "model")},
+        "judge.model": options.judge.model if options.judge.url is not None else None,
         "prompt": tree["prompt"],
         "engine.name": engine["name"],
-        "engine.remote": {key: engine["remote"][key] for key in ("url", "api", "model")},
+        **{f"engine.remote.{key}": engine["remote"][key] for key in ("api", "model")},
         "rollout.eval_sampling": rollout["eval_sampling"],
         **{
             f"rollout.{key}": value
@@ -106,8 +112,7 @@ def settings(options: EvaluationOptions) -> dict[str, Any]:
         },
     }
     if options.search:
-        used = ("backend", "top_k", "routes", "summariser", *SOURCES[retrieval["backend"]])
-        shared |= {f"retrieval.{key}": retrieval[key] for key in used}
+        shared |= retrieval_settings(options)
     return {
         **shared,
         "benchmarks": {
@@ -115,6 +120,22 @@ def settings(options: EvaluationOptions) -> dict[str, Any]:
             for name, one in tree["benchmarks"].items()
         },
     }
+
+
+def retrieval_settings(options: InferenceOptions) -> dict[str, Any]:
+    """What decides what is found."""
+    retrieval = options.retrieval
+    tree = retrieval.model_dump(mode="json")
+    for service in ("summariser", "web"):
+        tree[service] = _without_access(tree[service])
+    used = ("backend", "top_k", "routes", "summariser", *SOURCES[retrieval.backend])
+    return {f"retrieval.{key}": tree[key] for key in used}
+
+
+def _without_access(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {key: _without_access(part) for key, part in value.items() if key not in ACCESS}
 
 
 def print_evaluation(

@@ -168,6 +168,50 @@ def test_results_made_otherwise_are_never_mixed(question_file: Path, tmp_path: P
         ("prompt=search_r1", "prompt"),
         ("rollout.eval_sampling.top_p=1", "rollout.eval_sampling"),
         ("benchmarks.atlas.metrics=[f1]", r"benchmarks\.atlas"),
+        ("rollout.engine.remote.model=another", "engine.remote.model"),
+        ("judge.url=http://127.0.0.1:1/v1", "judge.model"),
     ):
         with pytest.raises(InputError, match=f"another {named}:"):
             store.check(settings(compose_evaluation([*given, change])))
+
+
+@pytest.mark.parametrize(
+    ("given", "moved", "changed", "named"),
+    [
+        ([], "rollout.engine.remote.url=http://node7:2/v1", "seed=1", "seed"),
+        (["judge.url=http://h:1/v1"], "judge.url=http://h:2/v1", "judge.model=b", "judge.model"),
+        (
+            ["search=true", "retrieval=http", "retrieval.url=http://h:1"],
+            "retrieval.url=http://h:2",
+            "retrieval.top_k=9",
+            "retrieval.top_k",
+        ),
+        (
+            ["search=true", "retrieval=web", "retrieval.web.url=http://h:1"],
+            "retrieval.web.url=http://h:2",
+            "retrieval.web.provider=bing",
+            "retrieval.web",
+        ),
+        (
+            [
+                "search=true",
+                "retrieval=http",
+                "retrieval.url=http://h:1",
+                "+retrieval.summariser={endpoint:{url:http://h:3/v1,model:a}}",
+            ],
+            "retrieval.summariser.endpoint.url=http://h:4/v1",
+            "retrieval.summariser.endpoint.model=b",
+            "retrieval.summariser",
+        ),
+    ],
+)
+def test_a_service_that_answers_elsewhere_now_is_the_same_and_another_model_is_not(
+    question_file: Path, tmp_path: Path, given: list[str], moved: str, changed: str, named: str
+) -> None:
+    base = [option for option in CHAT if not option.startswith("search")]
+    base += ["+benchmark=atlas", f"benchmarks.atlas.file={question_file}", *given]
+    store = Store(str(tmp_path))
+    store.open(settings(compose_evaluation(base)))
+    store.check(settings(compose_evaluation([*base, moved])))
+    with pytest.raises(InputError, match=f"another {named}:"):
+        store.check(settings(compose_evaluation([*base, changed])))
