@@ -1,0 +1,69 @@
+"""From a run's command line to what it needs of every node."""
+
+from pathlib import Path
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from ur2.config.load import compose
+from ur2.config.preflight import check_options, find_inputs, num_gpus
+from ur2.config.schema import RunOptions
+from ur2.errors import InputError
+from ur2.launch.options import PreflightOptions
+from ur2.launch.preflight import Needs
+
+SWEEP = ("-m", "--multirun")
+
+
+def compose_first(overrides: list[str]) -> RunOptions:
+    """The options of a command line; of a sweep, those of its first job.
+
+    Raises:
+        InputError: they do not compose, or contradict one another.
+    """
+    first = [word for word in overrides if word not in SWEEP]
+    if len(first) < len(overrides):
+        parsed = OverridesParser.create().parse_overrides(first)
+        first = [
+            f"{o.get_key_element()}={next(o.sweep_string_iterator())}"
+            if o.is_sweep_override()
+            else str(o.input_line)
+            for o in parsed
+        ]
+    options = compose(first)
+    check_options(options)
+    return options
+
+
+def needs_of(run: RunOptions, options: PreflightOptions, num_nodes: int) -> Needs:
+    """What the nodes must have and share.
+
+    Raises:
+        InputError: an input is neither here nor made by the run, or weights have no shared folder.
+    """
+    shared = {_base(run): "run_dir"} | dict.fromkeys(options.shared, "shared")
+    inputs, hub_models = {}, []
+    for item in find_inputs(run):
+        if item.state == "on the hub":
+            hub_models += [item.path] if item.key == "model.path" else []
+        elif item.state == "to be made":
+            shared.setdefault(str(_existing(Path(item.path))), item.key)
+        else:
+            inputs[item.path] = item.key
+    if run.cluster.weights_dir is not None:
+        shared[run.cluster.weights_dir] = "cluster.weights_dir"
+    elif num_nodes > 1:
+        raise InputError(
+            "cluster.weights_dir is not set: weights would pass through one node's memory; name a "
+            "folder that all nodes share"
+        )
+    return Needs(inputs=inputs, shared=shared, hub_models=hub_models, num_gpus=num_gpus(run))
+
+
+def _base(run: RunOptions) -> str:
+    """Where the run directory is, or will be made."""
+    return run.run_dir or str(Path("runs", run.experiment))
+
+
+def _existing(path: Path) -> Path:
+    """The innermost folder around a path that is here."""
+    return next(parent for parent in path.absolute().parents if parent.is_dir())
