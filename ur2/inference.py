@@ -7,17 +7,17 @@ from ur2.retrieval.client import HttpTransport, Passages, RetrievalClient, Retri
 from ur2.retrieval.knowledge import Knowledge
 from ur2.retrieval.summarise import Summariser
 from ur2.retrieval.web import WebRetriever
-from ur2.rollout.chat import ChatWorker
 from ur2.rollout.pool import RolloutPool
 from ur2.rollout.search import Trace
-from ur2.trainer.cluster import (
+from ur2.trainer.actors import (
     Actor,
     ActorTransport,
-    Cluster,
+    ChatProcess,
     RemoteRollouts,
     RetrievalProcess,
     RolloutProcess,
 )
+from ur2.trainer.cluster import Cluster, Seat
 from ur2.types import RetrievalFailed
 
 
@@ -79,12 +79,19 @@ def make_knowledge(options: InferenceOptions, retriever: Retriever) -> Knowledge
     )
 
 
+def num_engines(options: InferenceOptions) -> int:
+    """Engines that need a seat; those of a remote endpoint have theirs elsewhere."""
+    return 0 if options.rollout.engine.name == "remote" else options.rollout.num_workers
+
+
 def make_rollouts(
     options: InferenceOptions,
     cluster: Cluster,
     retriever: Retriever,
+    seats: Sequence[Seat],
     *,
     dtype: str,
+    gpus: Sequence[Sequence[str]] = (),
     trace: Trace = lambda *_: None,
 ) -> RolloutPool:
     """The rollout workers, not started.
@@ -93,14 +100,16 @@ def make_rollouts(
         options: engine, prompts and budgets.
         cluster: where they run.
         retriever: where their episodes search.
+        seats: one per engine.
         dtype: a torch dtype's name.
+        gpus: the policy ranks' GPUs that each engine shares; none where it has its own.
         trace: told of what each worker does when.
     """
     engine = options.rollout.engine
     knowledge = make_knowledge(options, retriever)
     if engine.name == "remote" and engine.remote.api == "chat":
         worker = cluster.actor(
-            ChatWorker,
+            ChatProcess,
             options.rollout,
             options.prompt,
             model=options.model.path,
@@ -120,7 +129,8 @@ def make_rollouts(
             seed=options.seed,
             number=number,
             notes_dir=cluster.weights_dir,
-            num_gpus=0 if engine.name == "remote" else options.cluster.num_gpus_per_rollout_worker,
+            seat=seats[number] if seats else None,
+            gpus=gpus[number] if gpus else None,
         )
         return RemoteRollouts(actor)
 

@@ -8,7 +8,13 @@ from rich.console import Console
 
 from ur2.config.schema import InferenceOptions
 from ur2.errors import ComponentError, RunInterruptedError
-from ur2.inference import NoRetriever, make_retriever, make_rollouts, make_service
+from ur2.inference import (
+    NoRetriever,
+    make_retriever,
+    make_rollouts,
+    make_service,
+    num_engines,
+)
 from ur2.rollout.pool import RolloutPool
 from ur2.trainer.cluster import Cluster
 
@@ -40,12 +46,14 @@ async def with_rollouts(
     _cancel_on_signals()  # ray has set handlers of its own by now
     try:
         with console.status("starting workers"):
+            seats = await cluster.reserve(num_engines=num_engines(options))
             service = make_service(options, cluster) if search else None
             retriever = make_retriever(options, service) if search else NoRetriever()
             rollouts = make_rollouts(
                 options,
                 cluster,
                 retriever,
+                seats.engines,
                 dtype="float32" if precision == "fp32" else "bfloat16",
             )
             starting = [rollouts.start()]

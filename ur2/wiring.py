@@ -1,30 +1,38 @@
 """From typed options to running parts: the one place that sees all stages at once."""
 
 import asyncio
+import logging
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.table import Table
 
 from ur2.config.preflight import Inputs
 from ur2.config.schema import RunOptions
+from ur2.config.tables import make_table
 from ur2.curriculum.curriculum import Curriculum
 from ur2.errors import Ur2Error
-from ur2.inference import make_retriever, make_rollouts, make_service
+from ur2.inference import make_retriever, make_rollouts, make_service, num_engines
 from ur2.policy.group import PolicyGroup
 from ur2.prompts.protocol import Protocol
 from ur2.rewards.rubric import Rubric
 from ur2.rollout.pool import RolloutPool
+from ur2.trainer.actors import Actor, PolicyProcess, RetrievalProcess, RolloutProcess
 from ur2.trainer.checkpoint import Checkpoints, LoopState
 from ur2.trainer.clock import Clock
-from ur2.trainer.cluster import Actor, Cluster, PolicyProcess
+from ur2.trainer.cluster import Cluster, Seats
 from ur2.trainer.interrupt import stop_on_signals, unless_stopped
 from ur2.trainer.loop import Trainer
 from ur2.trainer.reporting import Reporter
 from ur2.trainer.run_directory import RunDirectory
 from ur2.trainer.timeline import Timeline
 from ur2.trainer.trackers import Tracker, open_trackers
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,20 +55,36 @@ class Parts:
 async def start_parts(options: RunOptions, cluster: Cluster, timeline: Timeline) -> Parts:
     """Starts retrieval, engines and policy ranks, all at once.
 
+    Colocated engines start first, since they take what memory they find, and sleep until the loop
+    wakes them.
+
     Raises:
-        InputError: an input is wrong in a way that only its worker can tell.
+        InputError: the cluster is too small, or an input is wrong in a way that only its worker can
+            tell.
         ComponentError: a worker did not come up.
     """
-    service = make_service(options, cluster)
-    dtype = "float32" if options.policy.precision == "fp32" else "bfloat16"
-    rollouts = make_rollouts(
-        options, cluster, make_retriever(options, service), dtype=dtype, trace=timeline.add
+    seats = await cluster.reserve(
+        num_ranks=options.policy.num_ranks, num_engines=num_engines(options)
     )
-    ranks = _ranks(options, cluster)
-    starting = [rollouts.start(), cluster.join(ranks)]
-    if service is not None:
-        starting.append(service.call("start"))
-    await asyncio.gather(*starting)
+    ranks = _ranks(options, cluster, seats)
+    service = make_service(options, cluster)
+    rollouts = make_rollouts(
+        options,
+        cluster,
+        make_retriever(options, service),
+        seats.engines,
+        dtype="float32" if options.policy.precision == "fp32" else "bfloat16",
+        gpus=await _shared_gpus(ranks, seats),
+        trace=timeline.add,
+    )
+    await cluster.check_weights_dir(ranks[0])
+    starting = [] if service is None else [service.call("start")]
+    if options.cluster.placement == "colocated":
+        await asyncio.gather(rollouts.start(), *starting)
+        await rollouts.sleep(keep_weights=True)
+        await cluster.join(ranks)
+    else:
+        await asyncio.gather(rollouts.start(), cluster.join(ranks), *starting)
     policy = PolicyGroup(ranks, options.policy, cluster.weights_dir, trace=timeline.add)
     return Parts(rollouts=rollouts, policy=policy, service=service)
 
@@ -101,6 +125,7 @@ def make_trainer(
         options=options.trainer,
         rollout=options.rollout,
         algorithm=options.algorithm,
+        colocated=options.cluster.placement == "colocated",
         max_failure_rate=options.retrieval.max_failure_rate,
         curriculum=curriculum,
         rollouts=parts.rollouts,
@@ -146,6 +171,7 @@ async def run_training(
         start = Clock(timeline)
         with start.phase("start"), console.status("starting workers"):
             parts = await unless_stopped(start_parts(options, cluster, timeline), stop)
+        console.print(await _workers_table(cluster))
         trainer = make_trainer(options, inputs, curriculum, parts, run, reporter, timeline, stop)
         if checkpoint is not None:
             await trainer.resume(checkpoint)
@@ -159,6 +185,18 @@ async def run_training(
         await cluster.close()
         for tracker in trackers:
             tracker.close()
+
+
+async def _workers_table(cluster: Cluster) -> Table:
+    """What runs where; also in events.log."""
+    rows, seen = [], Counter[type]()
+    for actor, place in await cluster.whereabouts():
+        name = f"{_NAMES[actor.kind]} {seen[actor.kind]}"
+        seen[actor.kind] += 1
+        cells = (place.node, ", ".join(place.gpus), str(place.pid), str(place.num_threads))
+        rows.append((name, *cells))
+        logger.info("%s: node %s, GPUs '%s', pid %s, %s threads", name, *cells)
+    return make_table("workers", ("worker", "node", "GPUs", "pid", "CPU threads"), rows)
 
 
 def _facts(options: RunOptions, state: LoopState, checkpoint: Path) -> dict[str, Any]:
@@ -175,7 +213,7 @@ def _facts(options: RunOptions, state: LoopState, checkpoint: Path) -> dict[str,
     }
 
 
-def _ranks(options: RunOptions, cluster: Cluster) -> list[Actor]:
+def _ranks(options: RunOptions, cluster: Cluster, seats: Seats) -> list[Actor]:
     policy = options.policy
     return [
         cluster.actor(
@@ -189,10 +227,18 @@ def _ranks(options: RunOptions, cluster: Cluster) -> list[Actor]:
             temperature=options.rollout.sampling.temperature,
             seed=options.seed,
             revision=options.model.revision,
-            num_gpus=options.cluster.num_gpus_per_policy_rank,
+            seat=seat,
         )
-        for rank in range(policy.num_ranks)
+        for rank, seat in enumerate(seats.ranks)
     ]
+
+
+async def _shared_gpus(ranks: Sequence[Actor], seats: Seats) -> list[tuple[str, ...]]:
+    """The GPUs that each engine shares with ranks."""
+    if not any(seats.hosts):
+        return []
+    places = await asyncio.gather(*(rank.call("whereabouts") for rank in ranks))
+    return [tuple(gpu for rank in host for gpu in places[rank].gpus) for host in seats.hosts]
 
 
 def _checkpoint_to_resume(options: RunOptions, run: RunDirectory) -> Path | None:
@@ -206,3 +252,10 @@ def _how_to_go_on(error: Ur2Error, run: RunDirectory) -> str:
     if newest is None:
         return f"{error} (no checkpoint yet)"
     return f"{error}. Checkpoint: {newest}; continue with run_dir={run.path} resume=auto"
+
+
+_NAMES = {
+    PolicyProcess: "policy rank",
+    RolloutProcess: "rollout worker",
+    RetrievalProcess: "retrieval service",
+}

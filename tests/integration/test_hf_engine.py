@@ -1,6 +1,7 @@
 """The hf engine on a tiny model: batching that never shows, live weights, whole groups."""
 
 import asyncio
+import gc
 
 import pytest
 import torch
@@ -9,13 +10,13 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 from ur2.errors import ComponentError
-from ur2.policy.weights import write_published
 from ur2.prompts.options import PromptOptions
 from ur2.retrieval.knowledge import Knowledge
 from ur2.rollout.engines.base import GenerationRequest
 from ur2.rollout.engines.hf import HfEngine
 from ur2.rollout.options import EngineOptions, RolloutOptions, SamplingOptions
 from ur2.rollout.worker import RolloutWorker, make_players
+from ur2.transfer.files import write_published
 from ur2.types import Assignment, Level, Question, Status
 
 REQUESTS = [
@@ -93,6 +94,57 @@ async def test_requests_in_flight_go_on_under_the_new_weights(engine, model, tmp
     assert later.weight_versions == ((9, 100),)
     expected = reference(model, request, later.token_ids)
     assert torch.allclose(torch.tensor(later.logprobs), expected, atol=1e-4)
+
+
+def parameter_bytes():
+    found = (o for o in gc.get_objects() if type(o) is torch.nn.Parameter)
+    return sum(parameter.untyped_storage().nbytes() for parameter in found)
+
+
+async def test_an_engine_that_sleeps_without_weights_holds_none_and_wakes_with_the_next(
+    tiny_model, model, tmp_path
+):
+    gc.collect()
+    before = parameter_bytes()
+    engine = make(tiny_model)
+    await engine.start()
+    awake = parameter_bytes() - before
+    assert awake > 100_000
+    request = GenerationRequest(token_ids=(20, 21, 22), max_tokens=60, seed=3)
+    running = asyncio.create_task(engine.generate(request))
+    await asyncio.sleep(0.03)
+    await engine.sleep(keep_weights=False)
+    assert parameter_bytes() - before < 0.01 * awake
+    late = asyncio.create_task(engine.generate(request))
+    with pytest.raises(ComponentError, match="without weights"):
+        await engine.wake()
+    changed = {name: p.detach() * 1.1 for name, p in model.named_parameters()}
+    save_file(changed, tmp_path / "0.safetensors")
+    await engine.load_weights(str(tmp_path), 4)
+    await asyncio.sleep(0.05)
+    assert not running.done()
+    assert not late.done()
+    await engine.wake()
+    crossed, drawn = await running, await late
+    num_old = 60 - crossed.weight_versions[-1].num_tokens
+    assert [run.version for run in crossed.weight_versions] == [0, 4]
+    assert parameter_bytes() - before == awake
+    old = reference(model, request, crossed.token_ids)
+    model.load_state_dict(changed, strict=False)
+    model.tie_weights()
+    expected = reference(model, request, crossed.token_ids)
+    expected[:num_old] = old[:num_old]
+    assert torch.allclose(torch.tensor(crossed.logprobs), expected, atol=1e-4)
+    expected = reference(model, request, drawn.token_ids)
+    assert torch.allclose(torch.tensor(drawn.logprobs), expected, atol=1e-4)
+    await engine.close()
+
+
+async def test_an_engine_that_keeps_its_weights_wakes_as_it_was(engine):
+    before = await engine.generate(REQUESTS[1])
+    await engine.sleep(keep_weights=True)
+    await engine.wake()
+    assert await engine.generate(REQUESTS[1]) == before
 
 
 async def test_damaged_weights_are_named(engine, model, tmp_path):

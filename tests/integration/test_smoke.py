@@ -16,7 +16,8 @@ import pytest
 import zstandard
 from safetensors.numpy import load_file
 
-from ur2.trainer.cluster import SHARED_MEMORY, remove_leftovers
+from ur2.trainer.actors import SHARED_MEMORY
+from ur2.trainer.cluster import remove_leftovers
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]

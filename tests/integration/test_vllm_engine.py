@@ -19,11 +19,11 @@ pytest.importorskip("vllm")
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ur2.errors import ComponentError, InputError
-from ur2.policy.weights import write_published
 from ur2.rollout.engines.base import GenerationRequest
 from ur2.rollout.engines.hf import HfEngine
 from ur2.rollout.engines.vllm import VllmEngine
 from ur2.rollout.options import EngineOptions
+from ur2.transfer.files import write_published
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 
@@ -227,6 +227,34 @@ async def test_requests_in_flight_go_on_under_the_new_weights(engine, model, oth
         assert drawn.weight_versions == ((4, num_old), *(((5, num_new),) if num_new else ()))
         crossed += num_old < len(drawn.token_ids)
     assert crossed
+
+
+async def test_a_sleeping_engine_decodes_nothing_and_wakes_under_the_weights_it_got(
+    engine, model, other_weights, tmp_path
+):
+    changed, path = other_weights
+    await engine.load_weights(publish(model, tmp_path), 4)
+    requests = [GenerationRequest(token_ids=p, max_tokens=200) for p in PROMPTS]
+    running = [asyncio.create_task(engine.generate(r)) for r in requests]
+    await asyncio.sleep(0.1)
+    await engine.sleep(keep_weights=False)
+    crossing = [task for task in running if not task.done()]
+    assert crossing
+    late = asyncio.create_task(engine.generate(requests[0]))
+    with pytest.raises(ComponentError, match="without weights"):
+        await engine.wake()
+    await engine.load_weights(path, 5)
+    await asyncio.sleep(1.0)  # enough for all of them
+    assert not any(task.done() for task in (*crossing, late))
+    await engine.wake()
+    await engine.wake()
+    drawn = await late
+    assert drawn.weight_versions == ((5, len(drawn.token_ids)),)
+    expected = reference(changed, requests[0].token_ids, drawn.token_ids)
+    assert torch.allclose(torch.tensor(drawn.logprobs), expected, atol=1e-4)
+    for drawn in await asyncio.gather(*crossing):
+        # a slow machine may have sampled nothing of some before
+        assert [run.version for run in drawn.weight_versions] in ([4, 5], [5])
 
 
 async def test_a_directory_without_weights_changes_nothing(engine, tmp_path):

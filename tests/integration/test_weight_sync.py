@@ -19,8 +19,9 @@ from ur2.retrieval.client import HttpTransport, RetrievalClient
 from ur2.retrieval.knowledge import Knowledge
 from ur2.rollout.options import EngineOptions, RolloutOptions, SamplingOptions
 from ur2.rollout.pool import RolloutPool
+from ur2.trainer.actors import PolicyProcess, RemoteRollouts, RolloutProcess
 from ur2.trainer.batching import to_batch
-from ur2.trainer.cluster import Cluster, PolicyProcess, RemoteRollouts, RolloutProcess
+from ur2.trainer.cluster import Cluster
 from ur2.trainer.options import ClusterOptions
 from ur2.types import Assignment, Batch, Group, Level, Question, Score, ScoredGroup
 
@@ -140,9 +141,7 @@ async def test_engine_and_policy_agree_after_every_sync(
                 assert await largest_gap(policy, earlier) > 10 * TOLERANCE  # it really moved
             earlier = batch
             await policy.update(batch)
-            folder = await policy.publish(step + 1)
-            await rollouts.update_weights(folder, step + 1)
-            policy.discard(folder)
+            await rollouts.update_weights(await policy.publish(step + 1))
     finally:
         await cluster.close()
     assert not weights_dir.exists()

@@ -60,7 +60,8 @@ async def test_groups_of_a_killed_worker_are_played_again_with_the_same_tokens(
     )
     cluster = Cluster(options.cluster)
     try:
-        pool = make_rollouts(options, cluster, NoRetriever(), dtype="float32")
+        seats = await cluster.reserve(num_engines=2)
+        pool = make_rollouts(options, cluster, NoRetriever(), seats.engines, dtype="float32")
         await pool.start()
         undisturbed = await pool.collect(assignments(), 4, options.rollout.sampling)
         before = {process.pid for process in workers()}

@@ -82,7 +82,7 @@ class RolloutWorker:
                 f"the engine did not take weights {version} within {timeout_s:g} s"
             ) from error
 
-    async def sleep(self, *, keep_weights: bool) -> None:
+    async def sleep(self, keep_weights: bool) -> None:
         """See `Engine.sleep`."""
         await self._players.engine.sleep(keep_weights=keep_weights)
 

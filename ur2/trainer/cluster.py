@@ -1,35 +1,63 @@
-"""The only home of ray: plain workers become actors, and every call to them has a deadline."""
+"""With `actors` the only home of ray: plain workers become actors in places reserved for them."""
 
 import asyncio
 import logging
 import os
 import shutil
-import socket
 import tempfile
-from collections.abc import Mapping, Sequence
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import (
+    NodeAffinitySchedulingStrategy,
+    PlacementGroupSchedulingStrategy,
+)
 
-from ur2.errors import ComponentError, InputError, RetrievalError, Ur2Error
-from ur2.policy.worker import PolicyWorker
-from ur2.retrieval.client import Passages
-from ur2.retrieval.errors import RetrievalUnavailableError
-from ur2.retrieval.options import ServiceOptions
-from ur2.retrieval.service import RetrievalService
-from ur2.rollout.options import SamplingOptions
-from ur2.rollout.worker import RolloutWorker, make_players
+from ur2.errors import ComponentError, InputError
+from ur2.trainer.actors import (
+    NOTES_PREFIX,
+    SHARED_MEMORY,
+    Actor,
+    RolloutProcess,
+    Whereabouts,
+    sees_probe,
+)
 from ur2.trainer.options import ClusterOptions
-from ur2.types import Assignment, Group
+from ur2.trainer.placement import Bundle, Demand, Node, plan
 
 logger = logging.getLogger(__name__)
-SHARED_MEMORY = Path("/dev/shm")
 WEIGHTS_PREFIX = "ur2-weights-"
-NOTES_PREFIX = "engine-"
 CLOSE_TIMEOUT_S = 30.0
+RETRY_S = 1.0
+NODE_ID = "ray.io/node-id"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seat:
+    """Where one process goes, and what of it is its own."""
+
+    strategy: Any
+    num_gpus: int = 0
+    num_cpus: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seats:
+    """Of a run's ranks and engines, in order."""
+
+    ranks: tuple[Seat, ...]
+    engines: tuple[Seat, ...]
+    hosts: tuple[tuple[int, ...], ...]
+    """By engine, the ranks whose GPUs it shares."""
+    group: PlacementGroup | None
+    """What is set aside for them, where they need anything."""
 
 
 class Cluster:
@@ -58,16 +86,56 @@ class Cluster:
                 f"cluster.address: no ray cluster answers at '{options.address}' ({error}); start "
                 "one with `ray start --head`, or set cluster.address=local"
             ) from error
+        self.here = ray.get_runtime_context().get_node_id()
         self.weights_dir = _weights_dir(options)
 
-    def actor(self, cls: type, *args: Any, num_gpus: int = 0, **kwargs: Any) -> "Actor":
-        """A worker of class `cls`, in a process of its own."""
-        handle = ray.remote(cls).options(num_cpus=0, num_gpus=num_gpus).remote(*args, **kwargs)
-        actor = Actor(cls.__name__, handle, self.options.call_timeout_s)
+    async def reserve(self, *, num_ranks: int = 0, num_engines: int = 0) -> Seats:
+        """Sets aside, all at once, what ranks and engines need; waits while other runs have it.
+
+        Raises:
+            InputError: the cluster is too small.
+            ComponentError: it did not become free in time.
+        """
+        demand = Demand(options=self.options, num_ranks=num_ranks, num_engines=num_engines)
+        nodes = self._nodes(ray.nodes())
+        if plan(demand, nodes) is None:
+            raise InputError(
+                f"this run wants {demand}, and the cluster has {', '.join(map(str, nodes))}: add "
+                "nodes, or change cluster.num_* and the numbers of ranks and engines"
+            )
+        give_up_s = time.monotonic() + self.options.start_timeout_s
+        while True:
+            free = ray._private.state.available_resources_per_node()
+            bundles = plan(demand, self._nodes(ray.nodes(), free))
+            if bundles is not None:
+                group = _group(bundles)
+                left_s = max(RETRY_S, give_up_s - time.monotonic())
+                if group is None or await asyncio.to_thread(group.wait, left_s):
+                    return _seats(demand, bundles, group)
+                remove_placement_group(group)
+            if time.monotonic() > give_up_s:
+                raise ComponentError(
+                    f"this run wants {demand}; the cluster has it, but other work kept it for "
+                    f"{self.options.start_timeout_s:g} s (cluster.start_timeout_s)"
+                )
+            await asyncio.sleep(RETRY_S)
+
+    def release(self, seats: Seats) -> None:
+        """Gives seats back whose processes have ended."""
+        if seats.group is not None:
+            remove_placement_group(seats.group)
+
+    def actor(self, cls: type, *args: Any, seat: Seat | None = None, **kwargs: Any) -> Actor:
+        """A worker of class `cls`, in a process of its own; on this node without a seat."""
+        seat = seat or Seat(strategy=NodeAffinitySchedulingStrategy(self.here, soft=False))
+        remote = ray.remote(cls).options(
+            num_cpus=seat.num_cpus, num_gpus=seat.num_gpus, scheduling_strategy=seat.strategy
+        )
+        actor = Actor(cls, remote.remote(*args, **kwargs), self.options.call_timeout_s)
         self.actors.append(actor)
         return actor
 
-    async def join(self, ranks: Sequence["Actor"]) -> None:
+    async def join(self, ranks: Sequence[Actor]) -> None:
         """Makes policy ranks one process group and lets them load their model."""
         timeout_s = self.options.start_timeout_s
         address, port = await ranks[0].call("rendezvous", timeout_s=timeout_s)
@@ -75,7 +143,32 @@ class Cluster:
             *(rank.call("setup", address, port, timeout_s=timeout_s) for rank in ranks)
         )
 
-    async def stop(self, actors: Sequence["Actor"]) -> None:
+    async def check_weights_dir(self, writer: Actor) -> None:
+        """Sees that engines, and this process, read there what a policy rank writes.
+
+        Raises:
+            InputError: it is a folder of one node only.
+        """
+        folder, text = str(self.weights_dir), uuid.uuid4().hex
+        await writer.call("write_probe", folder, text)
+        engines = [actor for actor in self.actors if actor.kind is RolloutProcess]
+        seen = await asyncio.gather(*(e.call("sees_probe", folder, text) for e in engines))
+        places = await asyncio.gather(*(e.call("whereabouts") for e in engines))
+        nodes = sorted({p.node for p, sees in zip(places, seen, strict=True) if not sees})
+        if not sees_probe(folder, text):
+            nodes.append("the node of this command")
+        if nodes:
+            raise InputError(
+                f"cluster.weights_dir: '{folder}' as the policy writes it cannot be read on "
+                f"{', '.join(nodes)}; set it to a folder that all nodes share"
+            )
+
+    async def whereabouts(self) -> list[tuple[Actor, Whereabouts]]:
+        """Where each worker runs, in the order they were made."""
+        places = await asyncio.gather(*(actor.call("whereabouts") for actor in self.actors))
+        return list(zip(self.actors, places, strict=True))
+
+    async def stop(self, actors: Sequence[Actor]) -> None:
         """Ends workers: politely, then for good."""
         polite = (actor.call("close", timeout_s=CLOSE_TIMEOUT_S) for actor in actors)
         for problem in await asyncio.gather(*polite, return_exceptions=True):
@@ -92,145 +185,58 @@ class Cluster:
         if self.options.weights_dir is None:
             shutil.rmtree(self.weights_dir, ignore_errors=True)
 
-
-class Actor:
-    """A worker behind ray: `call` runs its method there."""
-
-    def __init__(self, name: str, handle: Any, timeout_s: float) -> None:
-        self.name = name
-        self.handle = handle
-        self.timeout_s = timeout_s
-
-    async def call(self, method: str, *args: Any, timeout_s: float | None = None) -> Any:
-        """Runs a method and waits for its result; it is cancelled there when it is here.
-
-        Raises:
-            Ur2Error: what the worker itself raised.
-            ComponentError: it died, failed otherwise, or did not answer in time.
-        """
-        deadline_s = self.timeout_s if timeout_s is None else timeout_s
-        answer = getattr(self.handle, method).remote(*args)
-        try:
-            async with asyncio.timeout(deadline_s):
-                return await answer
-        except asyncio.CancelledError:
-            ray.cancel(answer)
-            raise
-        except TimeoutError as error:
-            raise ComponentError(
-                f"{self.name}.{method} did not answer within {deadline_s:g} s "
-                "(cluster.call_timeout_s, cluster.start_timeout_s)"
-            ) from error
-        except RayTaskError as error:
-            if isinstance(error.cause, Ur2Error):
-                raise error.cause from error
-            raise ComponentError(f"{self.name}.{method} failed: {error}") from error
-        except RayError as error:
-            raise ComponentError(f"{self.name} died: {str(error).strip()}") from error
+    def _nodes(
+        self, alive: Sequence[Any], free: dict[str, dict[str, float]] | None = None
+    ) -> list[Node]:
+        """The nodes with all they have or what of it is free, this one first."""
+        nodes = []
+        for node in alive:
+            if node["Alive"]:
+                id_ = node["NodeID"]
+                has = node["Resources"] if free is None else free.get(id_, {})
+                gpus, cpus = int(has.get("GPU", 0)), has.get("CPU", 0.0)
+                address = node["NodeManagerAddress"]
+                nodes.append(Node(id=id_, address=address, gpus=gpus, cpus=cpus))
+        return sorted(nodes, key=lambda node: node.id != self.here)
 
 
-class PolicyProcess(PolicyWorker):
-    """A policy rank that can say where its process group meets."""
-
-    def rendezvous(self) -> tuple[str, int]:
-        """Address of this node and a free port on it."""
-        with socket.socket() as probe:
-            probe.bind(("", 0))
-            return ray.util.get_node_ip_address(), probe.getsockname()[1]
-
-
-class RolloutProcess(RolloutWorker):
-    """A rollout worker that builds its engine and renderer where it runs."""
-
-    def __init__(self, *args: Any, seed: int, number: int, notes_dir: Path, **kwargs: Any) -> None:
-        """As `make_players`; `number` tells the workers of one run apart.
-
-        Trajectories have seeds of their own, which must not depend on who plays them.
-        """
-        super().__init__(make_players(*args, seed=seed + number, **kwargs), seed=seed)
-        self._notes = notes_dir / f"{NOTES_PREFIX}{number}"
-
-    async def start(self) -> None:
-        """Loads the model, and notes the engine's shared memory in case everything is killed."""
-        await super().start()
-        self._notes.parent.mkdir(parents=True, exist_ok=True)
-        self._notes.write_text("\n".join(_shared_memory_in_use()))
+def _group(bundles: Sequence[Bundle]) -> PlacementGroup | None:
+    """Asks for all bundles that need anything, each on its node."""
+    needy = [bundle for bundle in bundles if _resources(bundle)]
+    if not needy:
+        return None
+    return placement_group(
+        [_resources(bundle) for bundle in needy],
+        bundle_label_selector=[{NODE_ID: bundle.node.id} for bundle in needy],
+    )
 
 
-class RetrievalProcess:
-    """A retrieval service that opens its indexes where it runs."""
-
-    def __init__(self, folders: Mapping[str, str], options: ServiceOptions) -> None:
-        self.folders = folders
-        self.options = options
-
-    async def start(self) -> None:
-        """Opens the indexes and loads the encoders."""
-        self.service = RetrievalService.open(self.folders, self.options)
-
-    async def search(
-        self, queries: Sequence[str], top_k: int, corpus: str | None, within_s: float
-    ) -> list[Passages]:
-        """See `RetrievalService.search`."""
-        return await self.service.search(queries, top_k, corpus, within_s)
-
-    async def metrics(self) -> dict[str, float]:
-        """See `RetrievalService.metrics`."""
-        return self.service.metrics()
-
-    async def close(self) -> None:
-        """See `RetrievalService.close`."""
-        await self.service.close()
+def _resources(bundle: Bundle) -> dict[str, float]:
+    wanted = {"GPU": float(bundle.gpus), "CPU": bundle.cpus}
+    return {name: amount for name, amount in wanted.items() if amount}
 
 
-class ActorTransport:
-    """Reaches a retrieval service that is an actor of this cluster."""
-
-    def __init__(self, service: Actor) -> None:
-        self.service = service
-
-    async def search(
-        self, queries: Sequence[str], top_k: int, corpus: str | None, within_s: float
-    ) -> list[Passages]:
-        """One attempt at asking the service."""
-        try:
-            passages: list[Passages] = await self.service.call(
-                "search", queries, top_k, corpus, within_s
-            )
-        except RetrievalError:
-            raise
-        except ComponentError as error:
-            raise RetrievalUnavailableError(str(error)) from error
-        return passages
-
-    async def close(self) -> None:
-        """The cluster ends the service."""
-
-
-class RemoteRollouts:
-    """A rollout worker behind ray, as the pool wants it; the pool sets the deadlines."""
-
-    def __init__(self, actor: Actor) -> None:
-        self.actor = actor
-
-    async def start(self) -> None:
-        """See `RolloutWorker.start`."""
-        await self.actor.call("start")
-
-    async def run_group(
-        self, assignment: Assignment, num_samples: int, sampling: SamplingOptions, first: int = 0
-    ) -> Group:
-        """See `RolloutWorker.run_group`."""
-        group: Group = await self.actor.call("run_group", assignment, num_samples, sampling, first)
-        return group
-
-    async def update_weights(self, path: str, version: int) -> None:
-        """See `RolloutWorker.update_weights`."""
-        await self.actor.call("update_weights", path, version)
-
-    async def close(self) -> None:
-        """See `RolloutWorker.close`."""
-        await self.actor.call("close")
+def _seats(demand: Demand, bundles: Sequence[Bundle], group: PlacementGroup | None) -> Seats:
+    """The place of each process within the bundles."""
+    options, index = demand.options, 0
+    ranks, engines, hosts = [], [], []
+    for bundle in bundles:
+        strategy: Any = NodeAffinitySchedulingStrategy(bundle.node.id, soft=False)
+        if group is not None and _resources(bundle):
+            strategy = PlacementGroupSchedulingStrategy(group, index)
+            index += 1
+        rank = Seat(
+            strategy=strategy,
+            num_gpus=options.num_gpus_per_policy_rank,
+            num_cpus=options.num_cpus_per_policy_rank,
+        )
+        ranks += [rank] * len(bundle.ranks)
+        if bundle.engine is not None:
+            gpus = 0 if demand.shares_gpus else options.num_gpus_per_rollout_worker
+            cpus = options.num_cpus_per_rollout_worker
+            engines.append(Seat(strategy=strategy, num_gpus=gpus, num_cpus=cpus))
+            hosts.append(bundle.ranks)
+    return Seats(ranks=tuple(ranks), engines=tuple(engines), hosts=tuple(hosts), group=group)
 
 
 def _weights_dir(options: ClusterOptions) -> Path:
@@ -251,14 +257,3 @@ def remove_leftovers(base: Path) -> None:
             for path in notes.read_text().splitlines():
                 Path(path).unlink(missing_ok=True)
         shutil.rmtree(left, ignore_errors=True)
-
-
-def _shared_memory_in_use() -> list[str]:
-    """Files in shared memory that this process and its children have mapped."""
-    me = psutil.Process()
-    mapped = {
-        Path(region.path)
-        for process in (me, *me.children(recursive=True))
-        for region in process.memory_maps()
-    }
-    return sorted(str(path) for path in mapped if path.parent == SHARED_MEMORY and path.exists())

@@ -14,7 +14,8 @@ from ur2.algorithms.options import AlgorithmOptions
 from ur2.policy.group import PolicyGroup
 from ur2.prompts.options import PromptOptions
 from ur2.prompts.render import PromptRenderer
-from ur2.trainer.cluster import Cluster, PolicyProcess
+from ur2.trainer.actors import PolicyProcess
+from ur2.trainer.cluster import Cluster
 from ur2.trainer.options import ColdstartOptions, PhaseOptions
 from ur2.types import Author, Batch, Demonstration, Sample, Segment
 
@@ -36,6 +37,7 @@ async def train_phase(
         The metrics of each optimizer step.
     """
     num_steps = steps_of(phase, len(samples))
+    seats = await cluster.reserve(num_ranks=phase.policy.num_ranks)
     ranks = [
         cluster.actor(
             PolicyProcess,
@@ -47,9 +49,9 @@ async def train_phase(
             temperature=1.0,
             total_steps=num_steps,
             seed=seed,
-            num_gpus=cluster.options.num_gpus_per_policy_rank,
+            seat=seat,
         )
-        for rank in range(phase.policy.num_ranks)
+        for rank, seat in enumerate(seats.ranks)
     ]
     await cluster.join(ranks)
     policy = PolicyGroup(ranks, phase.policy, cluster.weights_dir)
@@ -58,6 +60,7 @@ async def train_phase(
         yield await policy.update(batch)
     await policy.everywhere("export", out)
     await cluster.stop(ranks)
+    cluster.release(seats)
 
 
 def to_samples(

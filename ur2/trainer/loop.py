@@ -47,6 +47,8 @@ class Trainer:
     options: TrainerOptions
     rollout: RolloutOptions
     algorithm: AlgorithmOptions
+    colocated: bool = False
+    """Whether engines share memory with the policy; they are asleep when the loop begins."""
     max_failure_rate: float
     """Share of a step's searches that may fail before the run stops."""
     curriculum: Curriculum
@@ -80,6 +82,8 @@ class Trainer:
             ComponentError: a component failed past its retries.
         """
         try:
+            if self.colocated:
+                await self.rollouts.wake()
             if self.state.before is None:
                 before = await unless_stopped(self._measure("before"), self.stop)
                 self.state.before = before.to_json() if before else None
@@ -110,6 +114,9 @@ class Trainer:
             scored = harvest.played
             self.curriculum.observe(scored)
             self._check_failures(scored)
+        if self.colocated:
+            with phase("sleep"):
+                await self.rollouts.sleep(keep_weights=False)
         with phase("advantage"):
             batch, judged = await make_batch(harvest.accepted, self.algorithm, self.policy)
         self._updating = True
@@ -152,6 +159,8 @@ class Trainer:
         """Hands the policy's weights to the engines, as `version`."""
         folder = await self.policy.publish(version)
         await self.rollouts.update_weights(folder, version)
+        if self.colocated:  # last, since it takes the most memory
+            await self.rollouts.wake()
         if self._published is not None:
             self.policy.discard(self._published)
         self._published = folder  # kept for engines that must be started again

@@ -114,10 +114,18 @@ class ClusterOptions(Options):
 
     address: str = "local"
     """`local` starts ray here; `auto` or host:port joins a running cluster."""
-    num_gpus_per_policy_rank: int = 0
+    placement: Literal["disaggregated", "colocated"] = "disaggregated"
+    """`disaggregated`: policy and engines have GPUs of their own. `colocated`: each engine runs on
+    the GPUs of some policy ranks and sleeps while they compute (`trainer.mode=sync`)."""
+    num_gpus_per_policy_rank: int = Field(0, ge=0)
     """GPUs of one policy rank."""
-    num_gpus_per_rollout_worker: int = 0
-    """GPUs of one rollout worker, its tensor-parallel size."""
+    num_gpus_per_rollout_worker: int = Field(0, ge=0)
+    """GPUs of one rollout worker, its tensor-parallel size; they are on one node."""
+    num_cpus_per_policy_rank: float = Field(0.0, ge=0.0)
+    """CPUs that ray sets aside for one policy rank; what needs neither these nor GPUs runs on the
+    node where training was started."""
+    num_cpus_per_rollout_worker: float = Field(0.0, ge=0.0)
+    """CPUs that ray sets aside for one rollout worker."""
     gpu_memory_gib: float | None = None
     """Memory of one GPU, which the dry run compares with its estimate."""
     object_store_bytes: int | None = None

@@ -1,22 +1,26 @@
 import asyncio
+from pathlib import Path
 
 import pytest
 
 from ur2.errors import ComponentError
 from ur2.rollout.options import EngineOptions, RolloutOptions, SamplingOptions
 from ur2.rollout.pool import RolloutPool
+from ur2.transfer.publication import Files
 from ur2.types import Author, Group, Segment, Status, Trajectory
 
 SAMPLING = SamplingOptions()
+W = "/nowhere/weights"
 
 
 class FakeWorker:
     """Takes `delay_s` per group; every trajectory has three policy tokens."""
 
-    def __init__(self, delay_s=0.0, error=None, weights_error=None):
+    def __init__(self, delay_s=0.0, error=None, weights_error=None, refuses=None):
         self.delay_s = delay_s
         self.error = error
         self.weights_error = weights_error
+        self.refuses = refuses
         self.groups = []
         self.in_play = 0
         self.most_in_play = 0
@@ -56,6 +60,17 @@ class FakeWorker:
         if self.weights_error is not None:
             raise self.weights_error
         self.calls.append((path, version))
+
+    async def sleep(self, *, keep_weights):
+        self._change("sleep", "sleep kept" if keep_weights else "sleep")
+
+    async def wake(self):
+        self._change("wake", "wake")
+
+    def _change(self, what, call):
+        if self.refuses == what:
+            raise ComponentError(f"no {what}")
+        self.calls.append(call)
 
     async def close(self):
         self.calls.append("close")
@@ -126,11 +141,11 @@ async def test_a_worker_that_hangs_is_named(game):
 async def test_a_failed_worker_is_replaced_and_every_group_is_played_once(game, broken):
     workers = [FakeWorker(0.001), FakeWorker(**broken)]
     pool = RolloutPool(workers, options(group_timeout_s=0.2), respawn=replacing(workers))
-    await pool.update_weights("w", 3)
+    await pool.update_weights(Files(Path(W), 3))
     groups = await pool.collect([game.assignment(id=str(i)) for i in range(20)], 2, SAMPLING)
     assert [group.assignment.id for group in groups] == [str(i) for i in range(20)]
     assert sorted(workers[0].groups + workers[1].groups) == sorted(str(i) for i in range(20))
-    assert workers[1].calls == ["start", ("w", 3)]
+    assert workers[1].calls == ["start", (W, 3)]
 
 
 async def test_the_restarts_run_out(game):
@@ -145,8 +160,51 @@ async def test_the_restarts_run_out(game):
 async def test_a_worker_that_refuses_weights_is_replaced_and_gets_them(game):
     workers = [FakeWorker(weights_error=ComponentError("no room"))]
     pool = RolloutPool(workers, options(), respawn=replacing(workers))
-    await pool.update_weights("w", 4)
-    assert workers[0].calls == ["start", ("w", 4)]
+    await pool.update_weights(Files(Path(W), 4))
+    assert workers[0].calls == ["start", (W, 4)]
+
+
+async def test_sleep_weights_and_wake_reach_every_worker_in_that_order():
+    workers = [FakeWorker(), FakeWorker()]
+    pool = RolloutPool(workers, options())
+    await pool.sleep(keep_weights=False)
+    await pool.update_weights(Files(Path(W), 2))
+    await pool.wake()
+    assert [w.calls for w in workers] == [["sleep", (W, 2), "wake"]] * 2
+
+
+@pytest.mark.parametrize(
+    ("broken", "expected"),
+    [
+        ({"refuses": "sleep"}, ["start", (W, 1), "sleep kept", (W, 2), "wake"]),
+        ({"refuses": "wake"}, ["start", (W, 2)]),
+    ],
+)
+async def test_a_worker_that_fails_around_its_sleep_is_replaced_by_one_in_its_state(
+    broken, expected
+):
+    workers = [FakeWorker(**broken)]
+    pool = RolloutPool(workers, options(), respawn=replacing(workers))
+    await pool.update_weights(Files(Path(W), 1))
+    await pool.sleep(keep_weights=False)
+    await pool.update_weights(Files(Path(W), 2))
+    await pool.wake()
+    assert workers[0].calls == expected
+
+
+async def test_a_worker_that_dies_asleep_is_replaced_when_the_others_wake(game):
+    workers = [FakeWorker(0.01, error=ComponentError("gone"))]
+    respawn = replacing(workers)
+    pool = RolloutPool(workers, options(), respawn=respawn)
+    playing = asyncio.create_task(pool.play(game.assignment(id="7"), 1, SAMPLING))
+    await asyncio.sleep(0)
+    await pool.sleep(keep_weights=True)
+    await asyncio.sleep(0.05)
+    assert respawn.calls == 0
+    await pool.wake()
+    assert (await playing).assignment.id == "7"
+    assert respawn.calls == 1
+    assert "sleep kept" not in workers[0].calls
 
 
 async def test_spread_groups_are_whole_and_in_order(game):
@@ -177,6 +235,6 @@ async def test_start_weights_and_close_reach_every_worker():
     workers = [FakeWorker(), FakeWorker()]
     pool = RolloutPool(workers, options())
     await pool.start()
-    await pool.update_weights("w", 3)
+    await pool.update_weights(Files(Path(W), 3))
     await pool.close()
-    assert [w.calls for w in workers] == [["start", ("w", 3), "close"]] * 2
+    assert [w.calls for w in workers] == [["start", (W, 3), "close"]] * 2
