@@ -21,6 +21,7 @@ from ur2.policy.lora import Weight, adapters_off, weights_of
 from ur2.policy.model import CriticModel, PolicyModel
 from ur2.policy.optimizers import make_optimizer
 from ur2.policy.options import PolicyOptions
+from ur2.transfer.records import Manifest
 
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -121,15 +122,30 @@ class TrainEngine:
             self._engine.zero_grad()
         return norm, math.isfinite(norm)
 
-    def weights(self, max_bytes: int) -> Iterator[dict[str, Tensor]]:
-        """All weights by Hugging Face name, adapters merged, on the host, in parts of `max_bytes`.
+    def weights(
+        self, max_bytes: int, device: torch.device | str = "cpu", *, everywhere: bool = False
+    ) -> Iterator[dict[str, Tensor]]:
+        """Copies of all weights by Hugging Face name, adapters merged, in parts of `max_bytes`.
 
-        Every rank must take every part; those of ranks other than 0 are empty.
+        Every rank must take every part; those of ranks other than 0 are empty, or `everywhere`
+        full.
         """
+        wanted = everywhere or dist.get_rank() == 0
         for part in _parts(self.model, max_bytes):
             parameters = [p for weight in part for p in weight.parameters]
             with GatheredParameters(parameters, enabled=self.stage == 3):
-                yield {w.name: w.merged() for w in part if dist.get_rank() == 0}
+                yield {w.name: w.merged(device) for w in part if wanted}
+
+    def manifest(self) -> Manifest:
+        """What `weights` yields, without gathering it."""
+        weights = list(weights_of(self.model.lm))
+        parameters = [weight.parameter for weight in weights]
+        return Manifest(
+            names=tuple(weight.name for weight in weights),
+            dtypes=tuple(str(p.dtype).removeprefix("torch.") for p in parameters),
+            # a sharded parameter has its whole shape in ds_shape
+            shapes=tuple(tuple(getattr(p, "ds_shape", p.shape)) for p in parameters),
+        )
 
     def save(self, folder: Path, facts: dict[str, Any]) -> None:
         """Writes masters, optimizer and `facts`, for any number of ranks and stage to load."""

@@ -1,11 +1,11 @@
 """The policy as one thing: the same call on every rank, one answer."""
 
 import asyncio
-import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from ur2.errors import ComponentError
 from ur2.policy.options import PolicyOptions
 from ur2.policy.packing import plan
+from ur2.transfer.publication import Files, Publication, Stream
+from ur2.transfer.records import ChannelName
 from ur2.types import Batch, Sample
 
 Trace = Callable[[str, str, float, float], object]
@@ -38,19 +40,24 @@ class PolicyGroup:
         options: PolicyOptions,
         weights_dir: Path,
         trace: Trace = lambda *_: None,
+        transfer: Literal["files"] | ChannelName = "files",
     ) -> None:
         """All ranks of one policy.
 
         Args:
             ranks: set up, in order.
             options: how a batch is split.
-            weights_dir: where published weights pass through.
+            weights_dir: where weights pass through that are published as files.
             trace: told of each span of work: rank, method, and from when to when in epoch seconds.
+            transfer: which way published weights take.
         """
         self.ranks = ranks
         self._trace = trace
         self.options = options
         self.weights_dir = weights_dir
+        self._stream: Stream | None = None
+        if transfer != "files":
+            self._stream = Stream(self, transfer, options.verify_weights)
 
     async def update(self, batch: Batch) -> dict[str, float]:
         """One pass of `updates_per_rollout` optimizer steps over the batch; returns metrics."""
@@ -60,9 +67,10 @@ class PolicyGroup:
             num_ranks=len(self.ranks),
             max_tokens_per_microbatch=self.options.max_tokens_per_microbatch,
         )
-        reports = await self._gather(
-            [self._call(i, "update", planned.for_rank(i)) for i in range(len(self.ranks))]
-        )
+        async with self._stream.moving() if self._stream is not None else nullcontext():
+            reports = await self._gather(
+                [self._call(i, "update", planned.for_rank(i)) for i in range(len(self.ranks))]
+            )
         return {**reports[0], "policy/padding_fraction": planned.padding_fraction}
 
     async def logprobs(self, samples: Sequence[Sample]) -> list[NDArray[np.float32]]:
@@ -77,19 +85,22 @@ class PolicyGroup:
         """As `logprobs`, what the critic expects; with the estimator `gae` only."""
         return await self._per_token("values", samples)
 
-    async def publish(self, version: int) -> str:
-        """Writes the weights where engines can load them; returns the folder."""
-        folder = str(self.weights_dir / f"v{version:06d}")
-        await self.everywhere("publish", folder, version)
-        return folder
-
-    def discard(self, folder: str) -> None:
-        """Removes published weights once every engine has them."""
-        shutil.rmtree(folder, ignore_errors=True)
+    async def publish(self, version: int) -> Publication:
+        """The weights as `version`, for engines to take."""
+        if self._stream is not None:
+            self._stream.version = version
+            return self._stream
+        folder = self.weights_dir / f"v{version:06d}"
+        await self.everywhere("publish", str(folder), version)
+        return Files(folder, version)
 
     async def everywhere(self, method: str, *args: Any) -> None:
         """Runs a method on every rank: `save`, `load`, `export`, `close`."""
         await self._gather([self._call(i, method, *args) for i in range(len(self.ranks))])
+
+    async def ask(self, method: str) -> Any:
+        """What rank 0 answers to a method that is not collective."""
+        return await self._call(0, method)
 
     async def _per_token(self, method: str, samples: Sequence[Sample]) -> list[NDArray[np.float32]]:
         calls = [self._call(i, method, samples) for i in range(len(self.ranks))]

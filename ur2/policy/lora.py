@@ -84,15 +84,15 @@ class Weight:
         adapters = (self.layer.lora_A[ADAPTER].weight, self.layer.lora_B[ADAPTER].weight)
         return [self.parameter, *adapters]
 
-    def merged(self) -> Tensor:
-        """A copy of its value on the host, with what the adapter adds."""
+    def merged(self, device: torch.device | str = "cpu") -> Tensor:
+        """A copy of its value, with what the adapter adds."""
         value = self.parameter.detach()
         if self.layer is None:
-            return value.to("cpu", copy=True)
+            return value.to(device, copy=True)
         down, up = (p.detach().float() for p in self.parameters[1:])
         scaling: float = self.layer.scaling[ADAPTER]
         merged = value.float() + scaling * (up @ down)
-        return merged.to("cpu", value.dtype)
+        return merged.to(device, value.dtype)
 
 
 def weights_of(lm: nn.Module) -> Iterator[Weight]:

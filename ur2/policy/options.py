@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field, JsonValue
 
 from ur2.options import Options
+from ur2.transfer.choice import WeightTransfer
 
 
 class LoraOptions(Options):
@@ -65,9 +66,14 @@ class PolicyOptions(Options):
     """Train low-rank adapters and freeze the weights; engines get merged weights."""
     liger_kernels: bool = False
     """Fused norms, rotary embeddings and MLPs (needs a GPU and the package liger-kernel)."""
+    weight_transfer: WeightTransfer = "auto"
+    """How engines get the weights. `files`: written to cluster.weights_dir and read from there;
+    `nccl`: broadcast from GPU to GPU; `ipc`: read from the memory of a GPU that both are on;
+    `gloo`: broadcast between CPUs, for nodes that share no folder. `auto`: `ipc` where they share
+    GPUs, `nccl` where they have some each, `files` elsewhere. All but `files` need vllm."""
     verify_weights: Literal["first", "always", "never"] = "first"
     """Which syncs engines verify, tensor by tensor, against checksums that the policy takes;
-    `first`: two, since vllm takes a shorter way from the second on."""
+    `first`: two, since vllm takes a shorter way from the second on, and two after a restart."""
     num_threads: int = Field(default=1, ge=1)
     """CPU threads of one rank."""
     deepspeed_overrides: dict[str, JsonValue] = Field(default_factory=dict)

@@ -1,19 +1,29 @@
-"""Weights on disk: published for the engines, and exported as a Hugging Face folder."""
+"""The policy's weights on their way out: to engines, and into a Hugging Face folder."""
 
-import json
+import contextlib
 import shutil
+import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from safetensors.torch import save_file
+import torch
+import torch.distributed as dist
 from torch import Tensor
 
-from ur2.checksums import KEY, checksum
+from ur2.policy.options import PolicyOptions
+from ur2.transfer.channels import CHANNELS, Channel
+from ur2.transfer.checks import is_verified, with_checksums
+from ur2.transfer.files import write_published
+from ur2.transfer.records import ChannelError, Manifest, Meeting
+from ur2.transfer.staging import reveal, stage
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from ur2.policy.engine import TrainEngine
+
+PART_BYTES = 1 << 29
 TOKENIZER_FILES = (
     "tokenizer*",
     "special_tokens_map.json",
@@ -23,40 +33,94 @@ TOKENIZER_FILES = (
     "*.model",
     "chat_template*",
 )
-NUM_FIRST = 2
 
 
-def is_verified(which: Literal["first", "always", "never"], num_before: int) -> bool:
-    """Whether engines verify a sync that so many came before."""
-    return which == "always" or (which == "first" and num_before < NUM_FIRST)
+class Outlet:
+    """One rank's part in giving weights to engines; `write`, `join` and `send` are collective."""
+
+    def __init__(self, engine: "TrainEngine", options: PolicyOptions) -> None:
+        self._engine = engine
+        self._options = options
+        self._rank = dist.get_rank()
+        self._num_written = 0
+        self._channel: Channel | None = None
+        self._is_everywhere = False
+
+    def write(self, folder: Path, version: int) -> None:
+        """Writes safetensors files; see `PolicyWorker.publish`."""
+        with self._parts("cpu") as parts:
+            if self._rank == 0:
+                checksums = is_verified(self._options.verify_weights, self._num_written)
+                write_published(parts, folder, version, checksums=checksums)
+                self._num_written += 1
+        dist.barrier()
+
+    def join(self, meeting: Meeting) -> None:
+        """Opens a channel to engines, in the place of an earlier one.
+
+        Raises:
+            ChannelError: they were not there.
+        """
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+        self._is_everywhere = meeting.channel == "ipc"  # each rank serves the engine on its GPU
+        if self._rank and not self._is_everywhere:
+            return
+        try:
+            self._channel = CHANNELS[meeting.channel](meeting, self._rank, self._engine.device)
+        except RuntimeError as error:
+            raise ChannelError(f"the policy found no engines at the meeting: {error}") from error
+
+    def send(self, manifest: Manifest) -> None:
+        """Sends the weights over the channel.
+
+        Raises:
+            ChannelError: they did not leave.
+        """
+        device = self._engine.device
+        with self._parts(device) as parts:
+            if self._channel is None:
+                return
+            weights: Iterator[tuple[str, Tensor]] = (item for p in parts for item in p.items())
+            if manifest.verified:
+                weights = with_checksums(weights, device)
+            try:
+                self._channel.send(manifest, weights)
+            except RuntimeError as error:
+                self._channel.close()
+                self._channel = None
+                raise ChannelError(f"the policy's weights did not leave: {error}") from error
+
+    @contextlib.contextmanager
+    def _parts(self, device: torch.device | str) -> Iterator[Iterator[dict[str, Tensor]]]:
+        """The weights; what is left of them at the end is gathered, since other ranks do so."""
+        parts = self._engine.weights(PART_BYTES, device, everywhere=self._is_everywhere)
+        try:
+            yield parts
+        finally:
+            for _ in parts:
+                pass
 
 
-def write_published(
-    parts: Iterator[Mapping[str, Tensor]], folder: Path, version: int, *, checksums: bool = False
-) -> None:
-    """Writes safetensors files into `folder`, which appears only when all of them are there.
-
-    With `checksums`, engines hold what they load against what leaves here.
-    """
-    staged = _stage(folder)
-    for number, part in enumerate(parts):
-        metadata = {"version": str(version)}
-        if checksums:
-            metadata[KEY] = json.dumps({name: checksum(tensor) for name, tensor in part.items()})
-        save_file(dict(part), staged / f"weights-{number:05d}.safetensors", metadata)
-    _reveal(staged, folder)
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def write_exported(
     weights: Mapping[str, Tensor], lm: "PreTrainedModel", source: Path, folder: Path
 ) -> None:
     """Writes a folder that loads like `source`, with other weights."""
-    staged = _stage(folder)
+    staged = stage(folder)
     lm.save_pretrained(staged, state_dict=dict(weights))
     for pattern in TOKENIZER_FILES:
         for file in source.glob(pattern):
             shutil.copy(file, staged / file.name)
-    _reveal(staged, folder)
+    reveal(staged, folder)
 
 
 def model_folder(path: str, revision: str | None) -> Path:
@@ -66,16 +130,3 @@ def model_folder(path: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
     return Path(snapshot_download(path, revision=revision))
-
-
-def _stage(folder: Path) -> Path:
-    staged = folder.with_name(folder.name + ".unfinished")
-    shutil.rmtree(staged, ignore_errors=True)
-    staged.mkdir(parents=True)
-    return staged
-
-
-def _reveal(staged: Path, folder: Path) -> None:
-    if folder.exists():
-        shutil.rmtree(folder)
-    staged.rename(folder)

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from ur2.algorithms.options import AlgorithmOptions
 from ur2.algorithms.reductions import Denominators
-from ur2.errors import NotFiniteError
 from ur2.policy.critic import Critic, critic_options
 from ur2.policy.deepspeed_config import shards_bf16
 from ur2.policy.loss import Report, microbatch_loss
@@ -20,10 +19,12 @@ from ur2.policy.microbatch import collate
 from ur2.policy.options import LoraOptions, PolicyOptions
 from ur2.policy.packing import Microbatch, RankPlan, RankStep
 from ur2.policy.per_token import per_token
-from ur2.policy.ranks import gather_objects, merge, restore_rng, rng_state
+from ur2.policy.ranks import merge, restore_rng, rng_state
+from ur2.policy.refusal import refusal
 from ur2.policy.schedule import learning_rate_factor
 from ur2.policy.totals import Totals
-from ur2.policy.weights import is_verified, model_folder, write_exported, write_published
+from ur2.policy.weights import PART_BYTES, Outlet, free_port, model_folder, write_exported
+from ur2.transfer.records import Manifest, Meeting
 from ur2.types import Sample
 
 if TYPE_CHECKING:
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
 
     from ur2.policy.engine import BaseEngine, FrozenEngine, TrainEngine
 
-PUBLISH_PART_BYTES = 1 << 29
-MAX_NAMED_SAMPLES = 20
 CRITIC_FOLDER = "critic"
 RNG_FILE = "rng_rank_{}.pt"
 
@@ -75,7 +74,6 @@ class PolicyWorker:
         self.seed = seed
         self.revision = revision
         self.steps_done = 0
-        self.num_published = 0
         self.has_critic = algorithm.estimator == "gae"
 
     def setup(self, master_address: str, master_port: int) -> None:
@@ -110,7 +108,9 @@ class PolicyWorker:
 
         model = policy_model(self.options.lora)
         self.device = join_ranks(self.rank, self.world_size, master_address, master_port)
+        self.address = master_address
         self.engine = TrainEngine(model, self.options, self.device)
+        self.outlet = Outlet(self.engine, self.options)
         self.reference: FrozenEngine | BaseEngine
         if self.algorithm.kl_coef and self.options.lora:
             self.reference = BaseEngine(self.engine)
@@ -142,12 +142,12 @@ class PolicyWorker:
             if self.has_critic:  # first, so that the policy does not move if this fails
                 reports, norm, applied = self.critic.step(step, factor)
                 if not applied:
-                    raise self._refusal(step, reports)
+                    raise refusal(step, reports)
                 critic_totals.add(reports, step.num_tokens, norm)
             reports = self._accumulate(step, old_of_step)
             norm, applied = self.engine.step(factor)
             if not applied:
-                raise self._refusal(step, reports)
+                raise refusal(step, reports)
             self.steps_done += 1
             totals.add(reports, step.num_tokens, norm)
         metrics = {
@@ -184,19 +184,35 @@ class PolicyWorker:
 
         The folder appears when it is complete, and is there on return.
         """
-        parts = self.engine.weights(PUBLISH_PART_BYTES)
-        if self.rank == 0:
-            checksums = is_verified(self.options.verify_weights, self.num_published)
-            write_published(parts, Path(folder), version, checksums=checksums)
-            self.num_published += 1
-        else:
-            for _ in parts:
-                pass
-        dist.barrier()
+        self.outlet.write(Path(folder), version)
+
+    def meeting_place(self) -> tuple[str, int]:
+        """Where engines find this rank to open a channel: an address and a free port."""
+        return self.address, free_port()
+
+    def manifest(self) -> Manifest:
+        """What `send` sends; without a collective call."""
+        return self.engine.manifest()
+
+    def join_engines(self, meeting: Meeting) -> None:
+        """Opens a channel to the engines that are told of the same meeting.
+
+        Raises:
+            ChannelError: they were not there.
+        """
+        self.outlet.join(meeting)
+
+    def send(self, manifest: Manifest) -> None:
+        """Sends the weights over the channel, while the engines receive them.
+
+        Raises:
+            ChannelError: they did not leave.
+        """
+        self.outlet.send(manifest)
 
     def export(self, path: str) -> None:
         """Writes a Hugging Face folder: config, tokenizer and weights, for any tool to load."""
-        weights = merge(self.engine.weights(PUBLISH_PART_BYTES))
+        weights = merge(self.engine.weights(PART_BYTES))
         if self.rank == 0:
             source = model_folder(self.model_path, self.revision)
             write_exported(weights, self.engine.model.lm, source, Path(path))
@@ -272,26 +288,3 @@ class PolicyWorker:
     ) -> list[NDArray[np.float32]]:
         limit = self.options.max_tokens_per_microbatch
         return per_token(samples, compute, max_tokens_per_microbatch=limit)
-
-    def _refusal(self, step: RankStep, reports: Sequence[Report]) -> NotFiniteError:
-        """Which samples kept a step from being applied."""
-        here = [
-            sample.id
-            for microbatch, report in zip(step.microbatches, reports, strict=True)
-            for sample, broken in zip(microbatch, report.broken_B.tolist(), strict=False)
-            if broken
-        ]
-        ids = tuple(sorted(id_ for part in gather_objects(here) for id_ in part))
-        if not ids:
-            everyone = gather_objects([s.id for m in step.microbatches for s in m])
-            return NotFiniteError(
-                "policy update stopped: the losses are finite, but their gradient is not; the "
-                "weights are unchanged (try a lower policy.learning_rate)",
-                tuple(sorted(id_ for part in everyone for id_ in part)),
-            )
-        named = ", ".join(ids[:MAX_NAMED_SAMPLES]) + (", ..." if ids[MAX_NAMED_SAMPLES:] else "")
-        return NotFiniteError(
-            f"policy update stopped: the loss of {len(ids)} samples is not finite ({named}); the "
-            "weights are unchanged",
-            ids,
-        )

@@ -4,14 +4,18 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack
+from functools import partial
 from itertools import chain, pairwise
 from typing import Any, Protocol, TypeVar
 
 from ur2.errors import ComponentError
 from ur2.rollout.board import Account, Board
 from ur2.rollout.options import RolloutOptions, SamplingOptions
+from ur2.rollout.receiver import TakesWeights, WorkerReceiver
 from ur2.rollout.search import Trace, trace_searches
 from ur2.rollout.tasks import gather_or_cancel
+from ur2.transfer.publication import Publication
 from ur2.types import Assignment, Group
 
 T = TypeVar("T")
@@ -19,7 +23,7 @@ Change = Callable[["Worker"], Awaitable[None]]
 logger = logging.getLogger(__name__)
 
 
-class Worker(Protocol):
+class Worker(TakesWeights, Protocol):
     """What the pool asks of a worker, wherever it runs."""
 
     def start(self) -> Coroutine[Any, Any, None]:
@@ -30,10 +34,6 @@ class Worker(Protocol):
         self, assignment: Assignment, num_samples: int, sampling: SamplingOptions, first: int = 0
     ) -> Coroutine[Any, Any, Group]:
         """Plays the samples `first`, ..., `first + num_samples - 1` of a group."""
-        ...
-
-    def update_weights(self, path: str, version: int) -> Coroutine[Any, Any, None]:
-        """Takes new weights."""
         ...
 
     def sleep(self, *, keep_weights: bool) -> Coroutine[Any, Any, None]:
@@ -79,7 +79,7 @@ class RolloutPool:
         self._respawn = respawn
         self._restarts_left = options.max_worker_restarts if respawn else 0
         self._changing = [asyncio.Lock() for _ in workers]
-        self._weights: tuple[str, int] | None = None
+        self._publication: Publication | None = None
         self._awake = asyncio.Event()
         self._awake.set()
         self._board = Board(len(workers), options.engine.max_num_seqs)
@@ -144,19 +144,30 @@ class RolloutPool:
 
         return await gather_or_cancel(play(assignment) for assignment in assignments)
 
-    async def update_weights(self, path: str, version: int) -> None:
-        """Gives all engines the weights of directory `path`, under the label `version`.
+    async def update_weights(self, publication: Publication) -> None:
+        """Gives all engines new weights.
 
-        The directory must stay until the next update, for workers that start later.
+        The publication is kept until the next one, for workers that start later.
 
         Raises:
-            ComponentError: a worker died, hangs or refuses the weights, and there is no further
-                restart.
+            ComponentError: the policy failed; or a worker died, hangs or refuses the weights, and
+                there is no further restart.
         """
-        self._weights = path, version
-        await self._everywhere(
-            f"weights {version}", lambda worker: worker.update_weights(path, version)
+        async with AsyncExitStack() as unchanging:
+            for lock in self._changing:
+                await unchanging.enter_async_context(lock)
+            previous, self._publication = self._publication, publication
+            workers = list(self._workers)
+            failures = await publication.deliver(
+                [self._receiver(*item) for item in enumerate(workers)]
+            )
+        await gather_or_cancel(
+            self._replace(index, worker, failure)
+            for index, (worker, failure) in enumerate(zip(workers, failures, strict=True))
+            if failure is not None
         )
+        if previous is not None and previous is not publication:
+            previous.discard()
 
     async def sleep(self, *, keep_weights: bool) -> None:
         """Makes all engines give their memory back; what is in play waits.
@@ -243,18 +254,28 @@ class RolloutPool:
         await self._replace(index, worker, failure)
 
     async def _change(self, index: int, worker: Worker, what: str, change: Change) -> None:
+        await self._timed(index, what, change(worker))
+
+    async def _timed(self, index: int, what: str, call: Awaitable[None]) -> None:
         start_s = time.time()
-        await _within(self._options.update_timeout_s, change(worker), _name(index, what))
+        await _within(self._options.update_timeout_s, call, _name(index, what))
         self._trace(f"rollout worker {index}", what, start_s, time.time())
+
+    def _receiver(self, index: int, worker: Worker) -> WorkerReceiver:
+        return WorkerReceiver(
+            worker=worker,
+            num_ranks=self._options.engine.tensor_parallel_size,
+            limit_s=self._options.update_timeout_s,
+            timed=partial(self._timed, index),
+        )
 
     async def _bring_up(self, index: int, worker: Worker) -> None:
         """Starts a worker late: it gets the newest weights, and sleeps where the others do."""
         await self._start(index, worker)
-        if self._weights is not None:  # it starts with version 0
-            path, version = self._weights
-            await self._change(
-                index, worker, f"weights {version}", lambda w: w.update_weights(path, version)
-            )
+        if self._publication is not None:  # it starts with version 0
+            (failure,) = await self._publication.deliver([self._receiver(index, worker)])
+            if failure is not None:
+                raise failure
         if not self._awake.is_set():
             await self._change(index, worker, "sleep", lambda w: w.sleep(keep_weights=True))
 

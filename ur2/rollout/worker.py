@@ -1,6 +1,8 @@
 """A rollout worker: one engine, and the groups that are played on it."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from ur2.errors import ComponentError, InputError
 from ur2.prompts.options import PromptOptions
@@ -12,6 +14,7 @@ from ur2.rollout.episode import Players, run_episode
 from ur2.rollout.options import RolloutOptions, SamplingOptions
 from ur2.rollout.search import Knowledge
 from ur2.rollout.tasks import gather_or_cancel
+from ur2.transfer.records import Manifest, Meeting
 from ur2.types import Assignment, Group
 
 
@@ -73,14 +76,31 @@ class RolloutWorker:
         Raises:
             ComponentError: they do not fit, or the engine did not take them in time.
         """
+        async with self._in_time(f"take weights {version}"):
+            await self._players.engine.load_weights(path, version)
+
+    async def join_policy(self, meeting: Meeting) -> None:
+        """Opens the engine's channel to the policy.
+
+        Raises:
+            ComponentError: nobody was there in time, or the engine has no channels.
+        """
+        async with self._in_time("find the policy"):
+            await self._players.engine.join_policy(meeting)
+
+    async def receive_weights(self, manifest: Manifest, version: int) -> None:
+        """As `update_weights`, by what comes over the channel."""
+        async with self._in_time(f"receive weights {version}"):
+            await self._players.engine.receive_weights(manifest, version)
+
+    @asynccontextmanager
+    async def _in_time(self, what: str) -> AsyncIterator[None]:
         timeout_s = self._players.options.update_timeout_s
         try:
             async with asyncio.timeout(timeout_s):
-                await self._players.engine.load_weights(path, version)
+                yield
         except TimeoutError as error:
-            raise ComponentError(
-                f"the engine did not take weights {version} within {timeout_s:g} s"
-            ) from error
+            raise ComponentError(f"the engine did not {what} within {timeout_s:g} s") from error
 
     async def sleep(self, keep_weights: bool) -> None:
         """See `Engine.sleep`."""

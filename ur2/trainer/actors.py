@@ -22,6 +22,7 @@ from ur2.retrieval.service import RetrievalService
 from ur2.rollout.chat import ChatWorker
 from ur2.rollout.options import SamplingOptions
 from ur2.rollout.worker import RolloutWorker, make_players
+from ur2.transfer.records import Manifest, Meeting
 from ur2.types import Assignment, Group
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -226,6 +227,14 @@ class RemoteRollouts:
     async def update_weights(self, path: str, version: int) -> None:
         """See `RolloutWorker.update_weights`."""
         await self.actor.call("update_weights", path, version)
+
+    async def join_policy(self, meeting: Meeting) -> None:
+        """See `RolloutWorker.join_policy`."""
+        await self.actor.call("join_policy", meeting)
+
+    async def receive_weights(self, manifest: Manifest, version: int) -> None:
+        """See `RolloutWorker.receive_weights`."""
+        await self.actor.call("receive_weights", manifest, version)
 
     async def sleep(self, *, keep_weights: bool) -> None:
         """See `RolloutWorker.sleep`."""

@@ -71,7 +71,6 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self._updating = False
-        self._published: str | None = None
         self._feed = Feed(self.options, self.curriculum, self._play, self._is_informative)
 
     async def run(self) -> Evaluation | None:
@@ -157,13 +156,9 @@ class Trainer:
 
     async def publish(self, version: int) -> None:
         """Hands the policy's weights to the engines, as `version`."""
-        folder = await self.policy.publish(version)
-        await self.rollouts.update_weights(folder, version)
+        await self.rollouts.update_weights(await self.policy.publish(version))
         if self.colocated:  # last, since it takes the most memory
             await self.rollouts.wake()
-        if self._published is not None:
-            self.policy.discard(self._published)
-        self._published = folder  # kept for engines that must be started again
 
     def _check_failures(self, scored: Sequence[ScoredGroup]) -> None:
         rate = retrieval_metrics(scored).get("retrieval/failure_rate", 0.0)

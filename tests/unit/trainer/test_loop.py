@@ -17,7 +17,7 @@ from ur2.errors import ComponentError, NotFiniteError, RunInterruptedError
 from ur2.policy.group import PolicyGroup
 from ur2.policy.options import PolicyOptions
 from ur2.rollout.board import Account
-from ur2.rollout.options import RolloutOptions
+from ur2.rollout.options import RolloutOptions, SamplingOptions
 from ur2.trainer.checkpoint import Checkpoints, LoopState
 from ur2.trainer.clock import Clock
 from ur2.trainer.loop import Trainer
@@ -25,6 +25,7 @@ from ur2.trainer.options import TrainerOptions
 from ur2.trainer.reporting import Reporter
 from ur2.trainer.run_directory import RunDirectory
 from ur2.trainer.timeline import Timeline
+from ur2.transfer.publication import Files
 from ur2.types import (
     Assignment,
     Author,
@@ -52,6 +53,7 @@ class ScriptedRollouts:
     def __init__(self, outcome: str = "found") -> None:
         self.outcome = outcome
         self.assignments: list[Assignment] = []
+        self.samplings: dict[str, object] = {}
         self.versions: list[int] = [0]
         self.before_step: Callable[[int], None] = lambda step: None
 
@@ -64,6 +66,7 @@ class ScriptedRollouts:
         self.before_step(assignment.step)
         await asyncio.sleep(0)
         self.assignments.append(assignment)
+        self.samplings[assignment.id] = sampling
         return self._group(assignment, num_samples)
 
     def take_account(self) -> Account:
@@ -73,8 +76,8 @@ class ScriptedRollouts:
     def searches_known_s(self) -> float:
         return time.time()
 
-    async def update_weights(self, path: str, version: int) -> None:
-        self.versions.append(version)
+    async def update_weights(self, publication: Files) -> None:
+        self.versions.append(publication.version)
 
     def _group(self, assignment: Assignment, num_samples: int) -> Group:
         search = SearchEvent(query="x", outcome=self.outcome)  # type: ignore[arg-type]
@@ -318,6 +321,19 @@ async def test_held_out_questions_may_search_where_the_options_say_so(tmp_path, 
     rollouts: Any = trainer.rollouts
     asked = [a.retrieval for a in rollouts.assignments if a.id.startswith("eval")]
     assert asked == expected
+
+
+async def test_every_stage_trains_on_the_sampling_that_the_options_were_checked_for(
+    tmp_path: Path,
+) -> None:
+    trainer = make_trainer(tmp_path, steps=4, curriculum_options=STAGES)
+    evaluation = SamplingOptions(temperature=0.3, top_p=0.5)
+    trainer.rollout = trainer.rollout.model_copy(update={"eval_sampling": evaluation})
+    await trainer.run()
+    rollouts: Any = trainer.rollouts
+    assert len(rollouts.samplings) == 4 * 4 + 2 * 4
+    for id_, sampling in rollouts.samplings.items():
+        assert sampling == (evaluation if id_.startswith("eval") else SamplingOptions())
 
 
 async def test_a_stage_has_its_own_reward_whose_schedules_begin_with_it(tmp_path: Path) -> None:

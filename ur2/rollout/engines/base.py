@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from ur2.transfer.records import Manifest, Meeting
 from ur2.types import VersionRun
 
 Finish = Literal["stop", "length"]
@@ -79,6 +80,24 @@ class Engine(Protocol):
         Raises:
             InputError: `path` holds no weights.
             ComponentError: the weights do not fit the model, or the engine died.
+        """
+        ...
+
+    async def join_policy(self, meeting: Meeting) -> None:
+        """Opens a channel to the policy, in the place of an earlier one.
+
+        Raises:
+            ChannelError: the policy, or another engine, was not there.
+            ComponentError: the engine has no channels, or died.
+        """
+        ...
+
+    async def receive_weights(self, manifest: Manifest, version: int) -> None:
+        """As `load_weights`, by those that the policy sends at the same time.
+
+        Raises:
+            ChannelError: they did not come through. The engine waits for others.
+            ComponentError: they do not fit the model, or the engine died.
         """
         ...
 

@@ -9,14 +9,10 @@ from ur2.checksums import checksum
 from ur2.errors import ComponentError, InputError
 from ur2.rollout.engines.base import Finish, Generation, GenerationRequest
 from ur2.rollout.engines.text import decode, load_tokenizer, split_stops
-from ur2.rollout.engines.weights import (
-    damaged,
-    read_checksums,
-    read_weights,
-    refuse_differing,
-    weight_files,
-)
 from ur2.rollout.options import EngineOptions
+from ur2.transfer.checks import damaged, refuse_differing
+from ur2.transfer.files import read_checksums, read_weights, weight_files
+from ur2.transfer.records import Manifest, Meeting
 from ur2.types import version_runs
 
 if TYPE_CHECKING:
@@ -107,6 +103,14 @@ class HfEngine:
             self._waiting = [*self._batch.evict(), *self._waiting]
             self._version = version
             self._has_weights = True
+
+    async def join_policy(self, meeting: Meeting) -> None:
+        """Refuses: it has no channels."""
+        raise ComponentError("the hf engine reads files: set policy.weight_transfer=files")
+
+    async def receive_weights(self, manifest: Manifest, version: int) -> None:
+        """Refuses: it has no channels."""
+        raise ComponentError("the hf engine reads files: set policy.weight_transfer=files")
 
     async def sleep(self, *, keep_weights: bool) -> None:
         """Drops the cache, and the weights or, on GPU, moves them to host memory."""
@@ -234,7 +238,7 @@ class HfEngine:
                 for name, tensor in weights.items()
                 if checksum(parameters[name]) != checksum(tensor.to(parameters[name].dtype))
             ]
-            refuse_differing(differing, path=path, version=version)
+            refuse_differing(differing, source=f"in '{path}'", version=version)
 
     async def _on_thread(self, function: Any, *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)

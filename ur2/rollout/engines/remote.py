@@ -7,6 +7,7 @@ from ur2.rollout.engines.base import Finish, Generation, GenerationRequest
 from ur2.rollout.engines.endpoint import Endpoint
 from ur2.rollout.engines.text import decode, load_tokenizer, split_stops
 from ur2.rollout.options import EngineOptions
+from ur2.transfer.records import Manifest, Meeting
 from ur2.types import VersionRun
 
 _FINISHES: dict[str, Finish] = {"stop": "stop", "length": "length"}
@@ -75,6 +76,14 @@ class RemoteEngine:
 
     async def load_weights(self, path: str, version: int) -> None:
         """Refuses: an endpoint's weights are fixed."""
+        raise ComponentError("a remote engine cannot take weights; train with vllm or hf")
+
+    async def join_policy(self, meeting: Meeting) -> None:
+        """Refuses, as `load_weights`."""
+        raise ComponentError("a remote engine cannot take weights; train with vllm or hf")
+
+    async def receive_weights(self, manifest: Manifest, version: int) -> None:
+        """Refuses, as `load_weights`."""
         raise ComponentError("a remote engine cannot take weights; train with vllm or hf")
 
     async def sleep(self, *, keep_weights: bool) -> None:

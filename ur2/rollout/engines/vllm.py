@@ -2,16 +2,19 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 from ur2.errors import ComponentError, InputError
 from ur2.rollout.engines.base import Finish, Generation, GenerationRequest
 from ur2.rollout.engines.text import decode, split_stops
-from ur2.rollout.engines.weights import read_checksums, refuse_differing, weight_files
 from ur2.rollout.options import EngineOptions
+from ur2.transfer.checks import refuse_differing
+from ur2.transfer.files import read_checksums, weight_files
+from ur2.transfer.records import ChannelError, Manifest, Meeting
 from ur2.types import VersionRun
 
 _INITIAL_VERSION = 0
@@ -104,6 +107,7 @@ class VllmEngine:
             "seed": self._seed,
             "generation_config": "vllm",  # a model's own top_p or top_k would change the sampling
             "worker_extension_cls": "ur2.rollout.engines.vllm_weights.WeightReloader",
+            "weight_transfer_config": {"backend": "ur2"},  # that module registers it
             "disable_log_stats": True,
             **device,
         }
@@ -162,29 +166,65 @@ class VllmEngine:
         weights, so that every logprob is exact for the weights that sampled its token.
         """
         weight_files(path)
+        async with self._replacing(version):
+            problems = await self._llm.collective_rpc("ur2_reload", args=(path,))
+            self._refuse_misfits(f"in '{path}'", problems)
+            if read_checksums(path):
+                differing = await self._llm.collective_rpc("ur2_differing", args=(path,))
+                refuse_differing(*differing, source=f"in '{path}'", version=version)
+
+    async def join_policy(self, meeting: Meeting) -> None:
+        """Opens a channel in each of vllm's processes; decoding waits."""
+        from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
+
+        request = WeightTransferInitRequest(init_info=dataclasses.asdict(meeting))
+        async with self._updating:
+            with _engine_death():
+                await self._llm.init_weight_transfer_engine(request)
+                self._refuse_broken(await self._llm.collective_rpc("ur2_outcome"))
+
+    async def receive_weights(self, manifest: Manifest, version: int) -> None:
+        """As `load_weights`, from the channel."""
+        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
+
+        request = WeightTransferUpdateRequest(update_info=dataclasses.asdict(manifest))
+        async with self._replacing(version):
+            await self._llm.start_weight_update()
+            await self._llm.update_weights(request)
+            await self._llm.finish_weight_update()
+            outcomes = await self._llm.collective_rpc("ur2_outcome")
+            self._refuse_broken(outcomes)
+            self._refuse_misfits("of the policy", [problem for _, problem, _ in outcomes])
+            differing = [names for _, _, names in outcomes]
+            refuse_differing(*differing, source="over the channel", version=version)
+
+    @contextlib.asynccontextmanager
+    async def _replacing(self, version: int) -> AsyncIterator[None]:
+        """Inside, the weights become those of `version`; where it fails, nothing goes on."""
         async with self._updating:
             with _engine_death():
                 if not self._asleep:
                     await self._llm.pause_generation(mode="keep", clear_cache=False)
                 elif not _on_cpu():
                     await self._llm.wake_up(tags=["weights"])
-                problems = await self._llm.collective_rpc("ur2_reload", args=(path,))
-                if any(problems):
-                    raise ComponentError(
-                        f"weights in '{path}' do not fit model '{self._model_path}': "
-                        f"{next(filter(None, problems))}"
-                    )
-                if read_checksums(path):
-                    refuse_differing(
-                        *await self._llm.collective_rpc("ur2_differing", args=(path,)),
-                        path=path,
-                        version=version,
-                    )
+                yield
                 await self._llm.reset_prefix_cache(reset_running_requests=True)
                 await self._llm.update_weight_version(str(version))
                 self._has_weights = True
                 if not self._asleep:
                     await self._llm.resume_generation()
+
+    def _refuse_misfits(self, which: str, problems: Sequence[str]) -> None:
+        if any(problems):
+            raise ComponentError(
+                f"weights {which} do not fit model '{self._model_path}': "
+                f"{next(filter(None, problems))}"
+            )
+
+    def _refuse_broken(self, outcomes: Sequence[tuple[str, str, list[str]]]) -> None:
+        for broken, _, _ in outcomes:
+            if broken:
+                raise ChannelError(f"the channel to the policy broke: {broken}")
 
     async def sleep(self, *, keep_weights: bool) -> None:
         """On GPU frees weights and KV cache (levels 1 and 2 of vllm); the CPU build only pauses.

@@ -1,34 +1,129 @@
-"""Weight updates inside vllm's own processes, one per tensor-parallel rank."""
+"""New weights inside vllm's own processes, one per tensor-parallel rank."""
 
-import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import wraps
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from vllm.config import set_current_vllm_config
-from vllm.model_executor.layers.attention import is_deferred_attention_layer
-from vllm.model_executor.layers.vocab_parallel_embedding import (
-    ParallelLMHead,
-    UnquantizedEmbeddingMethod,
-)
-from vllm.model_executor.model_loader.reload import (
-    finalize_layerwise_reload,
-    initialize_layerwise_reload,
-)
-from vllm.model_executor.model_loader.reload.layerwise import (
-    _get_original_loader,
-    _layerwise_process,
-    get_layerwise_info,
-)
-from vllm.model_executor.model_loader.reload.utils import get_layer_tensors
+from vllm.distributed.weight_transfer.base import WeightTransferEngine
+from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
-from ur2.checksums import checksum, total
-from ur2.rollout.engines.weights import damaged, read_checksums, read_weights
+from ur2.checksums import checksum
+from ur2.rollout.engines.vllm_reload import Reloader
+from ur2.transfer.channels import CHANNELS, Channel
+from ur2.transfer.checks import CHECKSUMS, damaged, differing, read_sums
+from ur2.transfer.files import read_checksums, read_weights
+from ur2.transfer.records import Manifest, Meeting
 
-PROBE_ROWS = 256
+T = TypeVar("T")
+
+BACKEND = "ur2"
+"""The name by which vllm finds `ChannelEngine`."""
+MISFITS = (AssertionError, KeyError, ValueError, RuntimeError, OSError)
+"""What models raise at weights that are not theirs."""
+
+
+class ChannelEngine(WeightTransferEngine):  # type: ignore[misc]
+    """Takes weights that come over a channel; vllm makes it and calls it in each process.
+
+    Exceptions lose their type on the way to the caller, and would end the update before its end:
+    failures are kept, and asked for when it is over.
+    """
+
+    init_info_cls = Meeting
+    update_info_cls = Manifest
+    supports_draft_weight_update = False
+
+    def __init__(
+        self, config: Any, vllm_config: Any, device: torch.device, model: nn.Module
+    ) -> None:
+        super().__init__(config, vllm_config, device, model)
+        self._reloader = Reloader(model, vllm_config)
+        self._channel: Channel | None = None
+        self._is_begun = False
+        self._published: dict[str, int] = {}
+        self._arrived: dict[str, int] = {}
+        self._sums: dict[tuple[str, torch.dtype], int] = {}
+        self.broken = ""
+        """What is wrong with the channel."""
+        self.problem = ""
+        """What is wrong with the weights."""
+
+    def init_transfer_engine(self, init_info: Meeting) -> None:
+        """Opens a channel, in the place of an earlier one."""
+        self.shutdown()
+        self.broken = ""
+        rank = init_info.first_rank + self.parallel_config.rank
+        try:
+            self._channel = CHANNELS[init_info.channel](init_info, rank, self.device)
+        except RuntimeError as error:
+            self.broken = str(error)
+
+    def start_weight_update(self) -> None:
+        """Forgets the last update; the next begins with its manifest."""
+        self.problem = ""
+        self._published, self._arrived, self._sums = {}, {}, {}
+
+    def receive_weights(self, update_info: Manifest) -> None:
+        """Loads what comes, to the end, so that the policy can send it to others."""
+        if self._channel is None:
+            return
+
+        def take(part: list[tuple[str, Tensor]]) -> None:
+            weights = dict(part)
+            if (checksums := weights.pop(CHECKSUMS, None)) is not None:
+                self._published = read_sums(update_info.names, checksums)
+            if update_info.verified:
+                self._add_up(weights)
+            if not self.problem:
+                self._note(self._reloader.load, list(weights.items()))
+
+        self._is_begun = True
+        self._note(self._reloader.begin, update_info.names)
+        try:
+            self._channel.receive(update_info, take)
+        except RuntimeError as error:
+            self.broken = str(error)
+            self.shutdown()  # the policy need not wait for this process
+
+    def finish_weight_update(self) -> None:
+        """Makes the model whole again, under whatever weights it got."""
+        if not self._is_begun:
+            return
+        self._is_begun = False
+        missing = self._note(self._reloader.finish)
+        if missing and not self.broken:
+            self.problem = self.problem or f"missing {', '.join(missing)}"
+
+    def differing(self) -> list[str]:
+        """Tensors that did not arrive as they were sent, or that the model does not hold so."""
+        if not self._published or self.broken or self.problem:
+            return []
+        return differing(self._arrived, self._published) or self._reloader.differing(
+            lambda name, dtype: self._sums[name, dtype]
+        )
+
+    def _note(self, step: Callable[..., T], *args: Any) -> T | None:
+        """Takes one step of an update; the first failure is kept."""
+        try:
+            return step(*args)
+        except MISFITS as error:
+            self.problem = self.problem or f"{type(error).__name__}: {error}"
+            return None
+
+    def _add_up(self, weights: Mapping[str, Tensor]) -> None:
+        """Checksums of what arrives, in the types that parameters have."""
+        for name, tensor in weights.items():
+            self._arrived[name] = checksum(tensor)
+            for dtype in {tensor.dtype, self.model_config.dtype, torch.float32}:
+                self._sums[name, dtype] = checksum(tensor.to(dtype))
+
+    def shutdown(self) -> None:
+        """Leaves the channel."""
+        if self._channel is not None:
+            channel, self._channel = self._channel, None
+            channel.close()
+            self.broken = self.broken or "the channel is closed"
 
 
 class WeightReloader:
@@ -36,194 +131,40 @@ class WeightReloader:
 
     vllm_config: Any
     model_runner: Any
-    ur2_route: "Route | None" = None
+    weight_transfer_engine: Any
+    ur2_reloader: Reloader | None = None
 
     def ur2_reload(self, path: str) -> str:
         """Loads the weights of directory `path` into the running model.
-
-        Layer by layer: kernels that repack their weights (all linear layers on CPU) get the plain
-        layout back, are loaded, and are repacked in place. The first time vllm finds the way of
-        each tensor by its name; later ones take the same way.
 
         Returns:
             What did not fit, empty where all did. Exceptions lose their type on the way to the
             caller, so the failure travels as text.
         """
-        model = self.model_runner.get_model()
-        missing: list[str] = []
+        if self.ur2_reloader is None:
+            self.ur2_reloader = Reloader(self.model_runner.get_model(), self.vllm_config)
         try:
             weights = dict(read_weights(path))
-            expected = {name for name, _ in model.named_parameters()}
-            with set_current_vllm_config(self.vllm_config), torch.no_grad():
-                initialize_layerwise_reload(model)
-                if self.ur2_route is not None and self.ur2_route.sources == weights.keys():
-                    self.ur2_route.load(weights)
-                else:
-                    recorder = Recorder(model, weights)
-                    missing = sorted(expected - model.load_weights(weights.items()))
-                    self.ur2_route = None if missing else recorder.route()
-                finalize_layerwise_reload(model, self.vllm_config.model_config)
-                _repack_heads(model)
-        except (AssertionError, KeyError, ValueError, RuntimeError, OSError) as error:
+            self.ur2_reloader.begin(weights)
+            self.ur2_reloader.load(list(weights.items()))
+            missing = self.ur2_reloader.finish()
+        except MISFITS as error:
             return f"{type(error).__name__}: {error}"
         return f"missing {', '.join(missing)}" if missing else ""
 
     def ur2_differing(self, path: str) -> list[str]:
-        """Tensors that `path` or, after `ur2_reload`, the model does not hold as published.
-
-        What the model holds is compared where its layout is known: in kernels that have repacked
-        it, too, but not where ranks share a tensor.
-        """
+        """Tensors that `path` or, after `ur2_reload`, the model does not hold as published."""
         weights = dict(read_weights(path))
-        differing = damaged(weights, read_checksums(path))
-        if differing or self.ur2_route is None or self.vllm_config.parallel_config.world_size > 1:
-            return differing
-        with set_current_vllm_config(self.vllm_config), torch.no_grad():
-            return [
-                *self.ur2_route.differing(weights),
-                *_stale_heads(self.model_runner.get_model()),
-            ]
+        if names := damaged(weights, read_checksums(path)):
+            return names
+        assert self.ur2_reloader is not None
+        return self.ur2_reloader.differing(lambda name, dtype: checksum(weights[name].to(dtype)))
+
+    def ur2_outcome(self) -> tuple[str, str, list[str]]:
+        """What was wrong, empty where nothing was: the channel, the weights, which of them."""
+        engine: ChannelEngine = self.weight_transfer_engine
+        return engine.broken, engine.problem, engine.differing()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
-    """One call of a layer's weight loader, without the tensor."""
-
-    parameter: str
-    """Of the layer."""
-    source: str
-    """Name of the tensor that is loaded."""
-    argument: str
-    """What the loader calls it."""
-    bound: inspect.BoundArguments
-    """The other arguments."""
-
-    def of(self, weights: Mapping[str, Tensor]) -> tuple[str, inspect.BoundArguments]:
-        """The call with a tensor, as vllm keeps it."""
-        arguments = {**self.bound.arguments, self.argument: weights[self.source]}
-        return self.parameter, inspect.BoundArguments(self.bound.signature, arguments)
-
-
-class Route:
-    """The calls that load a model, layer by layer."""
-
-    def __init__(self, calls: Mapping[nn.Module, Sequence[Call]]) -> None:
-        self._calls = calls
-        self.sources = {call.source for of_layer in calls.values() for call in of_layer}
-
-    def load(self, weights: Mapping[str, Tensor]) -> None:
-        """Makes them, between the beginning and the end of a layerwise reload."""
-        for layer, calls in self._calls.items():
-            info = get_layerwise_info(layer)
-            info.loaded_weights = [call.of(weights) for call in calls]
-            info.load_numel = info.load_numel_total
-            if not is_deferred_attention_layer(layer):  # they are loaded at the end
-                _layerwise_process(layer, info)
-
-    def differing(self, weights: Mapping[str, Tensor]) -> list[str]:
-        """Sources of parameters that do not hold them."""
-        return [
-            source
-            for layer, calls in self._calls.items()
-            for parameter in {call.parameter for call in calls}
-            for source in _differing(
-                _plain(layer, parameter),
-                {c.source: weights[c.source] for c in calls if c.parameter == parameter},
-            )
-        ]
-
-
-class Recorder:
-    """Listens to the weight loaders of a layerwise reload that has begun."""
-
-    def __init__(self, model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-        self._sources = {id(tensor): name for name, tensor in weights.items()}
-        self._names = set(weights)
-        self._calls: dict[nn.Module, list[Call]] = {}
-        self._lost = False
-        for layer in model.modules():
-            for name, tensor in get_layer_tensors(layer).items():
-                if hasattr(tensor, "weight_loader"):
-                    tensor.weight_loader = self._listening(layer, name, tensor)
-
-    def route(self) -> Route | None:
-        """The way of all tensors; None where a loader got something else than one of them.
-
-        Then it is deaf, though vllm may keep some of the loaders for other reloads.
-        """
-        route = Route({layer: tuple(calls) for layer, calls in self._calls.items()})
-        self._sources = {}
-        return None if self._lost or route.sources != self._names else route
-
-    def _listening(self, layer: nn.Module, parameter: str, tensor: Any) -> Callable[..., Any]:
-        loader = tensor.weight_loader
-        signature = inspect.signature(_get_original_loader(tensor))
-
-        @wraps(loader)  # vllm tells its own wrappers by their name
-        def listening(*args: Any, **kwargs: Any) -> Any:
-            bound = signature.bind(*args, **kwargs)
-            bound.apply_defaults()
-            self._note(layer, parameter, bound)
-            return loader(*args, **kwargs)
-
-        return listening
-
-    def _note(self, layer: nn.Module, parameter: str, bound: inspect.BoundArguments) -> None:
-        given = [key for key, value in bound.arguments.items() if id(value) in self._sources]
-        if len(given) != 1:
-            self._lost = True
-            return
-        source = self._sources[id(bound.arguments[given[0]])]
-        for key, value in bound.arguments.items():
-            if isinstance(value, Tensor):
-                bound.arguments[key] = None
-        call = Call(parameter=parameter, source=source, argument=given[0], bound=bound)
-        self._calls.setdefault(layer, []).append(call)
-
-
-def _repack_heads(model: torch.nn.Module) -> None:
-    """Refreshes the packed copy that a tied LM head keeps of the embedding on CPU.
-
-    The head shares the embedding's parameter, so no weight is ever loaded into the head itself and
-    the layerwise reload skips it. Without effect on GPU, where nothing is packed.
-    """
-    for module in model.modules():
-        method = getattr(module, "quant_method", None)
-        if isinstance(module, ParallelLMHead) and isinstance(method, UnquantizedEmbeddingMethod):
-            method.process_weights_after_loading(module)
-
-
-def _stale_heads(model: nn.Module) -> list[str]:
-    """Tied LM heads whose packed copy is not the embedding."""
-    return [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, ParallelLMHead)
-        and hasattr(module, "cpu_linear")
-        and _differing(_by_kernel(module, module.weight.shape[1]), {name: module.weight})
-    ]
-
-
-def _differing(parameter: Iterable[Tensor], sources: Mapping[str, Tensor]) -> list[str]:
-    """The sources, where the parameter's parts do not add up to them."""
-    parts = list(parameter)
-    expected = total(checksum(source.to(parts[0].dtype)) for source in sources.values())
-    return [] if total(checksum(part) for part in parts) == expected else sorted(sources)
-
-
-def _plain(layer: nn.Module, parameter: str) -> Iterator[Tensor]:
-    """The values of a parameter, in parts and any order."""
-    value: Tensor = getattr(layer, parameter)
-    if value.numel():
-        yield value
-    else:  # repacked, which leaves an empty parameter behind
-        columns = get_layerwise_info(layer).restore_metadata[0][parameter].shape[1]
-        yield from _by_kernel(layer, columns)
-
-
-def _by_kernel(layer: Any, columns: int) -> Iterator[Tensor]:
-    """The columns of a weight as its kernel has them: what it makes of the rows of an identity."""
-    dtype = next(layer.parameters()).dtype
-    for start in range(0, columns, PROBE_ROWS):
-        rows = torch.arange(start, min(start + PROBE_ROWS, columns))
-        yield layer.quant_method.apply(layer, torch.nn.functional.one_hot(rows, columns).to(dtype))
+# vllm imports the extension in each of its processes before it makes the engine
+WeightTransferEngineFactory.register_engine(BACKEND, ChannelEngine)

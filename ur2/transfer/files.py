@@ -1,17 +1,38 @@
-"""Reading published weights: a directory of safetensors buckets."""
+"""The way through files: a directory of safetensors buckets, best in shared memory."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ur2.checksums import KEY, checksum
-from ur2.errors import ComponentError, InputError
+from ur2.errors import InputError
+from ur2.transfer.staging import reveal, stage
 
 if TYPE_CHECKING:
     import torch
 
-MAX_NAMED = 5
+
+def write_published(
+    parts: "Iterator[Mapping[str, torch.Tensor]]",
+    folder: Path,
+    version: int,
+    *,
+    checksums: bool = False,
+) -> None:
+    """Writes safetensors files into `folder`, which appears only when all of them are there.
+
+    With `checksums`, engines hold what they load against what leaves here.
+    """
+    from safetensors.torch import save_file
+
+    staged = stage(folder)
+    for number, part in enumerate(parts):
+        metadata = {"version": str(version)}
+        if checksums:
+            metadata[KEY] = json.dumps({name: checksum(tensor) for name, tensor in part.items()})
+        save_file(dict(part), staged / f"weights-{number:05d}.safetensors", metadata)
+    reveal(staged, folder)
 
 
 def weight_files(path: str) -> list[Path]:
@@ -45,28 +66,3 @@ def read_checksums(path: str) -> dict[str, int]:
         with safe_open(file, framework="pt") as bucket:
             published.update(json.loads((bucket.metadata() or {}).get(KEY, "{}")))
     return published
-
-
-def damaged(weights: "Mapping[str, torch.Tensor]", published: Mapping[str, int]) -> list[str]:
-    """Names whose tensors are not what was published."""
-    return sorted(
-        name
-        for name in weights.keys() | published.keys()
-        if name not in weights or checksum(weights[name]) != published.get(name)
-    )
-
-
-def refuse_differing(*differing: Sequence[str], path: str, version: int) -> None:
-    """Ends an update after which some tensors are not what was published.
-
-    Raises:
-        ComponentError: names them.
-    """
-    names = sorted({name for of_rank in differing for name in of_rank})
-    if names:
-        shown = ", ".join(names[:MAX_NAMED]) + (", ..." if names[MAX_NAMED:] else "")
-        raise ComponentError(
-            f"weights {version} in '{path}' are not what the policy published: {shown}; see that "
-            "nothing else writes there, or, where the engine changes such weights as it loads "
-            "them, set policy.verify_weights=never"
-        )

@@ -1,0 +1,63 @@
+"""What the policy tells an engine about weights that come over a channel."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from ur2.errors import ComponentError
+
+if TYPE_CHECKING:
+    import torch
+
+ChannelName = Literal["nccl", "gloo", "ipc"]
+
+
+class ChannelError(ComponentError):
+    """Weights did not come through; the engine itself is well and can try again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Meeting:
+    """Where the policy and engines open a channel between them."""
+
+    channel: ChannelName
+    address: str
+    """Of policy rank 0, which is rank 0 of the channel."""
+    port: int
+    """On which it listens."""
+    num_ranks: int
+    """Policy rank 0 and the processes of all engines that meet."""
+    first_rank: int
+    """Of the processes that are told this."""
+    timeout_s: float
+    """Longest wait for one part of the weights."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """The tensors that a channel will carry, in order."""
+
+    names: tuple[str, ...]
+    """Hugging Face parameter names."""
+    dtypes: tuple[str, ...]
+    """Of torch, such as bfloat16."""
+    shapes: tuple[tuple[int, ...], ...]
+    """Of whole tensors."""
+    verified: bool = False
+    """Whether their checksums follow as one more tensor."""
+
+    def tensors(self) -> "Iterator[tuple[str, tuple[int, ...], torch.dtype]]":
+        """Name, shape and dtype of each, that of the checksums included."""
+        import torch
+
+        from ur2.transfer.checks import CHECKSUM_BYTES, CHECKSUMS
+
+        for name, dtype, shape in zip(self.names, self.dtypes, self.shapes, strict=True):
+            yield name, tuple(shape), getattr(torch, dtype)
+        if self.verified:
+            yield CHECKSUMS, (CHECKSUM_BYTES * len(self.names),), torch.uint8
+
+    def largest_bytes(self) -> int:
+        """Of the largest tensor."""
+        return max(math.prod(shape) * dtype.itemsize for _, shape, dtype in self.tensors())
