@@ -1,0 +1,297 @@
+"""Rollouts beside a lock-step loop and beside the bare engine; what an event loop spends on a turn.
+
+    python scripts/bench/rollout.py [model=FOLDER] [repeats=3] [parts=[speed,prefix]]
+
+overhead   processor time of the event loop per turn, 2,000 trajectories under way: pool, worker,
+           episode, prompt, search, documents; and resident memory over 50,000 trajectories.
+simulated  128 trajectories with a scripted engine of 20 ms per step and 0.05 ms per sequence in it,
+           about a 14B model on a GPU with 2 TB/s; many workloads, in the time of a loop that does
+           not wait. Three turns, a generation and a search each, then the answer; and, as another
+           reading of "three turns", two of them and the answer.
+speed      the same on a real vllm engine, retrieval over HTTP in a process of its own.
+single     tokens/s of one-turn episodes beside AsyncLLM.generate with the same prompts, lengths,
+           seeds and sampling.
+prefix     prompt tokens that vllm computes for groups of 16 (1 = once per group), and tokens that
+           it computes for a second turn, by those that are new to it.
+
+paced.py says how long turns and searches take, lockstep.py what the baseline does. Without `model`
+a random one in the quickstart's shape is made: the lengths are given whatever the model says. Times
+are medians of interleaved repeats.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
+from statistics import median
+from typing import Any, Literal
+
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+os.environ["OMP_NUM_THREADS"] = "1"
+
+from lockstep import play_in_lock_step
+from paced import (
+    OPTIONS,
+    QUESTION,
+    SAMPLES,
+    SAMPLING,
+    SEED,
+    Turn,
+    Workload,
+    assignments,
+    draw,
+    make_players,
+    make_random_model,
+    play_episodes,
+    script,
+    serving,
+)
+from rich.console import Console
+from rich.progress import track
+from scripted import CONCURRENT, measure_overhead, simulate
+
+from ur2.errors import run_entry
+from ur2.options import Options, parse_command_line
+from ur2.retrieval.client import HttpTransport, RetrievalClient
+from ur2.rollout.engines.base import GenerationRequest
+from ur2.rollout.engines.vllm import VllmEngine
+from ur2.rollout.episode import Players, turn_seed
+from ur2.types import Assignment
+
+NUM_GROUPS = 8
+MAX_MODEL_LEN = 2048
+NUM_WORKLOADS = 20
+LONG_QUESTION = " ".join([QUESTION] * 20)
+Figures = dict[str, float]
+Part = Literal["overhead", "simulated", "speed", "single", "prefix"]
+
+
+class BenchOptions(Options):
+    """What to measure."""
+
+    model: str | None = None
+    """A model folder; by default one is made from nothing."""
+    repeats: int = 3
+    """Of each side of `speed`, in turn; `single` has three times as many."""
+    parts: tuple[Part, ...] = ("overhead", "simulated", "speed", "single", "prefix")
+    """Which of the parts above."""
+
+
+class BenchEngine(VllmEngine):
+    """The engine of a run, which lets no turn end by itself and counts what it computes."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.computed: dict[int, int] = {}
+        """Tokens of the context that were not in the cache, by the seed of the request."""
+
+    def _arguments(self) -> dict[str, Any]:
+        longer = {"max_position_embeddings": MAX_MODEL_LEN}
+        return {**super()._arguments(), "hf_overrides": longer}
+
+    def _sampling(self, request: GenerationRequest) -> Any:
+        sampling = super()._sampling(request)
+        sampling.ignore_eos = True
+        return sampling
+
+    async def start(self) -> None:
+        await super().start()
+        generate = self._llm.generate
+
+        async def counted(prompt: Any, sampling: Any, id: str) -> AsyncIterator[Any]:
+            async for output in generate(prompt, sampling, id):
+                num_tokens = len(output.prompt_token_ids)
+                self.computed[sampling.seed] = num_tokens - output.num_cached_tokens
+                yield output
+
+        self._llm.generate = counted
+
+    async def bare(self, requests: Sequence[GenerationRequest]) -> None:
+        """All requests at once, without anything of ours around them."""
+        from vllm.inputs import tokens_input
+
+        async def one(id: str, request: GenerationRequest) -> None:
+            prompt = tokens_input(list(request.token_ids))
+            async for _ in self._llm.generate(prompt, self._sampling(request), id):
+                pass
+
+        await asyncio.gather(
+            *(one(f"bare-{next(self._request_ids)}", request) for request in requests)
+        )
+
+    async def forget(self) -> None:
+        """Empties the prefix cache, so that a repeat computes what the first did."""
+        await self._llm.reset_prefix_cache()
+        self.computed.clear()
+
+
+class Bench:
+    """A started engine, and what is measured with it."""
+
+    def __init__(self, players: Players, client: RetrievalClient, repeats: int) -> None:
+        self.players = players
+        self.client = client
+        self.engine: BenchEngine = players.engine.inner
+        self.repeats = repeats
+
+    async def speed(self, num_searches: int) -> float:
+        """How many times the trajectories/s of the lock-step loop."""
+        pairs = []
+        groups = assignments(NUM_GROUPS)
+        for seed in progress(self.repeats, f"speed, {num_searches} searches"):
+            self.load(draw(seed, len(groups) * SAMPLES, num_searches), groups)
+            lock_step_s = await self.timed(
+                play_in_lock_step(self.players, self.client, groups, SAMPLES, SAMPLING, seed=SEED)
+            )
+            pairs.append((lock_step_s, await self.timed(play_episodes(self.players, groups))))
+        return report(f"vllm, {num_searches} searches", "lock-step", pairs)
+
+    async def single(self) -> float:
+        """Tokens/s of episodes of one turn, by those of the bare engine."""
+        pairs = []
+        groups = assignments(NUM_GROUPS)
+        prompt = self.players.renderer.prompt
+        prompts = [
+            prompt(group.question, True).token_ids for group in groups for _ in range(SAMPLES)
+        ]
+        for seed in progress(3 * self.repeats, "single"):
+            turns = self.load(draw(seed, len(prompts), 0), groups)
+            requests = [
+                GenerationRequest(token_ids=token_ids, max_tokens=turn.num_tokens, seed=seed)
+                for token_ids, (seed, turn) in zip(prompts, turns.items(), strict=True)
+            ]
+            bare_s = await self.timed(self.engine.bare(requests))
+            pairs.append((bare_s, await self.timed(play_episodes(self.players, groups))))
+        return report("one turn", "bare engine", pairs)
+
+    async def prefix(self, question: str) -> tuple[float, float]:
+        """Prompt tokens computed per token of the groups' prompts, and likewise for second turns.
+
+        What is new to a second turn: the documents, and the token sampled last, which has not been
+        an input yet.
+        """
+        groups = assignments(NUM_GROUPS, question)
+        self.load(draw(0, len(groups) * SAMPLES, 1), groups)
+        await self.engine.forget()
+        played = await play_episodes(self.players, groups)
+        trajectories = [trajectory for group in played for trajectory in group.trajectories]
+        first, second = (
+            sum(self.engine.computed[turn_seed(SEED, t.id, step)] for t in trajectories)
+            for step in (0, 1)
+        )
+        prompts = [group.trajectories[0].segments[0] for group in played]
+        num_prompt_tokens = sum(len(prompt.token_ids) for prompt in prompts)
+        num_new = sum(1 + len(t.segments[2].token_ids) for t in trajectories)
+        shares = first / num_prompt_tokens, second / num_new
+        print(
+            f"prompts of {num_prompt_tokens / len(prompts):.0f} tokens: {shares[0]:.2f} computed per "
+            f"token of a group's; in second turns {shares[1]:.2f} per new token"
+        )
+        return shares
+
+    def load(self, work: Workload, groups: Sequence[Assignment]) -> dict[int, Turn]:
+        """Makes a workload the next to be played."""
+        turns = script(work, groups)
+        self.players.engine.script = turns
+        return turns
+
+    async def timed(self, play: Awaitable[Any]) -> float:
+        """Seconds, from an empty prefix cache on."""
+        await self.engine.forget()
+        started = time.perf_counter()
+        await play
+        return time.perf_counter() - started
+
+
+async def with_engine(options: BenchOptions, model: str) -> Figures:
+    """All that a real engine is needed for."""
+    figures: Figures = {}
+    engine = BenchEngine(
+        OPTIONS.engine,
+        model_path=model,
+        dtype="float32",
+        max_model_len=MAX_MODEL_LEN,
+        seed=SEED,
+    )
+    with serving() as url:
+        transport = HttpTransport(url)
+        players, client = make_players(model, engine, transport)
+        bench = Bench(players, client, options.repeats)
+        try:
+            await engine.start()
+            groups = assignments(NUM_GROUPS)
+            bench.load(draw(0, len(groups) * SAMPLES, 1), groups)
+            await play_episodes(players, groups)  # connections, kernels
+            if "speed" in options.parts:
+                figures["real_ratio"] = await bench.speed(3)
+                figures["real_ratio_two_searches"] = await bench.speed(2)
+            if "single" in options.parts:
+                figures["single_turn_share"] = await bench.single()
+            if "prefix" in options.parts:
+                share, second = await bench.prefix(LONG_QUESTION)
+                figures |= {"prefix_computed_share": share, "second_turn_computed_share": second}
+                figures["prefix_computed_share_short"], _ = await bench.prefix(QUESTION)
+        finally:
+            await engine.close()
+            await transport.close()
+    return figures
+
+
+def without_engine(options: BenchOptions, model: str) -> Figures:
+    """All that needs none."""
+    figures: Figures = {}
+    if "overhead" in options.parts:
+        overhead = measure_overhead(model, draw(0, CONCURRENT, 1))
+        turn_ms = overhead.turn_ms
+        print(
+            f"event loop: {median(turn_ms):.3f} ms per turn ({min(turn_ms):.3f} to "
+            f"{max(turn_ms):.3f}); {overhead.growth_mib:.2f} MiB more per 10,000 trajectories"
+        )
+        figures["overhead_ms_per_turn"] = median(turn_ms)
+        figures["memory_growth"] = overhead.growth_mib
+    if "simulated" in options.parts:
+        groups = assignments(NUM_GROUPS)
+        for num_searches, name in ((3, "scripted_ratio"), (2, "scripted_ratio_two_searches")):
+            pairs = [
+                simulate(model, draw(seed, len(groups) * SAMPLES, num_searches), groups)
+                for seed in progress(NUM_WORKLOADS, f"simulated, {num_searches} searches")
+            ]
+            figures[name] = report(f"scripted, {num_searches} searches", "lock-step", pairs)
+    return figures
+
+
+def report(title: str, baseline: str, pairs: Sequence[tuple[float, float]]) -> float:
+    """Prints seconds of both sides; returns the median of the ratios."""
+    ratios = [theirs / ours for theirs, ours in pairs]
+    theirs, ours = (median(side) for side in zip(*pairs, strict=True))
+    print(
+        f"{title}: {baseline} {theirs:.2f} s, ours {ours:.2f} s, ratio {median(ratios):.2f} "
+        f"({min(ratios):.2f} to {max(ratios):.2f}, {len(ratios)} pairs)"
+    )
+    return median(ratios)
+
+
+def progress(count: int, what: str) -> Iterable[int]:
+    """0, 1, ... with a bar."""
+    return track(range(count), what, console=Console(stderr=True))
+
+
+def main() -> None:
+    options = parse_command_line(BenchOptions, prog="rollout.py", about=__doc__)
+    logging.disable(logging.WARNING)
+    with tempfile.TemporaryDirectory() as folder:
+        model = options.model or f"{folder}/model"
+        if options.model is None:
+            make_random_model(model)
+        figures = without_engine(options, model)
+        if {"speed", "single", "prefix"} & set(options.parts):
+            figures |= asyncio.run(with_engine(options, model))
+    rounded = {name: round(value, 3) for name, value in figures.items()}
+    print(json.dumps({"name": "rollout", **rounded}))
+
+
+if __name__ == "__main__":
+    run_entry(main)
