@@ -87,6 +87,9 @@ class VllmEngine:
                 # A seeded request whose prompt is cut in two kills vllm 0.32 on CPU: it rewinds the
                 # request's generator, which CPU generators cannot do.
                 "enable_chunked_prefill": False,
+                # Only whole blocks of a prefix are shared: vllm's 128 on CPU exceeds many a prompt,
+                # and below 32 its kernels slow down.
+                "block_size": 32,
             }
             if _on_cpu()
             else {
