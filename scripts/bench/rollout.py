@@ -187,8 +187,8 @@ class Bench:
         num_new = sum(1 + len(t.segments[2].token_ids) for t in trajectories)
         shares = first / num_prompt_tokens, second / num_new
         print(
-            f"prompts of {num_prompt_tokens / len(prompts):.0f} tokens: {shares[0]:.2f} computed per "
-            f"token of a group's; in second turns {shares[1]:.2f} per new token"
+            f"prompts of {num_prompt_tokens / len(prompts):.0f} tokens: {shares[0]:.2f} computed "
+            f"per token of a group's; in second turns {shares[1]:.2f} per new token"
         )
         return shares
 
