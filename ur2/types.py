@@ -292,27 +292,3 @@ class Batch:
     def num_policy_tokens(self) -> int:
         """Tokens trained on, the token-mean denominator."""
         return int(sum(s.mask.sum() for s in self.samples))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Turn:
-    """One turn of a demonstration, independent of any protocol's markers."""
-
-    thought: str
-    search: str | None = None
-    """The query, where the turn searches."""
-    documents: tuple[Passage, ...] = ()
-    """What that search returned."""
-    answer: str | None = None
-    """The final answer, where the turn ends the demonstration."""
-    learn: bool = True
-    """False: the turn's text is context only and carries no loss (e.g. a wrong answer)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Demonstration:
-    """A worked example for the cold start."""
-
-    question: Question
-    retrieval: bool
-    turns: tuple[Turn, ...]

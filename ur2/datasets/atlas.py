@@ -26,9 +26,9 @@ from ur2.datasets.atlas_questions import draw_questions
 from ur2.datasets.atlas_world import World, make_world, passages, real_names
 from ur2.datasets.jsonl import write_jsonl
 from ur2.datasets.options import AtlasOptions
+from ur2.demonstrations import Demonstration
 from ur2.errors import InputError, run_entry
 from ur2.options import parse_command_line
-from ur2.types import Demonstration
 
 log = logging.getLogger("ur2.atlas")
 

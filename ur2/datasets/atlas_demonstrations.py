@@ -20,7 +20,8 @@ from ur2.datasets.atlas_questions import (
     medium_of_country,
 )
 from ur2.datasets.atlas_world import CONTINENTS, City, Country, World
-from ur2.types import Demonstration, Level, Turn
+from ur2.demonstrations import Demonstration, Turn
+from ur2.types import Level
 
 ItemT = TypeVar("ItemT")
 

@@ -11,8 +11,9 @@ from ur2.datasets.fields import Origin
 from ur2.datasets.jsonl import MAX_LINE_BYTES, Problems
 from ur2.datasets.rows import SCHEMAS, NativeRow, Row, field_names
 from ur2.datasets.sources import RawRow, Source, parse_source, read_rows
+from ur2.demonstrations import Demonstration
 from ur2.errors import InputError
-from ur2.types import Demonstration, Question, Task
+from ur2.types import Question, Task
 
 RecordT = TypeVar("RecordT")
 

@@ -6,10 +6,11 @@ from dataclasses import replace
 from string import ascii_uppercase
 from typing import TYPE_CHECKING, Any
 
+from ur2.demonstrations import Demonstration, Turn
 from ur2.errors import InputError
 from ur2.prompts.options import PromptOptions
 from ur2.prompts.protocol import Protocol, Template, neutralise
-from ur2.types import Author, Demonstration, Level, Passage, Question, Segment, Task, Turn
+from ur2.types import Author, Level, Passage, Question, Segment, Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from ur2.algorithms.options import AlgorithmOptions
+from ur2.demonstrations import Demonstration
 from ur2.policy.group import PolicyGroup
 from ur2.prompts.options import PromptOptions
 from ur2.prompts.render import PromptRenderer
 from ur2.trainer.actors import PolicyProcess
 from ur2.trainer.cluster import Cluster
 from ur2.trainer.options import ColdstartOptions, PhaseOptions
-from ur2.types import Author, Batch, Demonstration, Sample, Segment
+from ur2.types import Author, Batch, Sample, Segment
 
 LIKELIHOOD = AlgorithmOptions(loss="reinforce")
 

@@ -9,8 +9,9 @@ from ur2.datasets.atlas import write_atlas
 from ur2.datasets.atlas_demonstrations import UNKNOWN_ANSWER
 from ur2.datasets.atlas_world import World, fold, make_world
 from ur2.datasets.options import AtlasOptions
+from ur2.demonstrations import Demonstration
 from ur2.errors import InputError
-from ur2.types import Demonstration, Level, Question
+from ur2.types import Level, Question
 
 SMALL = {"num_cities": 1500, "num_train": 300, "num_skills": 600, "num_habits": 600}
 

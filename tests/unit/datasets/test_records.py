@@ -8,8 +8,9 @@ import zstandard
 
 from ur2.datasets import load_demonstrations, load_questions
 from ur2.datasets.jsonl import MAX_PROBLEMS_SHOWN, write_jsonl
+from ur2.demonstrations import Demonstration, Turn
 from ur2.errors import InputError
-from ur2.types import Demonstration, Level, Passage, Question, Turn
+from ur2.types import Level, Passage, Question
 
 QUESTION = Question(
     id="q1",

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 
 import pytest
 
+from ur2.demonstrations import Demonstration, Turn
 from ur2.errors import InputError
 from ur2.prompts.options import PromptOptions
 from ur2.prompts.protocol import Answer, Protocol, Search
 from ur2.prompts.render import PromptRenderer
 from ur2.rollout.engines.text import generation_eos
-from ur2.types import Demonstration, Level, Passage, Question, Turn
+from ur2.types import Level, Passage, Question
 
 CHATML = (
     "{%- for message in messages %}{%- if not (loop.first and message.role == 'system') %}"

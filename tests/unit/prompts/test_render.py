@@ -3,11 +3,12 @@ import sys
 
 import pytest
 
+from ur2.demonstrations import Demonstration, Turn
 from ur2.errors import InputError
 from ur2.prompts.options import PromptOptions
 from ur2.prompts.protocol import Protocol
 from ur2.prompts.render import PromptRenderer
-from ur2.types import Author, Demonstration, Level, Passage, Question, Turn
+from ur2.types import Author, Level, Passage, Question
 
 
 def make_question(**changes) -> Question:
