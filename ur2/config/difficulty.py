@@ -10,12 +10,11 @@ from ur2.config.preflight import (
     check_inputs_exist,
     check_model_length,
     find_input,
-    length_problems,
     load_checked,
     make_renderer,
     own_indexes,
-    retrieval_problems,
 )
+from ur2.config.problems import length_problems, retrieval_problems
 from ur2.config.schema import DifficultyOptions
 from ur2.errors import InputError
 from ur2.rewards.rubric import Rubric

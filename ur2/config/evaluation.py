@@ -15,11 +15,10 @@ from ur2.config.preflight import (
     check_inputs_exist,
     check_model_length,
     find_input,
-    length_problems,
     make_renderer,
     own_indexes,
-    retrieval_problems,
 )
+from ur2.config.problems import length_problems, retrieval_problems
 from ur2.config.schema import EvaluationOptions, InferenceOptions
 from ur2.datasets import load_questions
 from ur2.endpoints.options import EndpointOptions

@@ -40,17 +40,14 @@ class PolicyMemory:
     """The reference model's weights, and all of the critic but its activations."""
 
     @property
+    def resident(self) -> float:
+        """What stays while engines sample."""
+        return self.weights + self.judges + self.optimizer + self.buckets
+
+    @property
     def total(self) -> float:
         """All of them, as they stand together in a backward pass."""
-        return (
-            self.weights
-            + self.judges
-            + self.gradients
-            + self.optimizer
-            + self.buckets
-            + self.activations
-            + self.logits
-        )
+        return self.resident + self.gradients + self.activations + self.logits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -145,7 +145,7 @@ def _run_table(options: RunOptions, num_questions: int = 0) -> Table:
                 f"{policy.optimizer} lr {policy.learning_rate:g}",
             ),
             ("algorithm", f"{options.algorithm.estimator}, loss {options.algorithm.loss}"),
-            ("GPUs", str(num_gpus(options))),
+            ("GPUs", f"{num_gpus(options)}, {options.cluster.placement}"),
         ),
     )
 
@@ -179,7 +179,7 @@ def _memory_table(options: RunOptions) -> Table:
         ("", "activations of a microbatch", _gib(policy.activations)),
         ("", "logits of a chunk", _gib(policy.logits)),
         *([("", "reference and critic", _gib(policy.judges))] if policy.judges else []),
-        ("", "total", _gib(policy.total) + (f" of {capacity:g}" if has_gpus else "")),
+        ("", "total", _of(policy.total, capacity if has_gpus else None)),
         ("engine", "weights", _gib(engine.weights)),
         ("", "KV cache of one longest sequence", _gib(engine.kv_cache_per_sequence)),
     ]
@@ -187,11 +187,24 @@ def _memory_table(options: RunOptions) -> Table:
     if room is not None:
         sequences = int(room // engine.kv_cache_per_sequence)
         rows.append(("", f"room for KV cache: {sequences:,} longest sequences", _gib(room)))
+    if has_gpus and capacity is not None and options.cluster.placement == "colocated":
+        share = capacity * GIB * options.rollout.engine.gpu_memory_utilization
+        sampling = "while sampling: the policy's weights, states, buckets; the engine's share"
+        rows.append(("both", sampling, _of(policy.resident + share, capacity)))
+        rows.append(("", "while the policy computes: engines asleep", _of(policy.total, capacity)))
     return make_table(title, columns, rows)
 
 
 def _gib(num_bytes: float) -> str:
     return f"{num_bytes / GIB:.3g}"
+
+
+def _of(num_bytes: float, capacity_gib: float | None) -> str:
+    """GiB against what a GPU has."""
+    if capacity_gib is None:
+        return _gib(num_bytes)
+    verdict = ": too much" if num_bytes > capacity_gib * GIB else ""
+    return f"{_gib(num_bytes)} of {capacity_gib:g}{verdict}"
 
 
 def _inputs_table(inputs: Sequence[Input]) -> Table:

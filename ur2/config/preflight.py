@@ -1,14 +1,14 @@
-"""Checks before any work: first what options alone can tell, then the inputs they name."""
+"""Checks before any work: of options, of this machine, and of the inputs that options name."""
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Literal
 
-from ur2.algorithms.options import GROUP_RELATIVE
+from ur2.config.problems import STAGES, option_problems
 from ur2.config.schema import InferenceOptions, RunOptions
 from ur2.datasets import load_questions
 from ur2.datasets.overlap import without_overlap
@@ -17,15 +17,14 @@ from ur2.errors import InputError
 from ur2.prompts.protocol import Protocol
 from ur2.prompts.render import PromptRenderer
 from ur2.retrieval.manifest import load_manifest
-from ur2.retrieval.summarise import Summariser
 from ur2.rewards.options import RewardOptions
 from ur2.rewards.rubric import Rubric
 from ur2.rollout.engines.factory import check_installed
 from ur2.rollout.engines.text import load_tokenizer
 from ur2.trainer.options import ClusterOptions
+from ur2.trainer.placement import Demand
 from ur2.types import Question
 
-STAGES = "curriculum.stages"
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -47,15 +46,7 @@ def check_options(options: RunOptions) -> None:
     Raises:
         InputError: with every problem found.
     """
-    problems = [
-        *_batch_problems(options),
-        *_engine_problems(options),
-        *_critic_problems(options),
-        *_sampling_problems(options),
-        *length_problems(options),
-        *retrieval_problems(options, may_search=_may_search(options)),
-        *_stage_problems(options),
-    ]
+    problems = list(option_problems(options))
     if problems:
         raise InputError("config: " + "; ".join(problems))
     check_installed(options.rollout.engine)
@@ -82,11 +73,12 @@ def check_gpus(wanted: int, cluster: ClusterOptions) -> None:
 
 def num_gpus(options: RunOptions) -> int:
     """GPUs of all policy ranks and rollout workers."""
-    cluster = options.cluster
-    return (
-        options.policy.num_ranks * cluster.num_gpus_per_policy_rank
-        + options.rollout.num_workers * cluster.num_gpus_per_rollout_worker
+    demand = Demand(
+        options=options.cluster,
+        num_ranks=options.policy.num_ranks,
+        num_engines=options.rollout.num_workers,
     )
+    return demand.num_gpus
 
 
 def find_inputs(options: RunOptions) -> list[Input]:
@@ -232,90 +224,6 @@ def find_input(key: str, path: str, options: InferenceOptions) -> Input:
     if file is None or (key == "model.path" and HUB_NAME.fullmatch(path)):
         return Input(key=key, path=path, state="on the hub")
     return Input(key=key, path=path, state="missing")
-
-
-def _batch_problems(options: RunOptions) -> Iterator[str]:
-    groups, samples = options.trainer.questions_per_step, options.rollout.samples_per_prompt
-    shares = options.policy.updates_per_rollout * options.policy.num_ranks
-    if groups * samples % shares:
-        yield (
-            f"{groups} questions x {samples} samples = {groups * samples} trajectories per step do "
-            f"not divide by policy.updates_per_rollout x policy.num_ranks = {shares}; change "
-            "trainer.questions_per_step or rollout.samples_per_prompt"
-        )
-    if options.algorithm.estimator in GROUP_RELATIVE and samples < 2:
-        yield (
-            f"algorithm.estimator '{options.algorithm.estimator}' compares the samples of a group: "
-            "rollout.samples_per_prompt must be at least 2"
-        )
-
-
-def _critic_problems(options: RunOptions) -> Iterator[str]:
-    unset = type(options.policy).model_fields["critic_learning_rate"].default
-    if options.policy.critic_learning_rate != unset and options.algorithm.estimator != "gae":
-        yield "policy.critic_learning_rate has no effect without algorithm.estimator=gae; remove it"
-
-
-def _engine_problems(options: RunOptions) -> Iterator[str]:
-    if options.rollout.engine.name == "remote":
-        yield (
-            "rollout.engine.name 'remote' serves weights that training cannot replace; it is for "
-            "python -m ur2.evaluate"
-        )
-
-
-def _sampling_problems(options: RunOptions) -> Iterator[str]:
-    sampling = options.rollout.sampling
-    if sampling.temperature <= 0:
-        yield "rollout.sampling.temperature must be above 0 in training"
-    if sampling.top_p != 1.0 or sampling.top_k != 0:
-        yield (
-            "rollout.sampling.top_p must be 1 and top_k 0 in training: the policy's logprobs are "
-            "those of the whole distribution (rollout.eval_sampling may cut it)"
-        )
-
-
-def length_problems(options: InferenceOptions) -> Iterator[str]:
-    """What is wrong with the budgets."""
-    needed = options.rollout.max_model_len
-    if needed > options.model.max_length:
-        yield (
-            f"rollout.max_prompt_tokens + rollout.max_tokens = {needed} is more than "
-            f"model.max_length = {options.model.max_length}"
-        )
-
-
-def retrieval_problems(options: InferenceOptions, *, may_search: bool = True) -> Iterator[str]:
-    """What the retriever lacks, for episodes that may search or may not."""
-    retrieval = options.retrieval
-    if retrieval.summariser is not None:
-        try:
-            Summariser(retrieval.summariser)
-        except InputError as error:
-            yield str(error)
-    if retrieval.backend == "actor" and not retrieval.folders:
-        yield "retrieval.index is required with retrieval.backend=actor"
-    if retrieval.backend == "none" and may_search:
-        yield "retrieval.backend 'none' finds nothing (choose retrieval=actor or retrieval=http)"
-    if retrieval.backend == "http" and retrieval.url is None:
-        yield "retrieval.url is required with retrieval.backend=http"
-
-
-def _may_search(options: RunOptions) -> bool:
-    """Whether an episode of the run could search."""
-    curriculum = options.curriculum
-    policies = {stage.policy or curriculum.policy for stage in curriculum.stages}
-    evaluates = options.trainer.eval_retrieval is True
-    return evaluates or (policies or {curriculum.policy}) != {"never"}
-
-
-def _stage_problems(options: RunOptions) -> Iterator[str]:
-    for stage in options.curriculum.stages:
-        if stage.reward is not None and stage.reward not in options.rewards:
-            known = ", ".join(options.rewards) or "there are none"
-            yield (
-                f"{STAGES}.{stage.name}.reward '{stage.reward}' is no key of `rewards` ({known})"
-            )
 
 
 def buckets(questions: Sequence[Question]) -> dict[str, int]:

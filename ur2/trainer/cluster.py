@@ -182,8 +182,7 @@ class Cluster:
         """Ends every worker and ray."""
         await self.stop(self.actors)
         ray.shutdown()
-        if self.options.weights_dir is None:
-            shutil.rmtree(self.weights_dir, ignore_errors=True)
+        shutil.rmtree(self.weights_dir, ignore_errors=True)
 
     def _nodes(
         self, alive: Sequence[Any], free: dict[str, dict[str, float]] | None = None
@@ -240,11 +239,13 @@ def _seats(demand: Demand, bundles: Sequence[Bundle], group: PlacementGroup | No
 
 
 def _weights_dir(options: ClusterOptions) -> Path:
-    """Where weights pass through."""
+    """Where this run's weights pass through."""
     if options.weights_dir is not None:
-        return Path(options.weights_dir)
-    base = SHARED_MEMORY if SHARED_MEMORY.is_dir() else Path(tempfile.gettempdir())
-    remove_leftovers(base)
+        base = Path(options.weights_dir).absolute()
+        base.mkdir(parents=True, exist_ok=True)
+    else:
+        base = SHARED_MEMORY if SHARED_MEMORY.is_dir() else Path(tempfile.gettempdir())
+        remove_leftovers(base)
     return Path(tempfile.mkdtemp(prefix=f"{WEIGHTS_PREFIX}{os.getpid()}-", dir=base))
 
 

@@ -90,7 +90,9 @@ class _Kind:
     has_engine: bool = False
 
 
-def problems(options: ClusterOptions, *, num_ranks: int, num_engines: int) -> Iterator[str]:
+def placement_problems(
+    options: ClusterOptions, *, num_ranks: int, num_engines: int
+) -> Iterator[str]:
     """What cannot be placed on any cluster."""
     rank, engine = options.num_gpus_per_policy_rank, options.num_gpus_per_rollout_worker
     if options.placement != "colocated":
@@ -156,10 +158,10 @@ def _pack(kind: _Kind, free: dict[str, Node]) -> list[str]:
     while (left := kind.number - len(chosen)) > 0:
         rooms = {node.id: _room(node, kind) for node in free.values()}
         enough = [id_ for id_, room in rooms.items() if room >= left]
+        if not any(rooms.values()):
+            break
         id_ = min(enough, key=rooms.__getitem__) if enough else max(rooms, key=rooms.__getitem__)
         count = min(left, rooms[id_])
-        if not count:
-            break
         node = free[id_]
         free[id_] = Node(
             id=id_,

@@ -3,8 +3,10 @@ from pathlib import Path
 import pytest
 
 from ur2.config.load import CONFIGS, compose
-from ur2.config.preflight import check_options
+from ur2.config.preflight import check_options, num_gpus
+from ur2.config.problems import option_problems
 from ur2.errors import InputError
+from ur2.trainer.placement import Demand, Node, plan
 
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
 
@@ -123,3 +125,45 @@ def test_a_key_below_one_that_is_not_set_is_added_as_the_error_says() -> None:
     lora = compose(["+experiment=quickstart", "+policy.lora.rank=8"]).policy.lora
     assert lora is not None
     assert lora.rank == 8
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (["trainer.mode=async"], "trainer.mode=async samples while the policy is updated"),
+        (["trainer.mode=one_step_off"], "trainer.mode=one_step_off"),
+        (["policy.num_ranks=4"], "4 x 1 must equal"),
+        (["rollout.engine.tensor_parallel_size=2"], "num_gpus_per_rollout_worker=1 must equal"),
+        (["trainer.mode=async", "trainer.max_staleness=0"], None),
+        ([], None),
+    ],
+)
+def test_a_colocated_run_shares_every_gpu_and_waits_for_the_update(
+    overrides: list[str], named: str | None
+) -> None:
+    chosen = ["+experiment=medqa_qwen7b", "cluster=node_8gpu_colocated", *overrides]
+    if named is None:
+        assert not list(option_problems(compose(chosen)))
+        return
+    (problem,) = option_problems(compose(chosen))
+    assert named in problem
+
+
+@pytest.mark.parametrize(
+    ("cluster", "num_nodes", "per_node"),
+    [("node_8gpu", 1, 8), ("node_8gpu_colocated", 1, 8), ("nodes_2x8gpu", 2, 8)],
+)
+def test_a_shipped_cluster_holds_the_run_that_it_configures(
+    cluster: str, num_nodes: int, per_node: int
+) -> None:
+    options = compose(["+experiment=medqa_qwen7b", f"cluster={cluster}"])
+    assert not list(option_problems(options))
+    assert num_gpus(options) == num_nodes * per_node
+    wanted = Demand(
+        options=options.cluster,
+        num_ranks=options.policy.num_ranks,
+        num_engines=options.rollout.num_workers,
+    )
+    nodes = [Node(id=str(i), address=str(i), gpus=per_node, cpus=64) for i in range(num_nodes)]
+    assert plan(wanted, nodes)
+    assert not plan(wanted, nodes[1:])

@@ -108,6 +108,20 @@ def test_a_step_is_shared_among_the_buckets_that_are_drawn(tiny_model):
     assert rows["math/easy"] == ["1", "0.0", "0.00"]
 
 
+def test_what_shares_a_gpu_is_added_up_and_too_much_is_said() -> None:
+    colocated = ["+experiment=medqa_qwen7b", "cluster=node_8gpu_colocated"]
+    shown = plan(*colocated)
+    assert "8, colocated" in shown
+    rows = table_rows(shown, "memory per GPU")
+    together = float(rows["both"][1].removesuffix(" of 80"))
+    # bf16 weights and buckets, a rank's part of 12 bytes per weight, and half of 80 GiB
+    expected = (7.6156e9 * (2 + 12 / 8) + 2 * 2 * 5e8) / 2**30 + 40
+    assert together == pytest.approx(expected, abs=0.1)
+    tight = plan(*colocated, "rollout.engine.gpu_memory_utilization=0.8")
+    assert table_rows(tight, "memory per GPU")["both"][1].endswith(" of 80: too much")
+    assert "both" not in table_rows(plan("+experiment=medqa_qwen7b"), "memory per GPU")
+
+
 def test_every_stage_is_shown_with_its_reward_and_its_end():
     shown = plan("+experiment=math_rag_qwen7b")
     first = table_rows(shown, "stage search_activation: static")

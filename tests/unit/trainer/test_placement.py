@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ur2.trainer.options import ClusterOptions
-from ur2.trainer.placement import Bundle, Demand, Node, plan, problems
+from ur2.trainer.placement import Bundle, Demand, Node, placement_problems, plan
 
 
 def nodes(*gpus: int, cpus: float = 8.0) -> list[Node]:
@@ -155,7 +155,7 @@ def test_colocation_needs_every_gpu_on_both_sides(
     num_ranks: int, num_engines: int, parallel: int, named: str | None
 ) -> None:
     options = demand(0, 0, parallel, placement="colocated").options
-    found = list(problems(options, num_ranks=num_ranks, num_engines=num_engines))
+    found = list(placement_problems(options, num_ranks=num_ranks, num_engines=num_engines))
     assert bool(found) == (named is not None)
     assert named is None or named in found[0]
 
@@ -164,7 +164,7 @@ def test_a_rank_of_two_gpus_cannot_be_halved_among_engines() -> None:
     options = ClusterOptions(
         placement="colocated", num_gpus_per_policy_rank=2, num_gpus_per_rollout_worker=1
     )
-    (found,) = problems(options, num_ranks=2, num_engines=4)
+    (found,) = placement_problems(options, num_ranks=2, num_engines=4)
     assert "do not divide" in found
 
 
