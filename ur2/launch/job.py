@@ -15,7 +15,7 @@ from ur2.errors import EXIT_INTERRUPTED, ComponentError, run_entry
 from ur2.launch.needs import compose_first
 from ur2.launch.nodes import passed_on
 from ur2.launch.options import JobOptions
-from ur2.launch.words import split_words
+from ur2.launch.words import ROOT_VARIABLE, enter_root, split_words
 from ur2.options import parse_command_line
 
 POLL_S = 1.0
@@ -80,7 +80,7 @@ async def _ended(client: JobSubmissionClient, job: str) -> JobInfo:
 def entrypoint(options: JobOptions, overrides: list[str]) -> str:
     """The shell command of the job: the nodes are checked, then the run takes the process over."""
     words = shlex.join([options.model_dump_json(), *overrides])
-    command = f"exec {options.python} -m ur2.launch.inside {words}"
+    command = f"exec {_python(options)} -m ur2.launch.inside {words}"
     return command if options.upload else f"cd {shlex.quote(_root(options))} && {command}"
 
 
@@ -90,12 +90,18 @@ def runtime_env(options: JobOptions) -> dict[str, object]:
         **passed_on(options.env),
         "RAY_JOB_STOP_WAIT_TIME_S": str(int(options.checkpoint_timeout_s)),
     }
-    environment: dict[str, object] = {"env_vars": variables}
+    environment: dict[str, object] = {"env_vars": variables, "py_executable": _python(options)}
     if options.upload:
         environment["working_dir"] = str(Path.cwd())
-    if options.image is not None:
-        environment["image_uri"] = options.image
+    else:  # ray's workers would run wherever their node's ray was started
+        variables |= {ROOT_VARIABLE: _root(options), "PYTHONPATH": _root(options)}
+        environment["worker_process_setup_hook"] = f"{enter_root.__module__}.{enter_root.__name__}"
     return environment
+
+
+def _python(options: JobOptions) -> str:
+    is_path = not options.upload and "/" in options.python and " " not in options.python
+    return str(Path(_root(options), options.python)) if is_path else options.python
 
 
 def _root(options: JobOptions) -> str:

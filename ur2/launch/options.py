@@ -36,9 +36,7 @@ class JobOptions(PreflightOptions):
     """This folder's path on the cluster's nodes; by default as here."""
     upload: bool = False
     """Send this folder, without what git ignores, instead of using the cluster's; then `python` is
-    usually the cluster's own, and inputs have absolute paths."""
-    image: str | None = None
-    """A container image that ray runs the job's processes in."""
+    the cluster's own, and inputs need absolute paths."""
 
 
 class LaunchOptions(PreflightOptions):

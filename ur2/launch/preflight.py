@@ -34,7 +34,7 @@ class Found:
     unreached: Sequence[str] = ()
     """host:port of other nodes that it does not reach."""
     skew_s: float = 0.0
-    """Its clock ahead of the launcher's."""
+    """Its clock ahead of the checking one's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,8 +131,8 @@ def _of_machines(
         if abs(node.skew_s) > options.max_clock_skew_s:
             yield Problem(
                 node=node.node,
-                what=f"its clock is {node.skew_s:+.1f} s from the launcher's",
-                do="synchronise the clocks (chronyc makestep), or raise launch.max_clock_skew_s",
+                what=f"its clock is {node.skew_s:+.1f} s from the checking one's",
+                do="synchronise the clocks (chronyc makestep), or raise max_clock_skew_s",
             )
 
 

@@ -1,7 +1,9 @@
-"""Which words of a command line are the launcher's, and which the run's."""
+"""Which words of a command line are the launcher's, and where a ray job's workers run."""
 
+import os
 from collections.abc import Sequence
 
+ROOT_VARIABLE = "UR2_ROOT"
 HELP = ("-h", "--help")
 
 
@@ -9,3 +11,8 @@ def split_words(words: Sequence[str], prefix: str) -> tuple[list[str], list[str]
     """Those with the prefix, without it, and calls for help; and all others."""
     own = [w.removeprefix(prefix) for w in words if w.startswith(prefix) or w in HELP]
     return own, [w for w in words if not w.startswith(prefix)]
+
+
+def enter_root() -> None:
+    """Lets a worker of a ray job find the run's relative paths."""
+    os.chdir(os.environ[ROOT_VARIABLE])
