@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -225,6 +225,68 @@ async def test_every_step_updates_once_and_publishes_the_next_version(tmp_path: 
     metrics = trainer.reporter.run.read_metrics()
     assert [m["step"] for m in metrics] == [1, 2, 3, 4]
     assert all(m["rollout/staleness_mean"] == 0 for m in metrics)
+
+
+class SharedMemory:
+    """Room for the engines or for the policy's computing, never both."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.awake, self.weights, self.sleeps = False, True, 0
+        rollouts: Any = trainer.rollouts
+        play, update = rollouts.play, rollouts.update_weights
+        rank: Any = trainer.policy.ranks[0]
+        compute = rank.call
+
+        async def played(*args: Any) -> Group:
+            assert self.awake
+            return cast("Group", await play(*args))
+
+        async def updated(*args: Any) -> None:
+            await update(*args)
+            self.weights = True
+
+        async def computed(method: str, *args: Any) -> Any:
+            assert not (self.awake and method in ("update", "load"))
+            return await compute(method, *args)
+
+        rollouts.play, rollouts.update_weights, rank.call = played, updated, computed
+        rollouts.sleep, rollouts.wake = self.sleep, self.wake
+        trainer.colocated = True
+
+    async def sleep(self, *, keep_weights: bool) -> None:
+        assert self.awake
+        self.awake, self.weights, self.sleeps = False, keep_weights, self.sleeps + 1
+
+    async def wake(self) -> None:
+        assert self.weights
+        self.awake = True
+
+
+async def test_colocated_engines_sleep_while_the_policy_computes_and_wake_with_its_weights(
+    tmp_path: Path,
+) -> None:
+    trainer = make_trainer(tmp_path)
+    trainer.options = trainer.options.model_copy(update={"eval_every": 1})
+    memory = SharedMemory(trainer)
+    await trainer.run()
+    assert memory.sleeps == 4
+    rollouts: Any = trainer.rollouts
+    assert rollouts.versions == [0, 1, 2, 3, 4]
+    assert all("time/sleep_s" in m for m in trainer.reporter.run.read_metrics())
+
+
+async def test_a_colocated_run_that_is_continued_wakes_its_engines_once_they_have_weights(
+    tmp_path: Path,
+) -> None:
+    await make_trainer(tmp_path, steps=2).run()
+    trainer = make_trainer(tmp_path, steps=4)
+    memory = SharedMemory(trainer)
+    newest = trainer.checkpoints.run.newest_checkpoint()
+    assert newest is not None
+    await trainer.resume(newest)
+    assert memory.awake
+    await trainer.run()
+    assert memory.sleeps == 2
 
 
 async def test_named_phases_account_for_a_step(tmp_path: Path) -> None:
