@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import yaml
 
@@ -19,10 +20,11 @@ from ur2.retrieval.client import HttpTransport, RetrievalClient
 from ur2.retrieval.knowledge import Knowledge
 from ur2.rollout.options import EngineOptions, RolloutOptions, SamplingOptions
 from ur2.rollout.pool import RolloutPool
-from ur2.trainer.actors import PolicyProcess, RemoteRollouts, RolloutProcess
+from ur2.trainer.actors import PolicyProcess, RemoteRollouts, RolloutProcess, Whereabouts
 from ur2.trainer.batching import to_batch
 from ur2.trainer.cluster import Cluster
 from ur2.trainer.options import ClusterOptions
+from ur2.transfer.choice import choose
 from ur2.types import Assignment, Batch, Group, Level, Question, Score, ScoredGroup
 
 pytestmark = pytest.mark.slow
@@ -36,12 +38,14 @@ ROLLOUT = RolloutOptions(
 )
 
 
-def assignment(step: int) -> Assignment:
+def assignment(step: int, number: int = 0) -> Assignment:
     question = Question(
         id="q", task="qa", text="What is the capital of France?", answers=("Paris",),
         level=Level.EASY,
     )  # fmt: skip
-    return Assignment(id=f"{step}-0", question=question, retrieval=True, reason="test", step=step)
+    return Assignment(
+        id=f"{step}-{number}", question=question, retrieval=True, reason="test", step=step
+    )
 
 
 def scored(groups: Sequence[Group]) -> list[ScoredGroup]:
@@ -75,47 +79,27 @@ async def largest_gap(policy: PolicyGroup, batch: Batch) -> float:
     )
 
 
-@pytest.mark.parametrize(
-    ("tiny_model", "trained"),
-    [
-        (True, {"zero_stage": 2}),
-        (False, {"zero_stage": 3, "verify_weights": "always"}),
-        (True, {"zero_stage": 3, "lora": LoraOptions(rank=4, alpha=8.0)}),
-    ],
-    ids=["tied", "untied", "tied-lora"],
-    indirect=["tiny_model"],
-)
-async def test_engine_and_policy_agree_after_every_sync(
-    tiny_model: str, trained: dict[str, Any]
-) -> None:
-    prompt = PromptOptions.load(
-        yaml.safe_load((CONFIGS / "prompt" / "atlas.yaml").read_text()), where="atlas"
-    )
-    options = PolicyOptions(num_ranks=2, learning_rate=0.01, **trained)
-    cluster = Cluster(ClusterOptions(object_store_bytes=100_000_000))
-    weights_dir = cluster.weights_dir
-    try:
-        worker = cluster.actor(
-            RolloutProcess,
-            ROLLOUT,
-            prompt,
-            model_path=tiny_model,
-            dtype="float32",
-            knowledge=Knowledge(
-                retriever=RetrievalClient(HttpTransport(nowhere()), deadline_s=1.0, max_retries=0),
-                top_k=1,
-            ),
-            seed=0,
-            number=0,
-            notes_dir=cluster.weights_dir,
+class Parts:
+    """Engines and two policy ranks with the same weights."""
+
+    def __init__(self, cluster: Cluster, model: str, options: PolicyOptions) -> None:
+        self.cluster = cluster
+        self.model = model
+        self.prompt = PromptOptions.load(
+            yaml.safe_load((CONFIGS / "prompt" / "atlas.yaml").read_text()), where="atlas"
         )
-        rollouts = RolloutPool([RemoteRollouts(worker)], ROLLOUT)
-        ranks = [
-            cluster.actor(
+        self.options = options
+        self.workers: list[RemoteRollouts] = []
+
+    async def start(self, num_workers: int) -> None:
+        self.workers = [self._worker(number) for number in range(num_workers)]
+        self.rollouts = RolloutPool(self.workers, ROLLOUT, respawn=self._respawn)
+        self.ranks = [
+            self.cluster.actor(
                 PolicyProcess,
-                options,
+                self.options,
                 AlgorithmOptions(),
-                tiny_model,
+                self.model,
                 rank=rank,
                 world_size=2,
                 temperature=ROLLOUT.sampling.temperature,
@@ -123,25 +107,120 @@ async def test_engine_and_policy_agree_after_every_sync(
             )
             for rank in range(2)
         ]
-        await cluster.join(ranks)
-        await rollouts.start()
-        policy = PolicyGroup(ranks, options, cluster.weights_dir)
+        await self.cluster.join(self.ranks)
+        await self.rollouts.start()
+        self.policy = PolicyGroup(
+            self.ranks,
+            self.options,
+            self.cluster.weights_dir,
+            transfer=choose(
+                self.options.weight_transfer, engine="vllm", on_gpu=False, colocated=False
+            ),
+        )
+
+    def _worker(self, number: int) -> RemoteRollouts:
+        retriever = RetrievalClient(HttpTransport(nowhere()), deadline_s=1.0, max_retries=0)
+        actor = self.cluster.actor(
+            RolloutProcess,
+            ROLLOUT,
+            self.prompt,
+            model_path=self.model,
+            dtype="float32",
+            knowledge=Knowledge(retriever=retriever, top_k=1),
+            seed=0,
+            number=number,
+            notes_dir=self.cluster.weights_dir,
+        )
+        return RemoteRollouts(actor)
+
+    async def _respawn(self, number: int) -> RemoteRollouts:
+        await self.cluster.stop([self.workers[number].actor])
+        self.workers[number] = self._worker(number)
+        return self.workers[number]
+
+    async def play(self, step: int, num_groups: int = 1) -> Batch:
+        """Trajectories whose tokens must have the step's version and the policy's logprobs."""
+        groups = await self.rollouts.collect(
+            [assignment(step, number) for number in range(num_groups)], 8, ROLLOUT.sampling
+        )
+        assert {
+            run.version
+            for group in groups
+            for t in group.trajectories
+            for s in t.segments
+            for run in s.weight_versions
+        } == {step}
+        batch = to_batch(scored(groups), AlgorithmOptions())
+        assert await largest_gap(self.policy, batch) <= TOLERANCE
+        return batch
+
+    async def sync(self, version: int) -> None:
+        await self.rollouts.update_weights(await self.policy.publish(version))
+
+
+@pytest.mark.parametrize(
+    ("tiny_model", "trained"),
+    [
+        (True, {"zero_stage": 2}),
+        (False, {"zero_stage": 3, "verify_weights": "always"}),
+        (True, {"zero_stage": 3, "lora": LoraOptions(rank=4, alpha=8.0)}),
+        (True, {"zero_stage": 3, "weight_transfer": "tcp", "verify_weights": "always"}),
+    ],
+    ids=["tied", "untied", "tied-lora", "tied-tcp"],
+    indirect=["tiny_model"],
+)
+async def test_engine_and_policy_agree_after_every_sync(
+    tiny_model: str, trained: dict[str, Any]
+) -> None:
+    cluster = Cluster(ClusterOptions(object_store_bytes=100_000_000))
+    weights_dir = cluster.weights_dir
+    try:
+        options = PolicyOptions(num_ranks=2, learning_rate=0.01, **trained)
+        parts = Parts(cluster, tiny_model, options)
+        await parts.start(1)
         earlier = None
         for step in range(3):
-            groups = await rollouts.collect([assignment(step)], 8, ROLLOUT.sampling)
-            assert {
-                run.version
-                for t in groups[0].trajectories
-                for s in t.segments
-                for run in s.weight_versions
-            } == {step}
-            batch = to_batch(scored(groups), AlgorithmOptions())
-            assert await largest_gap(policy, batch) <= TOLERANCE
-            if earlier is not None:
-                assert await largest_gap(policy, earlier) > 10 * TOLERANCE  # it really moved
+            batch = await parts.play(step)
+            if earlier is not None:  # it really moved
+                assert await largest_gap(parts.policy, earlier) > 10 * TOLERANCE
             earlier = batch
-            await policy.update(batch)
-            await rollouts.update_weights(await policy.publish(step + 1))
+            await parts.policy.update(batch)
+            await parts.sync(step + 1)
+        assert not list(weights_dir.glob("v00000[12]"))
     finally:
         await cluster.close()
     assert not weights_dir.exists()
+
+
+@pytest.mark.parametrize("tiny_model", [False], ids=["untied"], indirect=True)
+async def test_a_channel_outlives_a_worker_that_is_killed(tiny_model: str) -> None:
+    """One of two engines dies at rest, then one with the channel in use: both are replaced."""
+    cluster = Cluster(ClusterOptions(object_store_bytes=100_000_000))
+    try:
+        options = PolicyOptions(
+            num_ranks=2, learning_rate=0.01, zero_stage=3,
+            weight_transfer="tcp", lora=LoraOptions(rank=4, alpha=8.0),
+        )  # fmt: skip
+        parts = Parts(cluster, tiny_model, options)
+        await parts.start(2)
+        batch = await parts.play(0, num_groups=4)
+        await parts.policy.update(batch)
+        await parts.sync(1)
+        first, second = parts.workers
+        kill(await first.actor.call("whereabouts"))
+        batch = await parts.play(1, num_groups=4)  # the survivor, and one that started late
+        assert parts.workers[0] is not first
+        await parts.policy.update(batch)
+        kill(await second.actor.call("whereabouts"))
+        await parts.sync(2)
+        assert parts.workers[1] is not second
+        await parts.play(2, num_groups=4)
+    finally:
+        await cluster.close()
+
+
+def kill(place: Whereabouts) -> None:
+    """Ends a worker and its engine."""
+    worker = psutil.Process(place.pid)
+    for process in (*worker.children(recursive=True), worker):
+        process.kill()

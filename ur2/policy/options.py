@@ -69,7 +69,7 @@ class PolicyOptions(Options):
     weight_transfer: WeightTransfer = "auto"
     """How engines get the weights. `files`: written to cluster.weights_dir and read from there;
     `nccl`: broadcast from GPU to GPU; `ipc`: read from the memory of a GPU that both are on;
-    `gloo`: broadcast between CPUs, for nodes that share no folder. `auto`: `ipc` where they share
+    `tcp`: sent between CPUs, for nodes that share no folder. `auto`: `ipc` where they share
     GPUs, `nccl` where they have some each, `files` elsewhere. All but `files` need vllm."""
     verify_weights: Literal["first", "always", "never"] = "first"
     """Which syncs engines verify, tensor by tensor, against checksums that the policy takes;

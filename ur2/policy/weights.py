@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ur2.policy.options import PolicyOptions
-from ur2.transfer.channels import CHANNELS, Channel
+from ur2.transfer.channels import CHANNEL_ERRORS, CHANNELS, Channel
 from ur2.transfer.checks import is_verified, with_checksums
 from ur2.transfer.files import write_published
 from ur2.transfer.records import ChannelError, Manifest, Meeting
@@ -69,7 +69,7 @@ class Outlet:
             return
         try:
             self._channel = CHANNELS[meeting.channel](meeting, self._rank, self._engine.device)
-        except RuntimeError as error:
+        except CHANNEL_ERRORS as error:
             raise ChannelError(f"the policy found no engines at the meeting: {error}") from error
 
     def send(self, manifest: Manifest) -> None:
@@ -87,7 +87,7 @@ class Outlet:
                 weights = with_checksums(weights, device)
             try:
                 self._channel.send(manifest, weights)
-            except RuntimeError as error:
+            except CHANNEL_ERRORS as error:
                 self._channel.close()
                 self._channel = None
                 raise ChannelError(f"the policy's weights did not leave: {error}") from error

@@ -1,24 +1,26 @@
-"""Channels from the policy's memory to the engines': one class each for NCCL, gloo and CUDA IPC.
+"""Channels from the policy's memory to the engines': NCCL and CUDA IPC between GPUs, TCP on CPUs.
 
 Both ends open a channel at one meeting. The policy's ranks send, the processes of the engines
 receive at the same time, part by part, so that neither holds more than a few parts at once.
 
-Of vllm come NCCL's communicator, packing and buffers, and the handles of CUDA IPC; gloo, which vllm
-has no channel for, does the same in plain torch. NCCL and IPC need GPUs: they are written against
-vllm 0.32 and have not been run yet.
+Of vllm come NCCL's communicator, packing and buffers, and the handles of CUDA IPC. These two need
+GPUs: they are written against vllm 0.32 and have not been run yet.
 """
 
 import math
 import pickle
+import socket
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from itertools import repeat
 from operator import itemgetter
 from typing import Any, Protocol, TypeVar
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
-from torch._C._distributed_c10d import ProcessGroupGloo, TCPStore
+from torch._C._distributed_c10d import TCPStore
 
 from ur2.transfer.records import ChannelName, Manifest, Meeting
 
@@ -26,9 +28,12 @@ Weights = Iterable[tuple[str, Tensor]]
 Load = Callable[[list[tuple[str, Tensor]]], object]
 T = TypeVar("T")
 
+CHANNEL_ERRORS = (RuntimeError, OSError)
+"""Another end is gone, or does not answer in time."""
+
 PART_BYTES = 1 << 28
 NUM_BUFFERS = 2
-JOIN_TIMEOUT = timedelta(seconds=60)
+JOIN_TIMEOUT_S = 60.0
 """All ends are up when they are told to meet."""
 
 
@@ -39,7 +44,7 @@ class Channel(Protocol):
         """Sends what the manifest says, in its order; returns when it has left.
 
         Raises:
-            RuntimeError: another end is gone, or does not answer in time.
+            RuntimeError, OSError: see `CHANNEL_ERRORS`.
         """
         ...
 
@@ -47,7 +52,7 @@ class Channel(Protocol):
         """Hands each part to `load`, which may keep it.
 
         Raises:
-            RuntimeError: as `send`.
+            RuntimeError, OSError: as `send`; and what `load` raises.
         """
         ...
 
@@ -56,24 +61,43 @@ class Channel(Protocol):
         ...
 
 
-class GlooChannel:
-    """A broadcast between processes on CPU."""
+class TcpChannel:
+    """A connection from policy rank 0 to each process of the engines, between CPUs.
+
+    An end that is gone is known at once, which gloo's broadcast leaves to a timeout.
+    """
 
     def __init__(self, meeting: Meeting, rank: int, device: torch.device) -> None:
-        store = _store(meeting, rank)
-        self._group: Any = ProcessGroupGloo(store, rank, meeting.num_ranks, JOIN_TIMEOUT)
-        self._options = dist.BroadcastOptions()
-        self._options.rootRank = 0
-        self._options.timeout = timedelta(seconds=meeting.timeout_s)
+        self._peers: list[socket.socket] = []
+        try:
+            if rank == 0:
+                self._accept(meeting)
+            else:
+                self._peers.append(_connect(meeting))
+        except OSError:
+            self.close()
+            raise
+        for peer in self._peers:
+            peer.settimeout(meeting.timeout_s)
+
+    def _accept(self, meeting: Meeting) -> None:
+        with socket.create_server((meeting.address, meeting.port)) as server:
+            server.settimeout(JOIN_TIMEOUT_S)
+            while len(self._peers) < meeting.num_ranks - 1:
+                self._peers.append(server.accept()[0])
 
     def send(self, manifest: Manifest, weights: Weights) -> None:
         """See `Channel.send`."""
         sized = ((tensor, tensor.nbytes) for _, tensor in weights)
-        for part in parts(sized, PART_BYTES):
-            self._broadcast(torch.cat([tensor.reshape(-1).view(torch.uint8) for tensor in part]))
+        with ThreadPoolExecutor(len(self._peers)) as pool:
+            for part in parts(sized, PART_BYTES):
+                packed = torch.cat([tensor.reshape(-1).view(torch.uint8) for tensor in part])
+                for _ in pool.map(socket.socket.sendall, self._peers, repeat(packed.numpy())):
+                    pass
 
     def receive(self, manifest: Manifest, load: Load) -> None:
         """See `Channel.receive`."""
+        (peer,) = self._peers
         sized = (
             ((name, shape, dtype), math.prod(shape) * dtype.itemsize)
             for name, shape, dtype in manifest.tensors()
@@ -81,16 +105,14 @@ class GlooChannel:
         for part in parts(sized, PART_BYTES):
             sizes = [math.prod(shape) * dtype.itemsize for _, shape, dtype in part]
             packed = torch.empty(sum(sizes), dtype=torch.uint8)
-            self._broadcast(packed)
+            _read(peer, packed.numpy().data)
             pieces = zip(part, torch.split(packed, sizes), strict=True)
             load([(name, p.view(dtype).view(shape)) for (name, shape, dtype), p in pieces])
 
-    def _broadcast(self, packed: Tensor) -> None:
-        self._group.broadcast([packed], self._options).wait()
-
     def close(self) -> None:
         """See `Channel.close`."""
-        self._group = None
+        for peer in self._peers:
+            peer.close()
 
 
 class NcclChannel:
@@ -260,18 +282,38 @@ def parts(sized: Iterable[tuple[T, int]], limit_bytes: int) -> Iterator[list[T]]
         yield part
 
 
+def _connect(meeting: Meeting) -> socket.socket:
+    """The policy may begin to listen a moment later."""
+    until_s = time.monotonic() + JOIN_TIMEOUT_S
+    while True:
+        try:
+            return socket.create_connection((meeting.address, meeting.port), timeout=JOIN_TIMEOUT_S)
+        except ConnectionRefusedError:
+            if time.monotonic() > until_s:
+                raise
+            time.sleep(0.05)
+
+
+def _read(peer: socket.socket, buffer: memoryview) -> None:
+    while buffer:
+        num_bytes = peer.recv_into(buffer)
+        if not num_bytes:
+            raise ConnectionError("the policy has left")
+        buffer = buffer[num_bytes:]
+
+
 def _store(meeting: Meeting, rank: int) -> TCPStore:
     return TCPStore(
         meeting.address,
         meeting.port,
         is_master=rank == 0,
-        timeout=JOIN_TIMEOUT,
+        timeout=timedelta(seconds=JOIN_TIMEOUT_S),
         wait_for_workers=False,
     )
 
 
-CHANNELS: Mapping[ChannelName, type[GlooChannel] | type[NcclChannel] | type[IpcChannel]] = {
+CHANNELS: Mapping[ChannelName, type[TcpChannel] | type[NcclChannel] | type[IpcChannel]] = {
     "nccl": NcclChannel,
-    "gloo": GlooChannel,
+    "tcp": TcpChannel,
     "ipc": IpcChannel,
 }

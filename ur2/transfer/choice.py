@@ -5,7 +5,7 @@ from typing import Literal
 from ur2.errors import InputError
 from ur2.transfer.records import ChannelName
 
-WeightTransfer = Literal["auto", "files", "nccl", "gloo", "ipc"]
+WeightTransfer = Literal["auto", "files", "nccl", "tcp", "ipc"]
 
 
 def choose(
@@ -30,7 +30,7 @@ def choose(
     refusals = {
         "is for the vllm engine": wanted != "files" and engine != "vllm",
         "needs the policy and the engines on GPUs": wanted in ("nccl", "ipc") and not on_gpu,
-        "joins CPUs": wanted == "gloo" and on_gpu,
+        "joins CPUs": wanted == "tcp" and on_gpu,
         "needs the policy and the engines on the same GPUs": wanted == "ipc" and not colocated,
         "cannot join two processes on one GPU": wanted == "nccl" and colocated,
     }

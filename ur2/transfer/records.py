@@ -10,7 +10,7 @@ from ur2.errors import ComponentError
 if TYPE_CHECKING:
     import torch
 
-ChannelName = Literal["nccl", "gloo", "ipc"]
+ChannelName = Literal["nccl", "tcp", "ipc"]
 
 
 class ChannelError(ComponentError):

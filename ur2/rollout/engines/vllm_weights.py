@@ -10,7 +10,7 @@ from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
 from ur2.checksums import checksum
 from ur2.rollout.engines.vllm_reload import Reloader
-from ur2.transfer.channels import CHANNELS, Channel
+from ur2.transfer.channels import CHANNEL_ERRORS, CHANNELS, Channel
 from ur2.transfer.checks import CHECKSUMS, damaged, differing, read_sums
 from ur2.transfer.files import read_checksums, read_weights
 from ur2.transfer.records import Manifest, Meeting
@@ -56,7 +56,7 @@ class ChannelEngine(WeightTransferEngine):  # type: ignore[misc]
         rank = init_info.first_rank + self.parallel_config.rank
         try:
             self._channel = CHANNELS[init_info.channel](init_info, rank, self.device)
-        except RuntimeError as error:
+        except CHANNEL_ERRORS as error:
             self.broken = str(error)
 
     def start_weight_update(self) -> None:
@@ -82,7 +82,7 @@ class ChannelEngine(WeightTransferEngine):  # type: ignore[misc]
         self._note(self._reloader.begin, update_info.names)
         try:
             self._channel.receive(update_info, take)
-        except RuntimeError as error:
+        except CHANNEL_ERRORS as error:
             self.broken = str(error)
             self.shutdown()  # the policy need not wait for this process
 
