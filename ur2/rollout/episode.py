@@ -50,6 +50,7 @@ class Players:
 async def run_episode(
     players: Players,
     assignment: Assignment,
+    prompt: Segment,
     sampling: SamplingOptions,
     *,
     trajectory_id: str,
@@ -60,6 +61,7 @@ async def run_episode(
     Args:
         players: engine, renderer, knowledge and budgets.
         assignment: the question, and whether retrieval is on.
+        prompt: the question as the policy reads it.
         sampling: the distribution that tokens are drawn from.
         trajectory_id: unique in the run.
         seed: of the run; with the trajectory's id it fixes the draws where `sampling.seeded`.
@@ -67,7 +69,7 @@ async def run_episode(
     Raises:
         ComponentError: the engine died, or took longer than `generate_timeout_s` for a turn.
     """
-    episode = _Episode(players, assignment, sampling, trajectory_id, seed)
+    episode = _Episode(players, assignment, prompt, sampling, trajectory_id, seed)
     while (status := await episode.play_turn()) is None:
         pass
     return Trajectory(
@@ -85,6 +87,7 @@ class _Episode:
         self,
         players: Players,
         assignment: Assignment,
+        prompt: Segment,
         sampling: SamplingOptions,
         trajectory_id: str,
         seed: int,
@@ -100,7 +103,6 @@ class _Episode:
             retrieval=assignment.retrieval,
             max_turns=players.options.max_turns,
         )
-        prompt = players.renderer.prompt(assignment.question, assignment.retrieval)
         self.segments = [prompt]
         self.searches: list[SearchEvent] = []
         self._context = list(prompt.token_ids)

@@ -58,10 +58,12 @@ class RolloutWorker:
         Raises:
             ComponentError: the engine died or hangs; the group's other episodes are cancelled.
         """
+        prompt = self._players.renderer.prompt(assignment.question, assignment.retrieval)
         trajectories = await gather_or_cancel(
             run_episode(
                 self._players,
                 assignment,
+                prompt,
                 sampling,
                 trajectory_id=f"{assignment.id}/{index}",
                 seed=self._seed,

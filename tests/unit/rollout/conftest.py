@@ -166,9 +166,11 @@ async def play(
     **options: Any,
 ) -> Trajectory:
     engine = script if isinstance(script, ScriptedEngine) else ScriptedEngine(script)
+    players, given = make_players(engine, retriever, **options), assignment(retrieval=retrieval)
     return await run_episode(
-        make_players(engine, retriever, **options),
-        assignment(retrieval=retrieval),
+        players,
+        given,
+        players.renderer.prompt(given.question, given.retrieval),
         sampling or SamplingOptions(),
         trajectory_id="0-0/0",
         seed=1,

@@ -18,6 +18,14 @@ async def test_a_group_holds_every_sample_of_its_question_under_its_own_id(game)
     assert group.assignment.id == "3-1"
 
 
+async def test_the_samples_of_a_group_share_one_prompt(game):
+    worker = RolloutWorker(game.make_players(game.ScriptedEngine(lambda _: ANSWER)), seed=0)
+    group = await worker.run_group(game.assignment(), 4, SamplingOptions())
+    prompts = [t.segments[0] for t in group.trajectories]
+    assert prompts[0].text.startswith("Where?")
+    assert all(prompt is prompts[0] for prompt in prompts)
+
+
 async def test_new_weights_label_what_is_sampled_after_them(game):
     engine = game.ScriptedEngine(lambda _: ANSWER)
     worker = RolloutWorker(game.make_players(engine), seed=0)

@@ -160,6 +160,7 @@ class VllmEngine:
             logprobs=0,
             flat_logprobs=True,
             output_kind=RequestOutputKind.FINAL_ONLY,
+            skip_clone=True,  # made for one request
         )
 
     async def load_weights(self, path: str, version: int) -> None:
