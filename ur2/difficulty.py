@@ -59,18 +59,12 @@ def measure(options: DifficultyOptions) -> None:
     if left:
         from ur2.session import with_rollouts  # loads ray and torch: only after all checks
 
-        async def work(pool: RolloutPool) -> None:
-            await play_all(options, left, file, pool, console)
-
-        asyncio.run(
-            with_rollouts(
-                options,
-                work,
-                search=options.with_retrieval,
-                precision=options.precision,
-                go_on=f"the same command continues what is in {options.out}",
-                console=console,
-            )
+        with_rollouts(
+            options,
+            lambda rollouts: play_all(options, left, file, rollouts, console),
+            search=options.with_retrieval,
+            out=file.out,
+            console=console,
         )
     tallies = file.read(questions)
     publish(questions, tallies, options.levels, options.confidence, file.out, console)

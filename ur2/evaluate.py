@@ -1,6 +1,5 @@
 """`python -m ur2.evaluate checkpoint=PATH +benchmark=NAME [key=value ...]`: measure a policy."""
 
-import asyncio
 import re
 import time
 from collections.abc import Sequence
@@ -44,18 +43,12 @@ def evaluate(options: EvaluationOptions) -> None:
     if num_left(store, benchmarks):
         from ur2.session import with_rollouts  # loads ray and torch: only after all checks
 
-        async def work(rollouts: RolloutPool) -> None:
-            await play_all(options, benchmarks, store, rollouts, console)
-
-        asyncio.run(
-            with_rollouts(
-                options,
-                work,
-                search=options.search,
-                precision=options.precision,
-                go_on=f"the same command continues what is in {store.path}",
-                console=console,
-            )
+        with_rollouts(
+            options,
+            lambda rollouts: play_all(options, benchmarks, store, rollouts, console),
+            search=options.search,
+            out=store.path,
+            console=console,
         )
     console.print(Markdown(_publish(options, benchmarks, store)))
     console.print(f"results: {store.results_path}, {store.table_path}", soft_wrap=True)

@@ -3,10 +3,11 @@
 import asyncio
 import signal
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 from rich.console import Console
 
-from ur2.config.schema import InferenceOptions
+from ur2.config.schema import DifficultyOptions, EvaluationOptions
 from ur2.errors import ComponentError, RunInterruptedError
 from ur2.inference import (
     NoRetriever,
@@ -18,15 +19,12 @@ from ur2.inference import (
 from ur2.rollout.pool import RolloutPool
 from ur2.trainer.cluster import Cluster
 
+Options = EvaluationOptions | DifficultyOptions
+Work = Callable[[RolloutPool], Awaitable[None]]
 
-async def with_rollouts(
-    options: InferenceOptions,
-    work: Callable[[RolloutPool], Awaitable[None]],
-    *,
-    search: bool,
-    precision: str,
-    go_on: str,
-    console: Console,
+
+def with_rollouts(
+    options: Options, work: Work, *, search: bool, out: Path, console: Console
 ) -> None:
     """Runs `work` on started workers.
 
@@ -34,14 +32,23 @@ async def with_rollouts(
         options: engines, prompts and retriever.
         work: what to do.
         search: whether a retriever is needed.
-        precision: arithmetic of a local engine, `fp32` or `bf16`.
-        go_on: how to continue what was interrupted.
+        out: the folder whose content the same command continues.
         console: shows that workers start.
 
     Raises:
         RunInterruptedError: Ctrl-C or SIGTERM.
         ComponentError: a worker failed past its retries.
     """
+    go_on = f"the same command continues what is in {out}"
+    try:
+        asyncio.run(_run(options, work, search, console))
+    except ComponentError as error:
+        raise type(error)(f"{error}; {go_on}") from error
+    except asyncio.CancelledError as error:
+        raise RunInterruptedError(f"interrupted; {go_on}") from error
+
+
+async def _run(options: Options, work: Work, search: bool, console: Console) -> None:
     cluster = Cluster(options.cluster)
     _cancel_on_signals()  # ray has set handlers of its own by now
     try:
@@ -54,17 +61,13 @@ async def with_rollouts(
                 cluster,
                 retriever,
                 seats.engines,
-                dtype="float32" if precision == "fp32" else "bfloat16",
+                dtype="float32" if options.precision == "fp32" else "bfloat16",
             )
             starting = [rollouts.start()]
             if service is not None:
                 starting.append(service.call("start"))
             await asyncio.gather(*starting)
         await work(rollouts)
-    except ComponentError as error:
-        raise type(error)(f"{error}; {go_on}") from error
-    except asyncio.CancelledError as error:
-        raise RunInterruptedError(f"interrupted; {go_on}") from error
     finally:
         await cluster.close()
 
