@@ -69,10 +69,10 @@ class Timeline:
         """Writes what was added; the file is whole after each call."""
         if not self._spans:
             return
+        if not self._is_whole:
+            _mend(self._path)
         if self._path.exists() and self._path.stat().st_size > self._max_bytes:
             self._put_aside()
-        elif not self._is_whole:
-            _mend(self._path)
         self._is_whole = False  # until all is written
         lines = ",\n".join(map(json.dumps, self._take_events()))
         if self._path.exists():

@@ -128,6 +128,24 @@ def test_a_long_run_keeps_its_last_spans_in_two_files_of_bounded_size(tmp_path):
     assert ("timeline", f"continues {previous.name}") in [s[:2] for s in spans(path)]
 
 
+def test_a_file_that_was_cut_is_whole_before_it_is_put_aside(tmp_path):
+    path = tmp_path / "timeline.json"
+    timeline = Timeline(path)
+    for number in range(50):
+        timeline.add("loop", f"phase {number}", number, number + 1)
+    timeline.flush()
+    path.write_bytes(path.read_bytes()[:-20])
+    second = Timeline(path, max_bytes=100)
+    second.add("loop", "phase 50", 50.0, 51.0)
+    second.flush()
+    kept = {
+        start
+        for lane, _, start, _ in spans(path, tmp_path / "timeline.previous.json")
+        if lane == "loop"
+    }
+    assert kept == {n * 1_000_000 for n in range(51) if n != 49}
+
+
 @pytest.mark.parametrize("name", ["x" * 1000, 'quoted "query"\n and more', "Zürich 東京"])
 def test_any_text_can_be_a_name_and_a_long_one_is_cut(tmp_path, name):
     path = tmp_path / "timeline.json"
