@@ -11,6 +11,8 @@ from ur2.errors import InputError
 from ur2.launch.options import PreflightOptions
 from ur2.launch.preflight import Needs
 
+BY_FOLDER = ("auto", "files")
+"""Ways of weights that may need a folder."""
 SWEEP = ("-m", "--multirun")
 
 
@@ -51,7 +53,7 @@ def needs_of(run: RunOptions, options: PreflightOptions, num_nodes: int) -> Need
             inputs[item.path] = item.key
     if run.cluster.weights_dir is not None:
         shared[run.cluster.weights_dir] = "cluster.weights_dir"
-    elif num_nodes > 1:
+    elif num_nodes > 1 and run.policy.weight_transfer in BY_FOLDER:
         raise InputError(
             "cluster.weights_dir is not set: weights would pass through one node's memory; name a "
             "folder that all nodes share"
