@@ -129,6 +129,8 @@ class NcclChannel:
             world_size=meeting.num_ranks,
             device=device,
         )
+        if self._group.disabled:
+            raise RuntimeError("NCCL cannot be loaded")
 
     def send(self, manifest: Manifest, weights: Weights) -> None:
         """See `Channel.send`; an engine that dies meanwhile makes it wait for good."""
@@ -140,7 +142,7 @@ class NcclChannel:
             group=self._group,
             src=0,
             post_iter_func=itemgetter(1),
-            buffer_size_bytes=PART_BYTES,
+            buffer_size_bytes=_buffer_bytes(manifest),
             num_buffers=NUM_BUFFERS,
         )
 
@@ -159,7 +161,7 @@ class NcclChannel:
             group=self._group,
             src=0,
             post_unpack_func=load_now,
-            buffer_size_bytes=PART_BYTES,
+            buffer_size_bytes=_buffer_bytes(manifest),
             num_buffers=NUM_BUFFERS,
             device=self._device,
         )
@@ -230,7 +232,7 @@ class IpcChannel:
     def send(self, manifest: Manifest, weights: Weights) -> None:
         """See `Channel.send`."""
         self._num_passes += 1
-        laid_out = self._memory.lay_out(weights, max(PART_BYTES, manifest.largest_bytes()))
+        laid_out = self._memory.lay_out(weights, _buffer_bytes(manifest))
         for number, part in enumerate(laid_out):
             key = self._key(number)
             self._store.set(key, pickle.dumps(part).hex())
@@ -280,6 +282,11 @@ def parts(sized: Iterable[tuple[T, int]], limit_bytes: int) -> Iterator[list[T]]
             part, num_bytes = [], 0
     if part:
         yield part
+
+
+def _buffer_bytes(manifest: Manifest) -> int:
+    """Of vllm's buffers, into which every tensor should fit."""
+    return max(PART_BYTES, manifest.largest_bytes())
 
 
 def _connect(meeting: Meeting) -> socket.socket:
