@@ -38,10 +38,10 @@ TOKENIZER_FILES = (
 class Outlet:
     """One rank's part in giving weights to engines; `write`, `join` and `send` are collective."""
 
-    def __init__(self, engine: "TrainEngine", options: PolicyOptions) -> None:
+    def __init__(self, engine: "TrainEngine", options: PolicyOptions, rank: int) -> None:
         self._engine = engine
         self._options = options
-        self._rank = dist.get_rank()
+        self._rank = rank
         self._num_written = 0
         self._channel: Channel | None = None
         self._is_everywhere = False

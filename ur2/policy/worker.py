@@ -110,7 +110,7 @@ class PolicyWorker:
         self.device = join_ranks(self.rank, self.world_size, master_address, master_port)
         self.address = master_address
         self.engine = TrainEngine(model, self.options, self.device)
-        self.outlet = Outlet(self.engine, self.options)
+        self.outlet = Outlet(self.engine, self.options, self.rank)
         self.reference: FrozenEngine | BaseEngine
         if self.algorithm.kl_coef and self.options.lora:
             self.reference = BaseEngine(self.engine)

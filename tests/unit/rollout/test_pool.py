@@ -164,6 +164,72 @@ async def test_a_worker_that_refuses_weights_is_replaced_and_gets_them(game):
     assert workers[0].calls == ["start", (W, 4)]
 
 
+class ScriptedPublication:
+    """Fails for the workers that it is told, once each."""
+
+    def __init__(self, fails=()):
+        self.fails = list(fails)
+        self.delivered = []
+        self.discarded = False
+
+    async def deliver(self, receivers):
+        workers = [receiver.worker for receiver in receivers]
+        self.delivered.append(workers)
+        await asyncio.sleep(0)
+        return [
+            ComponentError("lost") if w in self.fails and not self.fails.remove(w) else None
+            for w in workers
+        ]
+
+    def discard(self):
+        self.discarded = True
+
+
+async def test_a_publication_gets_all_workers_at_once_and_later_those_that_replace_them():
+    workers = [FakeWorker(), FakeWorker(), FakeWorker()]
+    first, failing, third = workers
+    pool = RolloutPool(workers, options(), respawn=replacing(workers))
+    publication = ScriptedPublication([failing])
+    await pool.update_weights(publication)
+    assert workers[1] is not failing
+    assert publication.delivered == [[first, failing, third], [workers[1]]]
+
+
+async def test_a_publication_is_kept_until_the_next_one_is_delivered():
+    workers = [FakeWorker()]
+    pool = RolloutPool(workers, options(), respawn=replacing(workers))
+    old, new = ScriptedPublication(), ScriptedPublication([workers[0]])
+    await pool.update_weights(old)
+    await pool.update_weights(old)
+    assert not old.discarded
+    await pool.update_weights(new)
+    assert old.discarded
+    assert not new.discarded
+
+
+async def test_a_worker_that_starts_again_has_its_weights_before_others_get_newer_ones(game):
+    workers = [FakeWorker(error=ComponentError("gone")), FakeWorker()]
+    failed, healthy = workers
+    started = asyncio.Event()
+
+    async def respawn(index):
+        started.set()
+        await asyncio.sleep(0.02)
+        workers[index] = FakeWorker()
+        return workers[index]
+
+    pool = RolloutPool(list(workers), options(max_num_seqs=1), respawn=respawn)
+    old, new = ScriptedPublication(), ScriptedPublication()
+    await pool.update_weights(old)
+    playing = asyncio.create_task(pool.collect([game.assignment(id="0")], 1, SAMPLING))
+    await started.wait()
+    await pool.update_weights(new)
+    await playing
+    late = workers[0]
+    assert old.delivered == [[failed, healthy], [late]]
+    assert new.delivered == [[late, healthy]]
+
+
 async def test_sleep_weights_and_wake_reach_every_worker_in_that_order():
     workers = [FakeWorker(), FakeWorker()]
     pool = RolloutPool(workers, options())

@@ -41,6 +41,20 @@ async def test_an_engine_that_takes_no_weights_in_time_is_an_error(game):
         await worker.update_weights("somewhere", 5)
 
 
+@pytest.mark.parametrize("method", ["join_policy", "receive_weights"])
+async def test_a_channel_has_the_time_limit_of_an_update(game, method):
+    engine = game.ScriptedEngine(lambda _: ANSWER)
+
+    async def never(*_):
+        await asyncio.Event().wait()
+
+    setattr(engine, method, never)
+    worker = RolloutWorker(game.make_players(engine, update_timeout_s=0.02), seed=0)
+    arguments = {"join_policy": ["meeting"], "receive_weights": ["manifest", 5]}[method]
+    with pytest.raises(ComponentError, match=r"within 0\.02 s"):
+        await getattr(worker, method)(*arguments)
+
+
 async def test_a_failed_episode_leaves_no_other_episode_running(game):
     engine = game.ScriptedEngine(lambda _: ANSWER)
     calls = 0
