@@ -151,7 +151,7 @@ class Cluster:
         """
         folder, text = str(self.weights_dir), uuid.uuid4().hex
         await writer.call("write_probe", folder, text)
-        engines = [actor for actor in self.actors if actor.kind is RolloutProcess]
+        engines = [actor for actor in self.actors if issubclass(actor.kind, RolloutProcess)]
         seen = await asyncio.gather(*(e.call("sees_probe", folder, text) for e in engines))
         places = await asyncio.gather(*(e.call("whereabouts") for e in engines))
         nodes = sorted({p.node for p, sees in zip(places, seen, strict=True) if not sees})

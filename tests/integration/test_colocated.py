@@ -1,0 +1,70 @@
+"""A run whose engines sleep while the policy computes is the run in which they need not."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zstandard
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[2]
+TIMEOUT_S = 600
+
+
+def train(folder: Path, model: str, engine: str, placement: str) -> str:
+    """A run of two steps, without retrieval; returns what it printed."""
+    questions = ROOT / "tests" / "fixtures" / "qa.jsonl"
+    command = [
+        *(sys.executable, "-m", "ur2.train", "+experiment=smoke", f"run_dir={folder}"),
+        *(f"engine={engine}", f"cluster.placement={placement}", f"model.path={model}"),
+        *(f"dataset.train={questions}", f"dataset.eval={questions}", "prepare=[]"),
+        *("retrieval=none", "curriculum=never", "trainer.eval_retrieval=false"),
+        *("rollout.sampling.seeded=true", "rollout.max_tokens=40", "trainer.eval_every=1"),
+        *("rollout.samples_per_prompt=16", "trainer.questions_per_step=4"),
+        *("trainer.trackers=[]", "trainer.mode=sync"),
+    ]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def read_metrics(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def read_tokens(folder: Path, step: int) -> list[Any]:
+    packed = (folder / f"trajectories/step_{step:06d}.jsonl.zst").read_bytes()
+    trajectories = map(json.loads, zstandard.decompress(packed).splitlines())
+    return [(t["id"], [s["token_ids"] for s in t["segments"]]) for t in trajectories]
+
+
+@pytest.mark.parametrize("tiny_model", [False], indirect=True)
+@pytest.mark.parametrize("engine", ["hf", "vllm"])
+def test_a_colocated_run_is_the_disaggregated_one(
+    engine: str, tiny_model: str, tmp_path: Path
+) -> None:
+    if importlib.util.find_spec("vllm") is None and engine == "vllm":
+        pytest.skip("vllm is not installed")
+    apart, together = tmp_path / "apart", tmp_path / "together"
+    train(apart, tiny_model, engine, "disaggregated")
+    shown = train(together, tiny_model, engine, "colocated")
+    for worker in ("policy rank 0", "policy rank 1", "rollout worker 0"):
+        assert worker in shown
+    for step in (1, 2):
+        assert read_tokens(together, step) == read_tokens(apart, step)
+    pairs = list(zip(read_metrics(together), read_metrics(apart), strict=True))
+    assert any(ours.get("policy/grad_norm", 0.0) > 0 for ours, _ in pairs)
+    for ours, theirs in pairs:
+        assert ours.pop("time/sleep_s") > 0
+        measured = {k for k in theirs if not k.startswith(("time/", "idle/", "through", "memory/"))}
+        assert {k: ours[k] for k in measured} == pytest.approx(
+            {k: theirs[k] for k in measured}, rel=1e-4, abs=1e-6
+        )
+        if "mismatch/kl" in ours:
+            assert ours["mismatch/kl"] < 1e-6
