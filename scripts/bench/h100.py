@@ -37,9 +37,10 @@ groups carry no signal.
 """
 
 import math
+from bisect import bisect
 from random import Random
 
-from simulation import Shape, Turn
+from simulated_worker import Shape, Turn
 from simulation_parts import Costs, DriverCosts, EngineCosts, RetrievalCosts, UpdateCosts
 
 from ur2.policy.packing import ATTENTION_SPAN
@@ -65,7 +66,8 @@ BUCKETS = 16
 MEDIAN_SEARCH_TURN, MEDIAN_LAST_TURN, TURN_SIGMA, MAX_TURN = 300, 500, 0.8, 1536
 MEDIAN_DOCUMENTS, DOCUMENTS_SIGMA, MAX_DOCUMENTS = 500, 0.5, 4096
 PROMPT_TOKENS = 300
-SEARCHES = (0.20, 0.40, 0.25, 0.10, 0.05)
+AT_MOST = (0.20, 0.60, 0.85, 0.95)
+"""Share of the trajectories that search at most 0, 1, 2, 3 times; the others 4 times."""
 RETRIEVAL_SHARE = 0.7
 INFORMATIVE_SHARE = 0.7
 LATENCY_MEDIAN_S, LATENCY_P99_S = 0.3, 3.0
@@ -84,7 +86,7 @@ class Trajectories:
 
 
 def _shape(rng: Random, *, searches: bool) -> Shape:
-    num_searches = rng.choices(range(len(SEARCHES)), SEARCHES)[0] if searches else 0
+    num_searches = bisect(AT_MOST, rng.random()) if searches else 0
     before = (
         Turn(
             _length(rng, MEDIAN_SEARCH_TURN, TURN_SIGMA, MAX_TURN),

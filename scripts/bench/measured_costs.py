@@ -13,7 +13,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.typing import NDArray
 from real_run import RealRun
-from simulation import Scenario, Shape, simulate
+from simulated_worker import Scenario, Shape
+from simulation import simulate
 from simulation_parts import Costs, DriverCosts, EngineCosts, RetrievalCosts, UpdateCosts
 
 from ur2.algorithms.options import AlgorithmOptions
@@ -208,7 +209,7 @@ def replayed(run: RealRun, costs: Costs, mode: str) -> Scenario:
 
 def measure_driver(num_policy_tokens: int, num_observed: int) -> DriverCosts:
     """What the driver does with a step's trajectories, on real records of this size."""
-    groups = [_scored_group(number, 8, num_policy_tokens, num_observed) for number in range(8)]
+    groups = [_scored_group(number, 8, num_policy_tokens, num_observed) for number in range(32)]
     num = sum(len(scored.scores) for scored in groups)
     packets = [pickle.dumps(scored.group) for scored in groups]
     algorithm = AlgorithmOptions()

@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import yaml
 import zstandard
-from simulation import Shape, Turn
+from simulated_worker import Shape, Turn
 
 CPU_FILE = "cpu.jsonl"
 SAMPLE_EVERY_S = 0.2
@@ -41,6 +41,8 @@ class RealRun:
     demand: Mapping[str, float]
     """Processors that all processes of the run used together, by phase of the loop; empty where
     nobody watched."""
+    others: float
+    """Processors that everything else on the machine used meanwhile."""
     load_s: float
     """An engine's time with new weights, a median."""
 
@@ -53,6 +55,7 @@ class RealRun:
             assignment = row["id"].rpartition("/")[0]
             shapes[assignment].append(_shape(row["segments"]))
             rewards[assignment].add(row["reward"])
+        demand, others = _used(folder)
         searches = [search for row in rows for search in row["searches"]]
         return cls(
             config=yaml.safe_load((folder / "config.yaml").read_text()),
@@ -60,7 +63,8 @@ class RealRun:
             shapes={name: tuple(group) for name, group in shapes.items()},
             informative=frozenset(name for name, seen in rewards.items() if len(seen) > 1),
             latencies_s=tuple(s["latency_s"] for s in searches if s["outcome"] != "refused"),
-            demand=_demand(folder),
+            demand=demand,
+            others=others,
             load_s=_load_s(folder / "timeline.json"),
         )
 
@@ -102,7 +106,7 @@ def make_run(folder: Path, arguments: Sequence[str]) -> None:
     """Trains in `folder`, and notes how much processor time it has used by when."""
     command = [sys.executable, "-m", "ur2.train", *arguments, f"run_dir={folder}", "resume=none"]
     print("▸", " ".join(command[1:]), flush=True)
-    samples: list[tuple[float, float]] = []
+    samples: list[tuple[float, float, float]] = []
     with subprocess.Popen(command) as process:
         ended = threading.Event()
         watcher = threading.Thread(target=_watch, args=(process.pid, samples, ended))
@@ -115,7 +119,8 @@ def make_run(folder: Path, arguments: Sequence[str]) -> None:
     (folder / CPU_FILE).write_text("".join(json.dumps(sample) + "\n" for sample in samples))
 
 
-def _watch(pid: int, samples: list[tuple[float, float]], ended: threading.Event) -> None:
+def _watch(pid: int, samples: list[tuple[float, float, float]], ended: threading.Event) -> None:
+    """When, processor time of the run so far, and of the whole machine."""
     used_s: dict[psutil.Process, float] = {}
     number = 0
     while not ended.wait(SAMPLE_EVERY_S):
@@ -133,32 +138,38 @@ def _watch(pid: int, samples: list[tuple[float, float]], ended: threading.Event)
             except psutil.NoSuchProcess:
                 continue  # what it had used stays counted
             used_s[process] = times.user + times.system
-        samples.append((time.time(), sum(used_s.values())))
+        machine = psutil.cpu_times()
+        samples.append(
+            (time.time(), sum(used_s.values()), sum(machine) - machine.idle - machine.iowait)
+        )
 
 
-def _demand(folder: Path) -> dict[str, float]:
-    """Processors in use during each phase, all its occurrences after the first taken together."""
+def _used(folder: Path) -> tuple[dict[str, float], float]:
+    """Processors in use by the run in each phase, without its first time, and by all others."""
     path = folder / CPU_FILE
     if not path.exists():
-        return {}
+        return {}, 0.0
     samples = [tuple(json.loads(line)) for line in path.open()]
     times = [sample[0] for sample in samples]
+    (t0, ours0, all0), (t1, ours1, all1) = samples[0], samples[-1]
+    others = max(((all1 - all0) - (ours1 - ours0)) / (t1 - t0), 0.0)
     used: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for name, start_s, end_s in _phases(folder / "timeline.json"):
         if times[0] <= start_s and end_s <= times[-1] and end_s > start_s:
             used_s = _at(samples, times, end_s) - _at(samples, times, start_s)
             used[name].append((used_s, end_s - start_s))
-    return {
+    demand = {
         name: sum(cpu for cpu, _ in spans[1:]) / sum(wall for _, wall in spans[1:])
         for name, spans in used.items()
         if len(spans) > 1
     }
+    return demand, others
 
 
 def _at(samples: Sequence[tuple[float, ...]], times: Sequence[float], when_s: float) -> float:
     """Processor time used until then, between two samples."""
     after = min(max(bisect_right(times, when_s), 1), len(times) - 1)
-    (t0, used0), (t1, used1) = samples[after - 1], samples[after]
+    (t0, used0, _), (t1, used1, _) = samples[after - 1], samples[after]
     return used0 + (used1 - used0) * (when_s - t0) / (t1 - t0)
 
 

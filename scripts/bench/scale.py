@@ -3,7 +3,7 @@
     python scripts/bench/scale.py                              # makes two short real runs first
     python scripts/bench/scale.py runs=SYNC_DIR,ASYNC_DIR      # reads them instead
     python scripts/bench/scale.py experiment=quickstart steps=25
-    python scripts/bench/scale.py runs=none                    # no check, only the GPUs
+    python scripts/bench/scale.py runs=none staleness=2 out=FILE.png   # no check, only the GPUs
 
 The simulation runs the product's scheduling in virtual time (`simulation.py`). The check: costs are
 fitted to every other step of a synchronous run on this machine, and predict its other steps and an
@@ -11,46 +11,40 @@ asynchronous run that had no part in the fit. Of the 8 to 1,024 GPUs none was th
 assumed (`h100.py`), except for those of the driver, which are measured here.
 """
 
-import asyncio
 import json
-import os
 import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import h100
 from matplotlib.figure import Figure
-from measured_costs import fit, measure_driver, measure_engine, questions, replayed, step_s
-from real_run import RealRun, make_run
+from measured_costs import measure_driver, questions
 from rich.progress import Progress
-from simulation import Scenario, Step, simulate
+from scale_check import in_ms, real_runs, validate
+from simulated_worker import Scenario
+from simulation import Step, simulate
 from simulation_parts import DriverCosts
 
 from ur2.curriculum.curriculum import Curriculum
 from ur2.curriculum.options import CurriculumOptions
-from ur2.rollout.options import RolloutOptions
 from ur2.trainer.options import TrainerOptions
 
+KEYS = {"runs", "experiment", "steps", "staleness", "out"}
 MODES = ("sync", "one_step_off", "async")
 GPUS = (8, 16, 32, 64, 128, 256, 512, 1024)
 STRONG_QUESTIONS = 256
 WARM_UP = 2
 """Steps that are not counted: nothing is under way when the first one begins."""
-MEASURED = 4
-MEASURED_SMALL = 16
-"""Where few trajectories make a step, so that chance weighs more."""
+MEASURED, MEASURED_SMALL = 3, 12
+"""Steps that are; more where a step has few groups, so that chance weighs more."""
+SMALL = 128
+VARIANT_GPUS = (64, 256, 1024)
 DRIVER_TOKENS = (1200, 800)
 """That the policy wrote and that it read, of the trajectories on which the driver is measured."""
-RUN_OPTIONS = (
-    "rollout.samples_per_prompt=8",
-    "trainer.questions_per_step=32",
-    "dataset.eval=null",
-    "trainer.trackers=[]",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,15 +69,26 @@ class Cell:
         )
 
 
+Curves = dict[tuple[str, int], Cell]
+WEAK = "weak scaling: 256 trajectories per 8 GPUs"
+STRONG = f"strong scaling: {STRONG_QUESTIONS * h100.SAMPLES_PER_PROMPT:,} trajectories"
+UNDUMPED = "weak scaling, trainer.dump_trajectories=false"
+FILES = "weak scaling, weights through files"
+
+
 def main() -> None:
-    given = dict(argument.split("=", 1) for argument in sys.argv[1:])
-    unknown = set(given) - {"runs", "experiment", "steps", "out", "staleness"}
-    if unknown:
-        raise SystemExit(f"scale.py: unknown {', '.join(sorted(unknown))}\n\n{__doc__}")
+    if {"-h", "--help"} & set(sys.argv):
+        print(__doc__)
+        return
+    pairs = [argument.partition("=") for argument in sys.argv[1:]]
+    given = {key: value for key, _, value in pairs}
+    if unknown := sorted(set(given) - KEYS):
+        raise SystemExit(f"{__doc__}\nunknown: {', '.join(unknown)}")
     figures: dict[str, object] = {}
     if given.get("runs") != "none":
         figures |= validate(*real_runs(given))
     driver = measure_driver(*DRIVER_TOKENS)
+    print(f"\ndriver, per trajectory of {sum(DRIVER_TOKENS) + 300:,} tokens: {in_ms(vars(driver))}")
     started = time.process_time()
     curves = all_curves(driver, int(given.get("staleness", 1)))
     for title, table in curves.items():
@@ -104,118 +109,26 @@ def main() -> None:
     print(json.dumps({"name": "scale", **{k: rounded(v) for k, v in figures.items()}}))
 
 
-# the check
-
-
-def real_runs(given: Mapping[str, str]) -> tuple[RealRun, RealRun, Path]:
-    """A synchronous and an asynchronous run, and the model of the first."""
-    if "runs" in given:
-        folders = [Path(folder) for folder in given["runs"].split(",")]
-    else:
-        base = Path(tempfile.mkdtemp(prefix="ur2-scale-"))
-        folders = [base / mode for mode in ("sync", "async")]
-        steps = given.get("steps", "16")
-        for folder in folders:
-            arguments = [
-                f"+experiment={given.get('experiment', 'smoke')}",
-                *RUN_OPTIONS,
-                f"trainer.steps={steps}",
-                f"trainer.checkpoint_every={steps}",
-                f"trainer.mode={folder.name}",
-            ]
-            make_run(folder, arguments)
-    runs = {run.mode: run for run in map(RealRun.read, folders)}
-    if set(runs) != {"sync", "async"}:
-        raise SystemExit("scale.py: runs= wants one of mode sync and one of mode async")
-    models = sorted(folders[0].glob("checkpoints/step_*/model"))
-    return runs["sync"], runs["async"], models[-1]
-
-
-def validate(sync: RealRun, other: RealRun, model: Path) -> dict[str, object]:
-    """Prints what was predicted beside what was measured."""
-    options = RolloutOptions.load(sync.config["rollout"], where="rollout")
-    alone = asyncio.run(measure_engine(options, model))
-    print(f"\nengine alone: {in_ms(vars(alone))}")
-    steps = [int(m["step"]) for m in sync.metrics][1:]
-    known, unseen = steps[::2], steps[1::2]
-    costs = fit(sync, alone, known, float(len(os.sched_getaffinity(0))))
-    print(f"engine beside the rest, fitted: {in_ms(vars(costs.engine))}")
-    print(
-        f"update {in_ms(vars(costs.update), ('fixed_s', 'token_s'))}; "
-        f"sync {1e3 * (costs.publish_s + costs.load_s):.0f} ms; processors: {costs.cores:g}, in "
-        f"use by rollouts {costs.rollout_demand:.2f}, by an update {costs.update_demand:.2f}"
-        + ("" if sync.demand else " (nobody watched the run: assumed)")
-    )
-    print("\n| what | real | simulated | error |\n|---|---|---|---|")
-    errors = [
-        compare("sync, other steps", sync, simulate(replayed(sync, costs, "sync")), unseen),
-        compare("async", other, simulate(replayed(sync, costs, "async")), steps),
-    ]
-    return {"validation_error": max(errors), "error_sync": errors[0], "error_async": errors[1]}
-
-
-def compare(label: str, run: RealRun, steps: Sequence[Step], chosen: Sequence[int]) -> float:
-    """Rows of the table; the error of the mean step."""
-    real = [m for m in run.metrics if m["step"] in chosen]
-    simulated = [step for number, step in enumerate(steps, start=1) if number in chosen]
-    rows = [
-        (
-            "step, s",
-            fmean(step_s(m) for m in real),
-            fmean(step.total_s for step in simulated),
-        ),
-        *(
-            (
-                f"{phase}, s",
-                fmean(m[f"time/{phase}_s"] for m in real),
-                fmean(step.seconds[phase] for step in simulated),
-            )
-            for phase in ("rollout", "update", "sync")
-        ),
-        (
-            "engines without a group",
-            fmean(m["rollout/idle_fraction"] for m in real),
-            fmean(step.rollout_idle for step in simulated),
-        ),
-    ]
-    for name, measured, predicted in rows:
-        error = f"{predicted / measured - 1.0:+.1%}" if name.endswith(", s") else ""
-        print(f"| {label}: {name} | {measured:.3f} | {predicted:.3f} | {error} |")
-    return abs(rows[0][2] / rows[0][1] - 1.0)
-
-
-def in_ms(seconds: Mapping[str, float], names: Sequence[str] = ()) -> str:
-    chosen = names or [name for name in seconds if name.endswith("_s")]
-    return ", ".join(f"{name.removesuffix('_s')} {1e3 * seconds[name]:.3g} ms" for name in chosen)
-
-
-# the curves
-
-Curves = dict[tuple[str, int], Cell]
-WEAK = "weak scaling: 256 trajectories per 8 GPUs"
-STRONG = f"strong scaling: {STRONG_QUESTIONS * h100.SAMPLES_PER_PROMPT:,} trajectories"
-UNDUMPED = "weak scaling, trainer.dump_trajectories=false"
-FILES = "weak scaling, weights through files"
-
-
 def all_curves(driver: DriverCosts, staleness: int) -> dict[str, Curves]:
     undumped = replace(driver, report_s=0.0)
     with Progress(transient=True) as bar:
-        task = bar.add_task("simulating", total=len(GPUS) * len(MODES) * 2 + 2 * len(GPUS))
+        task = bar.add_task("simulating", total=2 * len(GPUS) * len(MODES) + 2 * len(VARIANT_GPUS))
 
-        def curves(modes: Sequence[str], **how: object) -> Curves:
+        def curves(modes: Sequence[str], gpus: Sequence[int], **how: Any) -> Curves:
             cells: Curves = {}
-            for num in GPUS:
+            for num in gpus:
                 for mode in modes:
                     cells[mode, num] = simulated(mode, num, staleness, **how)
                     bar.advance(task)
             return cells
 
+        weak = curves(MODES, GPUS, driver=driver)
+        first = {("async", GPUS[0]): weak["async", GPUS[0]]}
         return {
-            WEAK: curves(MODES, driver=driver),
-            STRONG: curves(MODES, driver=driver, num_questions=STRONG_QUESTIONS),
-            UNDUMPED: curves(("async",), driver=undumped),
-            FILES: curves(("async",), driver=driver, files=True),
+            WEAK: weak,
+            STRONG: curves(MODES, GPUS, driver=driver, num_questions=STRONG_QUESTIONS),
+            UNDUMPED: first | curves(("async",), VARIANT_GPUS, driver=undumped),
+            FILES: first | curves(("async",), VARIANT_GPUS, driver=driver, files=True),
         }
 
 
@@ -230,7 +143,7 @@ def simulated(
 ) -> Cell:
     num_nodes = num_gpus // h100.GPUS_PER_NODE
     size = num_questions or num_nodes * h100.QUESTIONS_PER_NODE
-    measured = MEASURED_SMALL if size <= 512 else MEASURED
+    measured = MEASURED_SMALL if size <= SMALL else MEASURED
     options = TrainerOptions(
         steps=WARM_UP + measured + staleness + 1,  # steps near the last one start less
         questions_per_step=size,
@@ -278,8 +191,9 @@ def draw(curves: Mapping[str, Curves], path: Path) -> None:
         axes.set_title(title)
         axes.set_ylabel("samples/s per GPU, relative to 8 GPUs")
     for title, label in ((UNDUMPED, "async, no dumps"), (FILES, "async, weights in files")):
-        values = [efficiency(curves[title], "async", n) for n in GPUS]
-        weak.plot(GPUS, values, "o:", label=label)
+        gpus = [num for _, num in curves[title]]
+        values = [efficiency(curves[title], "async", num) for num in gpus]
+        weak.plot(gpus, values, "o:", label=label)
     for mode in MODES:
         rates.plot(GPUS, [curves[WEAK][mode, n].samples_per_s for n in GPUS], "o-", label=mode)
     first = curves[WEAK]["async", GPUS[0]].samples_per_s / GPUS[0]

@@ -1,5 +1,6 @@
 """The simulation of scripts/bench/scale.py: what it keeps, and what it must come out at."""
 
+import asyncio
 import importlib
 import sys
 from dataclasses import replace
@@ -27,7 +28,9 @@ QUESTIONS = [
 
 sys.path.insert(0, str(SCRIPTS))
 try:
+    virtual_time = importlib.import_module("virtual_time")
     parts = importlib.import_module("simulation_parts")
+    worker = importlib.import_module("simulated_worker")
     simulation = importlib.import_module("simulation")
     measured = importlib.import_module("measured_costs")
     real = importlib.import_module("real_run")
@@ -35,7 +38,7 @@ try:
 finally:
     sys.path.remove(str(SCRIPTS))
 
-Turn, Shape = simulation.Turn, simulation.Shape
+Turn, Shape = worker.Turn, worker.Shape
 
 
 class Varied:
@@ -80,7 +83,7 @@ def scenario(mode="sync", *, workload=None, steps=6, questions=4, staleness=1, *
         steps=steps, questions_per_step=questions, mode=mode, max_staleness=staleness
     )
     values = {"costs": costs(), "num_engines": 2, "samples_per_prompt": 4, "max_num_seqs": 16}
-    return simulation.Scenario(
+    return worker.Scenario(
         trainer=trainer,
         workload=workload or Varied(),
         curriculum=lambda: Curriculum(QUESTIONS, CurriculumOptions(), 0, questions),
@@ -182,28 +185,28 @@ def test_a_step_of_equal_trajectories_takes_what_the_formula_says():
 
 def test_parts_that_share_processors_slow_each_other_down():
     async def run(num):
-        cores = parts.Cores(num)
-        loop = parts.asyncio.get_running_loop()
-        short = parts.asyncio.ensure_future(cores.work(1.0, demand=2.0))
-        await parts.asyncio.gather(short, cores.work(3.0, demand=2.0))
+        cores = virtual_time.Cores(num)
+        loop = asyncio.get_running_loop()
+        short = asyncio.ensure_future(cores.work(1.0, demand=2.0))
+        await asyncio.gather(short, cores.work(3.0, demand=2.0))
         return loop.time()
 
-    assert parts.run_virtually(run(4)) == pytest.approx(3.0)
-    assert parts.run_virtually(run(2)) == pytest.approx(2 * 1.0 + 2.0)  # alone in the end
+    assert virtual_time.run_virtually(run(4)) == pytest.approx(3.0)
+    assert virtual_time.run_virtually(run(2)) == pytest.approx(2 * 1.0 + 2.0)  # alone in the end
 
 
 def test_a_replica_takes_what_waits_as_one_batch():
     cost = parts.RetrievalCosts(latency_s=lambda rng: 0.25, max_batch=2, batch_s=1.0, query_s=0.1)
 
     async def run():
-        loop, ended_s = parts.asyncio.get_running_loop(), []
-        retrieval = parts.Retrieval(cost, parts.Cores(float("inf")), Random(0))
+        loop, ended_s = asyncio.get_running_loop(), []
+        retrieval = parts.Retrieval(cost, virtual_time.Cores(float("inf")), Random(0))
         for _ in range(4):
             retrieval.search(lambda: ended_s.append(loop.time()))
-        await parts.asyncio.sleep(60)
+        await asyncio.sleep(60)
         return ended_s
 
-    assert parts.run_virtually(run()) == pytest.approx([1.35, 2.55, 2.55, 3.65])
+    assert virtual_time.run_virtually(run()) == pytest.approx([1.35, 2.55, 2.55, 3.65])
 
 
 def test_an_engine_gives_tokens_as_one_that_is_followed_step_by_step():
@@ -214,17 +217,17 @@ def test_an_engine_gives_tokens_as_one_that_is_followed_step_by_step():
     )
 
     async def run():
-        loop = parts.asyncio.get_running_loop()
-        engine, ended_s = parts.Engine(cost, parts.Cores(float("inf")), 0.0), {}
+        loop = asyncio.get_running_loop()
+        engine, ended_s = parts.Engine(cost, virtual_time.Cores(float("inf")), 0.0), {}
         for number, (start_s, context, count) in enumerate(requests):
-            await parts.asyncio.sleep(start_s - loop.time())
+            await asyncio.sleep(start_s - loop.time())
             engine.write(
                 context, context, count, lambda n=number: ended_s.setdefault(n, loop.time())
             )
-        await parts.asyncio.sleep(60)
+        await asyncio.sleep(60)
         return ended_s
 
-    ended_s, expected_s = parts.run_virtually(run()), step_by_step(requests, cost)
+    ended_s, expected_s = virtual_time.run_virtually(run()), step_by_step(requests, cost)
     assert len(ended_s) == len(requests)
     for number, end_s in expected_s.items():
         slowest_step_s = 0.01 + 60 * 0.001 + 60 * 600 * 1e-6
@@ -257,20 +260,22 @@ def test_weights_hold_an_engine_up_and_make_it_read_what_is_in_flight_again():
     cost = parts.EngineCosts(step_s=0.01, prefill_s=0.001)
 
     async def run(*, reload):
-        loop = parts.asyncio.get_running_loop()
-        engine, ended = parts.Engine(cost, parts.Cores(float("inf")), 0.0), parts.asyncio.Event()
+        loop = asyncio.get_running_loop()
+        engine, ended = parts.Engine(cost, virtual_time.Cores(float("inf")), 0.0), asyncio.Event()
         engine.write(100, 0, 50, ended.set)
-        await parts.asyncio.sleep(0.2)
+        await asyncio.sleep(0.2)
         if reload:
             engine.pause()
-            await parts.asyncio.sleep(1.0)
+            await asyncio.sleep(1.0)
             engine.resume()
         await ended.wait()
         return loop.time()
 
-    plain_s = parts.run_virtually(run(reload=False))
+    plain_s = virtual_time.run_virtually(run(reload=False))
     assert plain_s == pytest.approx(0.5)
-    assert parts.run_virtually(run(reload=True)) == pytest.approx(plain_s + 1.0 + 0.001 * 120)
+    assert virtual_time.run_virtually(run(reload=True)) == pytest.approx(
+        plain_s + 1.0 + 0.001 * 120
+    )
 
 
 def test_an_update_costs_what_the_fullest_rank_reads_in_the_product_s_plan():
@@ -356,6 +361,7 @@ def recorded(made):
         informative=frozenset(name for step in steps for name in step.trained),
         latencies_s=(0.1,),
         demand={"rollout": 1.5, "update": 2.0},
+        others=0.0,
         load_s=0.1,
     )
 
@@ -371,9 +377,10 @@ def test_the_processors_that_a_phase_used_are_read_from_the_run(tmp_path):
         timeline.add("loop", name, start_s, end_s)
         timeline.add("rollout worker 0", "weights 3", end_s, end_s + 0.25)
     timeline.flush()
-    used = [(99.0 + t / 4, 1.5 * t / 4) for t in range(60)]  # 1.5 processors, always
-    (tmp_path / real.CPU_FILE).write_text("".join(f"[{t}, {u}]\n" for t, u in used))
-    demand = real._demand(tmp_path)
+    used = [(99.0 + t / 4, 1.5 * t / 4, 1.7 * t / 4) for t in range(60)]
+    (tmp_path / real.CPU_FILE).write_text("".join(f"{list(sample)}\n" for sample in used))
+    demand, others = real._used(tmp_path)
+    assert others == pytest.approx(0.2)
     assert demand == {"rollout": pytest.approx(1.5), "update": pytest.approx(1.5)}
     assert real._load_s(tmp_path / "timeline.json") == pytest.approx(0.25)
 
