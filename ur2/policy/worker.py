@@ -243,6 +243,11 @@ class PolicyWorker:
         if (random := folder / RNG_FILE.format(self.rank)).exists():
             restore_rng(torch.load(random, weights_only=True))
 
+    def release_memory(self) -> None:
+        """Gives others on this GPU what the allocator keeps without need."""
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
     def close(self) -> None:
         """Leaves the process group."""
         self.engine.close()

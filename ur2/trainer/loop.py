@@ -82,6 +82,7 @@ class Trainer:
         """
         try:
             if self.colocated:
+                await self.policy.everywhere("release_memory")
                 await self.rollouts.wake()
             if self.state.before is None:
                 before = await unless_stopped(self._measure("before"), self.stop)
@@ -156,6 +157,8 @@ class Trainer:
 
     async def publish(self, version: int) -> None:
         """Hands the policy's weights to the engines, as `version`."""
+        if self.colocated:
+            await self.policy.everywhere("release_memory")
         await self.rollouts.update_weights(await self.policy.publish(version))
         if self.colocated:  # last, since it takes the most memory
             await self.rollouts.wake()

@@ -232,6 +232,8 @@ class SharedMemory:
 
     def __init__(self, trainer: Trainer) -> None:
         self.awake, self.weights, self.sleeps = False, True, 0
+        self.kept = True
+        """What the policy has computed with and not released."""
         rollouts: Any = trainer.rollouts
         play, update = rollouts.play, rollouts.update_weights
         rank: Any = trainer.policy.ranks[0]
@@ -242,11 +244,13 @@ class SharedMemory:
             return cast("Group", await play(*args))
 
         async def updated(*args: Any) -> None:
+            assert not self.kept
             await update(*args)
             self.weights = True
 
         async def computed(method: str, *args: Any) -> Any:
             assert not (self.awake and method in ("update", "load"))
+            self.kept = method != "release_memory" and (self.kept or method in ("update", "load"))
             return await compute(method, *args)
 
         rollouts.play, rollouts.update_weights, rank.call = played, updated, computed
@@ -259,6 +263,7 @@ class SharedMemory:
 
     async def wake(self) -> None:
         assert self.weights
+        assert not self.kept
         self.awake = True
 
 
