@@ -88,7 +88,7 @@ class VllmEngine:
                 # request's generator, which CPU generators cannot do.
                 "enable_chunked_prefill": False,
                 # Only whole blocks of a prefix are shared: vllm's 128 on CPU exceeds many a prompt,
-                # and below 32 its kernels slow down.
+                # and its kernels take multiples of 32.
                 "block_size": 32,
             }
             if _on_cpu()
