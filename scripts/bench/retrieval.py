@@ -1,20 +1,20 @@
 """Speed of the retrieval service beside a server that encodes and searches within each request.
 
     python scripts/bench/retrieval.py [data=DIR] [passages=33091] [threads=1] [rounds=3]
-                                      [precision=float32]
 
 DIR holds ur2_eval_corpus (33,091 Wikipedia passages) and ur2_reference (the questions asked).
 The index is made once, in the system's folder for temporary files; all passages take minutes.
 
 Both servers are processes of their own, over HTTP, with the same MiniLM, the same exact index and
 the same number of threads. The plain one does as Search-R1's: its async handler encodes the queries
-of a request with transformers, searches them and answers, one request at a time; `precision` is the
-arithmetic of its model (its vectors fit the index in either). A third process keeps 256 requests of
+of a request with transformers, searches them and answers, one request at a time, in float32; one in
+bfloat16 is shown too (its vectors fit the index in either). Another process keeps 256 requests of
 one query each under way, the next on a connection as soon as the last is answered. Rounds alternate
 between the servers; figures are medians over rounds, each after the caches were emptied.
 
 Distinct: no query comes twice. Repeats: every query comes twice, at random places. Recall is the
 share of the ten passages found that exact search with float32 vectors of the queries finds too.
+Processor time, of a server and of the load process, is hardly moved by other work on the machine.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
@@ -70,7 +70,6 @@ def bench(
     passages: str = "33091",
     threads: str = "1",
     rounds: str = "3",
-    precision: str = "float32",
 ) -> None:
     folder = Path(data or os.environ.get("UR2_SHARED_DATA", ROOT.parent / "shared" / "data"))
     index = make_index(folder / "ur2_eval_corpus" / "passages.jsonl.gz", int(passages))
@@ -81,20 +80,25 @@ def bench(
     plain = (str(Path(__file__)), "role=plain", f"index={index}", f"threads={threads}")
     results: dict[str, list[Figures]] = {}
     with (
-        serving(module(*ours, f"max_waiting={len(asked)}")) as our_url,
-        serving(script(*plain, f"precision={precision}")) as plain_url,
+        serving(module(*ours, f"max_waiting={len(asked)}")) as our_server,
+        serving(script(*plain, "precision=float32")) as plain_server,
+        serving(script(*plain, "precision=bfloat16")) as short_server,
     ):
-        ask(plain_url, warm[:32])
+        for server in (plain_server, short_server):
+            ask(server, warm[:32])
         for number in track(range(int(rounds)), "rounds", console=Console(stderr=True)):
             for kind in ("distinct", "repeats"):
                 stream = asked if kind == "distinct" else repeated(asked, seed=number)
-                figures, _ = ask(plain_url, stream[:NUM_PLAIN])
+                figures, _ = ask(plain_server, stream[:NUM_PLAIN])
                 results.setdefault(f"plain, {kind}", []).append(figures)
-                empty_caches(our_url)
-                ask(our_url, warm)
-                before = batches(our_url)
-                figures, found = ask(our_url, stream)
-                figures |= since(before, batches(our_url))
+                if kind == "distinct":
+                    figures, _ = ask(short_server, stream[:NUM_PLAIN])
+                    results.setdefault("plain in bfloat16, distinct", []).append(figures)
+                empty_caches(our_server.url)
+                ask(our_server, warm)
+                before = batches(our_server.url)
+                figures, found = ask(our_server, stream)
+                figures |= since(before, batches(our_server.url))
                 results.setdefault(f"ours, {kind}", []).append(figures)
                 if kind == "distinct":
                     answers = dict(zip(stream, found, strict=True))
@@ -104,7 +108,8 @@ def bench(
 
 def report(rows: dict[str, Figures], all_rounds: dict[str, list[Figures]], recall: float) -> None:
     table = Table(title=f"{CONNECTIONS} requests under way, one query each, top {TOP_K}")
-    for column in ("server", "queries/s", "min-max", "p50 s", "p95 s", "p99 s", "batch", "hits"):
+    columns = ("server", "queries/s", "min-max", "p50 s", "p95 s", "p99 s", "server ms", "load ms")
+    for column in (*columns, "batch", "hits"):
         table.add_column(column)
     for name, row in rows.items():
         rates = [figures["qps"] for figures in all_rounds[name]]
@@ -113,13 +118,15 @@ def report(rows: dict[str, Figures], all_rounds: dict[str, list[Figures]], recal
             f"{row['qps']:.0f}",
             f"{min(rates):.0f}-{max(rates):.0f}",
             *(f"{row[key]:.3f}" for key in ("p50", "p95", "p99")),
+            *(f"{row[key]:.2f}" for key in ("server_ms", "load_ms")),
             f"{row['batch']:.0f}" if "batch" in row else "",
             f"{row['hits']:.2f}" if "hits" in row else "",
         )
-    Console().print(table)
+    Console(width=110).print(table)
+    print("server ms, load ms: processor time of a query, all threads")
 
-    def ratio(key: str, kind: str) -> float:
-        return round(rows[f"ours, {kind}"][key] / rows[f"plain, {kind}"][key], 3)
+    def ratio(key: str, kind: str, plain: str = "plain") -> float:
+        return round(rows[f"ours, {kind}"][key] / rows[f"{plain}, {kind}"][key], 3)
 
     print(
         json.dumps(
@@ -129,6 +136,8 @@ def report(rows: dict[str, Figures], all_rounds: dict[str, list[Figures]], recal
                 "qps_ratio_repeats": ratio("qps", "repeats"),
                 "recall": round(recall, 4),
                 "p99_ratio": ratio("p99", "distinct"),
+                "qps_ratio_bfloat16": ratio("qps", "distinct", "plain in bfloat16"),
+                "server_ms_ratio": round(1 / ratio("server_ms", "distinct"), 3),
                 "hit_rate_repeats": round(rows["ours, repeats"]["hits"], 3),
                 "qps": {name: round(row["qps"], 1) for name, row in rows.items()},
             }
@@ -145,17 +154,29 @@ def module(*arguments: str) -> subprocess.Popen[str]:
 
 def script(*arguments: str) -> subprocess.Popen[str]:
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    environment.pop("OMP_NUM_THREADS", None)
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_CORETYPE"):  # libraries choose, on both sides
+        environment.pop(name, None)
     command = [sys.executable, *arguments]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
 
+class Server(NamedTuple):
+    url: str
+    pid: int
+
+    def cpu_s(self) -> float:
+        """Processor time so far."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 @contextlib.contextmanager
-def serving(process: subprocess.Popen[str]) -> Iterator[str]:
+def serving(process: subprocess.Popen[str]) -> Iterator[Server]:
     with process:
         assert process.stdout is not None
         try:
-            yield re.findall(r"at (http://\S+)", process.stdout.readline())[0]
+            url = re.findall(r"at (http://\S+)", process.stdout.readline())[0]
+            yield Server(url, process.pid)
         finally:
             process.terminate()
 
@@ -251,13 +272,14 @@ def fetch(url: str, body: bytes | None = None) -> bytes:
 # Load
 
 
-def ask(url: str, queries: Sequence[str]) -> tuple[Figures, list[list[str]]]:
+def ask(server: Server, queries: Sequence[str]) -> tuple[Figures, list[list[str]]]:
     """Has another process ask; its figures, and the ids found for each query."""
-    command = [sys.executable, str(Path(__file__)), "role=load", f"url={url}"]
-    asked = json.dumps(list(queries))
+    command = [sys.executable, str(Path(__file__)), "role=load", f"url={server.url}"]
+    asked, before_s = json.dumps(list(queries)), server.cpu_s()
     done = subprocess.run(command, input=asked, capture_output=True, text=True, check=True)
+    server_ms = (server.cpu_s() - before_s) / len(queries) * 1e3
     answer = json.loads(done.stdout)
-    return answer["figures"], answer["found"]
+    return {**answer["figures"], "server_ms": server_ms}, answer["found"]
 
 
 async def load(url: str, queries: list[str]) -> None:
@@ -279,11 +301,12 @@ async def load(url: str, queries: list[str]) -> None:
             latencies_s.append(time.perf_counter() - started_s)
         writer.close()
 
-    started_s = time.perf_counter()
+    started_s, cpu_s = time.perf_counter(), time.process_time()
     await asyncio.gather(*(caller() for _ in range(min(CONNECTIONS, len(queries)))))
-    wall_s = time.perf_counter() - started_s
+    wall_s, cpu_s = time.perf_counter() - started_s, time.process_time() - cpu_s
     p50, p95, p99 = np.quantile(latencies_s, (0.5, 0.95, 0.99)).tolist()
-    figures = {"qps": len(queries) / wall_s, "p50": p50, "p95": p95, "p99": p99}
+    load_ms = cpu_s / len(queries) * 1e3
+    figures = {"qps": len(queries) / wall_s, "p50": p50, "p95": p95, "p99": p99, "load_ms": load_ms}
     found = [
         [document["document"]["id"] for document in json.loads(body)["result"][0]]
         for body in bodies

@@ -1,5 +1,6 @@
 """Passages on disk: an Arrow stream, memory-mapped, whose text takes no memory of its own."""
 
+import mmap
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,11 @@ from ur2.types import Passage
 
 SUFFIX = ".arrow"
 ROWS_PER_CHUNK = 4096
+MAX_MAPPED_BYTES = 48 * 2**20
+"""Of the pages that reading single passages maps; then all are let go (the page cache keeps them).
+"""
+MAPPED_PER_PASSAGE = 3 * 2**16
+"""What that may map: the kernel brings the 64 KiB around a missing page, in each column."""
 _HASH_KEY, _STAMP_KEY = b"corpus_sha256", b"sources_stamp"
 _END = b"\xff\xff\xff\xff\0\0\0\0"
 """Ends an Arrow stream."""
@@ -33,12 +39,15 @@ class Corpus:
             InputError: it is missing or no such file.
         """
         try:
-            table = pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
+            with path.open("rb") as file:
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            table = pa.ipc.open_stream(pa.py_buffer(self._map)).read_all()
             self.sha256: str = table.schema.metadata[_HASH_KEY].decode()
             self.stamp: str = table.schema.metadata[_STAMP_KEY].decode()
             self._columns: tuple[Any, ...] = tuple(map(table.column, ("id", "title", "text")))
-        except (OSError, pa.ArrowInvalid, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path} is no corpus file; make it again") from error
+        self._num_read = 0
 
     def __len__(self) -> int:
         return len(self._columns[0])
@@ -46,6 +55,9 @@ class Corpus:
     def passage(self, row: int, score: float = 0.0) -> Passage:
         """The passage at `row`, with the score of the search that found it."""
         id_, title, text = (column[row].as_py() for column in self._columns)
+        self._num_read += 1
+        if self._num_read * MAPPED_PER_PASSAGE >= MAX_MAPPED_BYTES:
+            self._let_go()
         return Passage(id=id_, title=title, text=text, score=score)
 
     def id_of(self, row: int) -> str:
@@ -58,6 +70,11 @@ class Corpus:
             column.slice(start, stop - start).to_pylist() for column in self._columns
         )
         return [embedded_text(title, text) for title, text in zip(titles, texts, strict=True)]
+
+    def _let_go(self) -> None:
+        self._num_read = 0
+        if len(self._map) > MAX_MAPPED_BYTES:
+            self._map.madvise(mmap.MADV_DONTNEED)
 
 
 class CorpusWriter:

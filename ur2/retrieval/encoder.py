@@ -1,4 +1,4 @@
-"""Texts to vectors. sentence-transformers is imported when an encoder is made, not before.
+"""Texts to vectors. What is heavy is imported when an encoder is made, not before.
 
 Shapes: _N texts, _D width of the vectors.
 """
@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 from ur2.errors import InputError
 from ur2.retrieval.manifest import EncoderSpec
 from ur2.retrieval.options import EncoderOptions
+
+if TYPE_CHECKING:
+    from ur2.retrieval.packed import PackedEncoder
 
 MIN_NORM = 1e-12
 Vectors = NDArray[np.float32]
@@ -42,7 +45,7 @@ class Encoder(Protocol):
 
 
 class SentenceTransformerEncoder:
-    """Any sentence-transformers model; batches are formed of texts of like length."""
+    """Any sentence-transformers model; a BERT on a CPU does without that library's own passes."""
 
     def __init__(self, spec: EncoderSpec, options: EncoderOptions, *, batch_size: int = 32) -> None:
         """Loads the model and sets the process's number of torch threads.
@@ -52,42 +55,47 @@ class SentenceTransformerEncoder:
         """
         import torch
 
-        from ur2.retrieval.packed import PackedEncoder, supports
-
         self._batch_size = batch_size
         torch.set_num_threads(num_threads(options.num_threads))
         device = _device(options.device)
-        self._model = _load(spec, device)
-        self._packed = PackedEncoder(self._model) if supports(self._model) else None
-        self.spec = spec.model_copy(update={"revision": _revision(spec.name, self._model)})
         precision = _precision(options.precision, device)
+        on_cpu = device == "cpu"
+        self._packed = _read_packed(spec.name, precision) if on_cpu else None
+        self._model: Any = None
+        if self._packed is None:
+            self._model = _load(spec, device)
+            self._packed = _pack(self._model, precision) if on_cpu else None
+        self.spec = spec.model_copy(update={"revision": _revision(spec.name, self._model)})
         self._arithmetic: Callable[[], AbstractContextManager[Any]] = nullcontext
         self._short = precision is not torch.float32
-        if self._short:
+        if self._packed is not None:
+            self._model = None
+        elif self._short:
             self._arithmetic = self._compute_in(precision, torch.device(device).type)
 
     @property
     def dimension(self) -> int:
         """D."""
+        if self._packed is not None:
+            return self._packed.dimension
         return int(self._model.get_embedding_dimension())
 
     def encode_queries(self, queries: Sequence[str]) -> Vectors:
         """(N,) -> (N, D)."""
-        if self._packed is None:
-            return self._encode(queries, self.spec.query_prefix)
-        with self._arithmetic():
-            vectors = self._packed.encode([self.spec.query_prefix + query for query in queries])
-        return np.asarray(vectors.numpy(), dtype=np.float32)
+        return self._encode(queries, self.spec.query_prefix)
 
     def encode_passages(self, passages: Sequence[str]) -> Vectors:
         """(N,) -> (N, D)."""
         return self._encode(passages, self.spec.passage_prefix)
 
     def _encode(self, texts: Sequence[str], prefix: str) -> Vectors:
+        prefixed = [prefix + text for text in texts]
+        if self._packed is not None:
+            return np.asarray(self._packed.encode(prefixed).numpy(), dtype=np.float32)
         # Empty prompts keep the model's own ones, if it has any, from being added to the prefixes.
         with self._arithmetic():
             vectors = self._model.encode(
-                [prefix + text for text in texts],
+                prefixed,
                 prompt="",
                 batch_size=self._batch_size,
                 normalize_embeddings=True,
@@ -141,6 +149,23 @@ def _device(name: str) -> str:
     return name
 
 
+def _read_packed(name: str, precision: Any) -> "PackedEncoder | None":
+    from ur2.retrieval.bert import read_bert
+    from ur2.retrieval.packed import PackedEncoder
+
+    bundled = BUNDLED.get(name)
+    bert = read_bert(Path(bundled.folder() if bundled else name))
+    return None if bert is None else PackedEncoder(bert, precision)
+
+
+def _pack(model: Any, precision: Any) -> "PackedEncoder | None":
+    from ur2.retrieval.bert import bert_of
+    from ur2.retrieval.packed import PackedEncoder
+
+    bert = bert_of(model)
+    return None if bert is None else PackedEncoder(bert, precision)
+
+
 def _load(spec: EncoderSpec, device: str) -> Any:
     from sentence_transformers import SentenceTransformer
     from transformers.utils import logging as transformers_logging
@@ -166,8 +191,9 @@ def _load(spec: EncoderSpec, device: str) -> Any:
 
 def _revision(name: str, model: Any) -> str:
     """Which of its states made a model's vectors: a version, commit, or hash of its weights."""
-    commit = getattr(model[0].auto_model.config, "_commit_hash", None)
-    return known_revision(name) or str(commit or "")
+    if known := known_revision(name):
+        return known
+    return str(getattr(model[0].auto_model.config, "_commit_hash", None) or "")
 
 
 def known_revision(name: str) -> str:

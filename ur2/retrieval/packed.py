@@ -3,42 +3,51 @@
 All tokens of all texts form one matrix, which every linear layer sees as a whole; only attention is
 computed text by text, those of one length together. The result is the model's own, up to rounding.
 
-Shapes: _N texts, _T tokens of all texts, _D width.
+Shapes: _N texts, _T tokens of all texts, _D width, _I and _O what goes into a layer and comes out.
 """
 
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Any
 
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional
 
+from ur2.retrieval.bert import Bert
+
 MAX_TOKENS = 16_384
 """In one pass, which bounds its memory."""
+TYPICAL_TOKENS = 1024
+"""In one pass, for which weights are laid out best."""
 
 
 class PackedEncoder:
-    """The forward pass of a sentence-transformers model that `supports` accepts."""
+    """The forward pass; linear layers and attention in a short arithmetic, the rest in float32."""
 
-    def __init__(self, model: Any) -> None:
-        """Shares the weights of `model`."""
-        self._bert = model[0].auto_model
-        self._mean = model[1].pooling_mode == "mean"
-        # A copy: the model sets padding and truncation on its own.
-        self._tokenizer = Tokenizer.from_str(model.tokenizer.backend_tokenizer.to_str())
-        self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(model.max_seq_length)
+    def __init__(self, bert: Bert, precision: torch.dtype) -> None:
+        """Copies the weights, which may be mapped from a file, in the form that is fastest."""
+        self._layers = [
+            _Layer(bert, f"encoder.layer.{number}", precision) for number in range(bert.num_layers)
+        ]
+        tables = [f"embeddings.{name}_embeddings.weight" for name in ("word", "position")]
+        self._word, self._position = (bert.weights[name].float().clone() for name in tables)
+        self._type_D = bert.weights["embeddings.token_type_embeddings.weight"][0].float().clone()
+        self._norm = _Norm(bert, "embeddings.LayerNorm")
+        self._tokenizer, self._mean = bert.tokenizer, bert.pooling == "mean"
+
+    @property
+    def dimension(self) -> int:
+        """D."""
+        return len(self._type_D)
 
     @torch.inference_mode()
     def encode(self, texts: Sequence[str]) -> Tensor:
         """Unit vectors of the texts: (N,) -> (N, D)."""
         ids = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts))]
         order = sorted(range(len(ids)), key=lambda number: len(ids[number]))
-        vector_ND = torch.empty(len(ids), self._bert.config.hidden_size)
+        vector_ND = torch.empty(len(ids), self.dimension)
         for part in _parts(order, ids):
-            vector_ND[part] = self._encode([ids[number] for number in part]).float()
+            vector_ND[part] = self._encode([ids[number] for number in part])
         return functional.normalize(vector_ND, dim=1)
 
     def _encode(self, ids: Sequence[Sequence[int]]) -> Tensor:
@@ -46,44 +55,86 @@ class PackedEncoder:
         lengths = [len(text) for text in ids]
         id_T = torch.tensor([token for text in ids for token in text])
         place_T = torch.cat([torch.arange(length) for length in lengths])
-        state_TD = self._bert.embeddings(
-            id_T[None], token_type_ids=torch.zeros_like(id_T)[None], position_ids=place_T[None]
-        )[0]
+        state_TD = functional.embedding(id_T, self._word)
+        state_TD += self._position[place_T]
+        state_TD = self._norm(state_TD.add_(self._type_D))
         groups = [(length, len(list(same))) for length, same in groupby(lengths)]
-        for layer in self._bert.encoder.layer:
-            attention = layer.attention
-            found_TD = self._attend(attention.self, state_TD, groups)
-            state_TD = attention.output(found_TD, state_TD)
-            state_TD = layer.output(layer.intermediate(state_TD), state_TD)
+        for layer in self._layers:
+            state_TD = layer(state_TD, groups)
         texts = torch.split(state_TD, lengths)
         return torch.stack([text.mean(0) if self._mean else text[0] for text in texts])
 
-    def _attend(self, attention: Any, state_TD: Tensor, groups: list[tuple[int, int]]) -> Tensor:
-        num_heads = self._bert.config.num_attention_heads
-        projected = [layer(state_TD) for layer in (attention.query, attention.key, attention.value)]
+
+class _Layer:
+    """(T, D) -> (T, D)."""
+
+    def __init__(self, bert: Bert, name: str, precision: torch.dtype) -> None:
+        asking = [f"{name}.attention.self.{part}" for part in ("query", "key", "value")]
+        self._project = _Linear(bert, asking, precision)
+        self._mix = _Linear(bert, [f"{name}.attention.output.dense"], precision)
+        self._mix_norm = _Norm(bert, f"{name}.attention.output.LayerNorm")
+        self._widen = _Linear(bert, [f"{name}.intermediate.dense"], precision)
+        self._narrow = _Linear(bert, [f"{name}.output.dense"], precision)
+        self._norm = _Norm(bert, f"{name}.output.LayerNorm")
+        self._num_heads, self._precision = bert.num_heads, precision
+
+    def __call__(self, state_TD: Tensor, groups: Sequence[tuple[int, int]]) -> Tensor:
+        found_TD = self._mix(self._attend(self._project(state_TD.to(self._precision)), groups))
+        state_TD = self._mix_norm(state_TD.add_(found_TD))
+        wide_TI = self._widen(state_TD.to(self._precision), gelu=True)
+        return self._norm(state_TD.add_(self._narrow(wide_TI)))
+
+    def _attend(self, projected: Tensor, groups: Sequence[tuple[int, int]]) -> Tensor:
+        """`groups`: (length, number) of the texts of one length, in the order of the rows."""
+        found_TD = projected.new_empty(len(projected), projected.shape[1] // 3)
         sizes = [length * number for length, number in groups]
-        found = []
-        for (length, number), *parts in zip(
-            groups, *(torch.split(whole, sizes) for whole in projected), strict=True
-        ):
-            query, key, value = (
-                part.view(number, length, num_heads, -1).transpose(1, 2) for part in parts
-            )
+        parts = zip(torch.split(projected, sizes), torch.split(found_TD, sizes), strict=True)
+        for (length, number), (part, found) in zip(groups, parts, strict=True):
+            shape = (number, length, 3, self._num_heads, -1)
+            query, key, value = part.view(shape).permute(2, 0, 3, 1, 4)
             mixed = functional.scaled_dot_product_attention(query, key, value)
-            found.append(mixed.transpose(1, 2).reshape(number * length, -1))
-        return torch.cat(found)
+            found.view(number, length, self._num_heads, -1).copy_(mixed.transpose(1, 2))
+        return found_TD
 
 
-def supports(model: Any) -> bool:
-    """Whether a sentence-transformers model is a BERT on a CPU, pooled by mean or first token."""
-    names = [type(module).__name__ for module in model]
-    return (
-        names in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"])
-        and model.device.type == "cpu"
-        and type(model[0].auto_model).__name__ == "BertModel"
-        and not model[0].do_lower_case
-        and model[1].pooling_mode in ("mean", "cls")
-    )
+class _Linear:
+    """(T, I) -> (T, O); several layers with the same input are one."""
+
+    def __init__(self, bert: Bert, names: Sequence[str], precision: torch.dtype) -> None:
+        weights = [bert.weights[f"{name}.weight"] for name in names]
+        biases = [bert.weights[f"{name}.bias"] for name in names]
+        self._weight_OI, self._bias_O = (
+            torch.cat(weights).to(precision),
+            torch.cat(biases).to(precision),
+        )
+        # Else the weights are laid out anew for every product, which costs a fifth of it.
+        has_onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        self._laid_out = precision is torch.bfloat16 and has_onednn
+        if self._laid_out:
+            reorder = torch.ops.mkldnn._reorder_linear_weight
+            self._weight_OI = reorder(self._weight_OI, TYPICAL_TOKENS)
+
+    def __call__(self, state_TI: Tensor, *, gelu: bool = False) -> Tensor:
+        if self._laid_out:
+            after = "gelu" if gelu else "none"
+            product = torch.ops.mkldnn._linear_pointwise
+            found: Tensor = product(state_TI, self._weight_OI, self._bias_O, after, [], "none")
+            return found
+        state_TO = functional.linear(state_TI, self._weight_OI, self._bias_O)
+        return functional.gelu(state_TO) if gelu else state_TO
+
+
+class _Norm:
+    """(T, D) -> (T, D)."""
+
+    def __init__(self, bert: Bert, name: str) -> None:
+        self._weight_D = bert.weights[f"{name}.weight"].float().clone()
+        self._bias_D = bert.weights[f"{name}.bias"].float().clone()
+        self._eps = bert.norm_eps
+
+    def __call__(self, state_TD: Tensor) -> Tensor:
+        width = self._weight_D.shape
+        return functional.layer_norm(state_TD, width, self._weight_D, self._bias_D, self._eps)
 
 
 def _parts(order: Sequence[int], ids: Sequence[Sequence[int]]) -> list[list[int]]:

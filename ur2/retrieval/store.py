@@ -5,6 +5,7 @@ Shapes: _Q queries, _D width of a vector, _K results per query.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +15,11 @@ from ur2.retrieval import index as vectors
 from ur2.retrieval.corpus_file import Corpus
 from ur2.retrieval.encoder import Encoder
 from ur2.retrieval.fusion import NO_ROW, Rows, reciprocal_rank_fusion
-from ur2.retrieval.lexical import LexicalIndex
 from ur2.retrieval.manifest import Manifest, load_manifest
 from ur2.types import Passage
+
+if TYPE_CHECKING:
+    from ur2.retrieval.lexical import LexicalIndex
 
 CORPUS_FILE = "corpus.arrow"
 VECTORS_FILE = "vectors.faiss"
@@ -40,7 +43,7 @@ class Store:
             if spec.vectors
             else None
         )
-        self._lexical = LexicalIndex(folder / LEXICAL_FOLDER) if spec.lexical else None
+        self._lexical = _open_lexical(folder / LEXICAL_FOLDER) if spec.lexical else None
         self._check_parts(folder)
 
     def __len__(self) -> int:
@@ -130,3 +133,9 @@ class Store:
                 f"the parts of {folder} do not belong together: {'; '.join(wrong)}; "
                 "build the index again"
             )
+
+
+def _open_lexical(folder: Path) -> "LexicalIndex":
+    from ur2.retrieval.lexical import LexicalIndex  # its imports take 100 MB
+
+    return LexicalIndex(folder)

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ur2.errors import InputError
-from ur2.retrieval.corpus_file import Corpus, CorpusWriter
+from ur2.retrieval.corpus_file import MAX_MAPPED_BYTES, Corpus, CorpusWriter
 from ur2.types import Passage
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
@@ -62,3 +62,28 @@ def test_a_cut_file_is_an_error(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-30])
     with pytest.raises(InputError, match="is no corpus file"):
         Corpus(path)
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs /proc")
+def test_reading_passages_here_and_there_keeps_few_pages_mapped(tmp_path: Path) -> None:
+    path = tmp_path / "corpus.arrow"
+    num_chunks, rows = 24, 4096
+    with CorpusWriter(path, sha256="abc") as writer:
+        for chunk in range(num_chunks):
+            ids = [f"{chunk}-{row}" for row in range(rows)]
+            writer.append(ids, ids, ["word " * 400] * rows)
+        writer.finish()
+    assert path.stat().st_size > 3 * MAX_MAPPED_BYTES
+    corpus = Corpus(path)
+    for row in range(0, len(corpus), 64):
+        assert corpus.passage(row).id == f"{row // rows}-{row % rows}"
+        if row % 4096 == 0:
+            assert mapped_bytes(path) <= MAX_MAPPED_BYTES + 2**20
+
+
+def mapped_bytes(path: Path) -> int:
+    """Of a file, resident in this process."""
+    lines = Path("/proc/self/smaps").read_text().splitlines()
+    at = next(number for number, line in enumerate(lines) if line.endswith(str(path)))
+    kilobytes = next(line.split()[1] for line in lines[at:] if line.startswith("Rss:"))
+    return int(kilobytes) * 1024

@@ -1,3 +1,6 @@
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +12,8 @@ from sentence_transformers.sentence_transformer.modules import Pooling, Transfor
 from transformers import BertConfig, BertModel, BertTokenizer
 
 from ur2.retrieval import packed
-from ur2.retrieval.encoder import SentenceTransformerEncoder
+from ur2.retrieval.bert import bert_of, read_bert
+from ur2.retrieval.encoder import BUNDLED, SentenceTransformerEncoder
 from ur2.retrieval.manifest import EncoderSpec
 from ur2.retrieval.options import EncoderOptions
 
@@ -52,31 +56,101 @@ def make(folder: Path, pooling: str) -> SentenceTransformer:
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 @pytest.mark.parametrize("max_tokens", [packed.MAX_TOKENS, 20])
 def test_packed_texts_get_the_vectors_that_the_model_gives_them(
-    folder: Path, pooling: str, max_tokens: int, monkeypatch: pytest.MonkeyPatch
+    folder: Path,
+    tmp_path: Path,
+    pooling: str,
+    max_tokens: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(packed, "MAX_TOKENS", max_tokens)
     model = make(folder, pooling)
-    assert packed.supports(model)
     expected = model.encode(TEXTS, normalize_embeddings=True, show_progress_bar=False)
-    got = packed.PackedEncoder(model).encode(TEXTS).numpy()
+    model.save(str(tmp_path))
+    for bert in (bert_of(model), read_bert(tmp_path)):
+        assert bert is not None
+        got = packed.PackedEncoder(bert, torch.float32).encode(TEXTS).numpy()
+        np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+def test_a_model_that_pools_otherwise_is_left_alone(folder: Path, tmp_path: Path) -> None:
+    model = make(folder, "max")
+    assert bert_of(model) is None
+    model.save(str(tmp_path))
+    assert read_bert(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("config.json", {"model_type": "roberta"}),
+        ("config.json", {"hidden_act": "relu"}),
+        ("config.json", {"position_embedding_type": "relative_key"}),
+        ("sentence_bert_config.json", {"do_lower_case": True}),
+        ("1_Pooling/config.json", {"pooling_mode": "lasttoken"}),
+        ("modules.json", None),
+        ("tokenizer.json", None),
+        ("model.safetensors", None),
+    ],
+)
+def test_a_folder_of_something_else_is_left_alone(
+    folder: Path, tmp_path: Path, file: str, change: dict[str, Any] | None
+) -> None:
+    make(folder, "mean").save(str(tmp_path))
+    assert read_bert(tmp_path) is not None
+    path = tmp_path / file
+    if change is None:
+        path.unlink()
+    else:
+        path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    assert read_bert(tmp_path) is None
+
+
+def test_folders_of_old_versions_are_read_too(folder: Path, tmp_path: Path) -> None:
+    model = make(folder, "cls")
+    model.save(str(tmp_path))
+    modes = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens")
+    flags = {f"pooling_mode_{mode}": mode == "cls_token" for mode in modes}
+    (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(flags))
+    (tmp_path / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 9}))
+    bert = read_bert(tmp_path)
+    assert bert is not None
+    model.max_seq_length = 9
+    expected = model.encode(TEXTS, normalize_embeddings=True, show_progress_bar=False)
+    got = packed.PackedEncoder(bert, torch.float32).encode(TEXTS).numpy()
     np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
-def test_a_model_that_pools_otherwise_is_left_alone(folder: Path) -> None:
-    assert not packed.supports(make(folder, "max"))
-
-
 def test_no_texts_are_no_work(folder: Path) -> None:
-    assert packed.PackedEncoder(make(folder, "mean")).encode([]).shape == (0, 32)
+    bert = bert_of(make(folder, "mean"))
+    assert bert is not None
+    assert packed.PackedEncoder(bert, torch.float32).encode([]).shape == (0, 32)
 
 
-@pytest.mark.parametrize(("precision", "least"), [("float32", 0.99999), ("bfloat16", 0.999)])
-def test_a_query_and_a_passage_of_the_same_words_get_the_same_vector(
+@pytest.mark.parametrize(("precision", "least"), [("float32", 0.99999), ("bfloat16", 0.9999)])
+def test_the_bundled_model_says_in_short_arithmetic_what_it_says_in_full(
     precision: Any, least: float
 ) -> None:
+    model = SentenceTransformer(BUNDLED["minilm"].folder(), device="cpu")
+    texts = ["Paris", "Which country is Osaka in?", "word " * 300]
+    expected = model.encode(texts, normalize_embeddings=True, show_progress_bar=False)
     options = EncoderOptions(precision=precision, num_threads=1)
     encoder = SentenceTransformerEncoder(EncoderSpec(name="minilm"), options)
-    texts = ["Paris", "Which country is Osaka in?", "word " * 300]
-    queries, passages = encoder.encode_queries(texts), encoder.encode_passages(texts)
-    assert queries.dtype == np.float32
-    assert (queries * passages).sum(axis=1).min() > least
+    for vector_ND in (encoder.encode_queries(texts), encoder.encode_passages(texts)):
+        assert vector_ND.dtype == np.float32
+        assert (vector_ND * expected).sum(axis=1).min() > least
+
+
+def test_the_bundled_model_is_read_without_its_library() -> None:
+    code = """
+import sys
+from ur2.retrieval.encoder import BUNDLED, SentenceTransformerEncoder
+from ur2.retrieval.manifest import EncoderSpec
+from ur2.retrieval.options import EncoderOptions
+from ur2.retrieval.store import Store
+encoder = SentenceTransformerEncoder(EncoderSpec(name="minilm"), EncoderOptions(num_threads=1))
+assert encoder.encode_queries(["Paris"]).shape == (1, encoder.dimension)
+heavy = {"sentence_transformers", "transformers", "sklearn", "scipy", "numba"}
+print(sorted(heavy & {*sys.modules}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -4,12 +4,13 @@ import json
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ur2.retrieval.encoder import SentenceTransformerEncoder
+from ur2.retrieval.encoder import BUNDLED, SentenceTransformerEncoder
 from ur2.retrieval.index import InMemory, build_index
 from ur2.retrieval.index_options import IndexOptions
 from ur2.retrieval.index_rules import index_spec
@@ -40,6 +41,27 @@ def encoded() -> tuple[Vectors, Vectors]:
     titles = [row["title"] for row in rows("corpus.jsonl")[:NUM_PASSAGES]]
     claims = [row["text"] for row in rows("queries.jsonl")[:NUM_QUERIES]]
     return encoder.encode_passages(titles), encoder.encode_queries(claims)
+
+
+@pytest.mark.parametrize(("precision", "at_least"), [("float32", 0.999), ("bfloat16", 0.98)])
+def test_encoders_find_what_the_library_finds_in_float32(
+    encoded: tuple[Vectors, Vectors], precision: Any, at_least: float
+) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    vector_ND, _ = encoded
+    claims = [row["text"] for row in rows("queries.jsonl")[:NUM_QUERIES]]
+    model = SentenceTransformer(BUNDLED["minilm"].folder(), device="cpu")
+    expected_QD = model.encode(claims, normalize_embeddings=True, show_progress_bar=False)
+    options = EncoderOptions(precision=precision)
+    query_QD = SentenceTransformerEncoder(EncoderSpec(name="minilm"), options).encode_queries(
+        claims
+    )
+    assert (query_QD * expected_QD).sum(axis=1).min() > 0.9999
+    expected_QK, found_QK = (
+        (-(some_QD @ vector_ND.T)).argsort(axis=1)[:, :10] for some_QD in (expected_QD, query_QD)
+    )
+    assert recall(found_QK, expected_QK) >= at_least
 
 
 @pytest.mark.parametrize(
