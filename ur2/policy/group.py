@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from ur2.errors import ComponentError
 from ur2.policy.options import PolicyOptions
 from ur2.policy.packing import plan
+from ur2.transfer.choice import Way
 from ur2.transfer.publication import Files, Publication, Stream
-from ur2.transfer.records import ChannelName
 from ur2.types import Batch, Sample
 
 Trace = Callable[[str, str, float, float], object]
@@ -40,7 +40,7 @@ class PolicyGroup:
         options: PolicyOptions,
         weights_dir: Path,
         trace: Trace = lambda *_: None,
-        transfer: Literal["files"] | ChannelName = "files",
+        transfer: Way = "files",
     ) -> None:
         """All ranks of one policy.
 

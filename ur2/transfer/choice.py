@@ -3,14 +3,12 @@
 from typing import Literal
 
 from ur2.errors import InputError
-from ur2.transfer.records import ChannelName
 
+Way = Literal["files", "nccl", "tcp", "ipc"]
 WeightTransfer = Literal["auto", "files", "nccl", "tcp", "ipc"]
 
 
-def choose(
-    wanted: WeightTransfer, *, engine: str, on_gpu: bool, colocated: bool
-) -> Literal["files"] | ChannelName:
+def choose(wanted: WeightTransfer, *, engine: str, on_gpu: bool, colocated: bool) -> Way:
     """The way that `policy.weight_transfer` names, or the fastest that works.
 
     Args:
@@ -22,7 +20,7 @@ def choose(
     Raises:
         InputError: what is wanted cannot work here.
     """
-    fastest: Literal["files"] | ChannelName = "files"
+    fastest: Way = "files"
     if on_gpu and engine == "vllm":
         fastest = "ipc" if colocated else "nccl"
     if wanted == "auto":
