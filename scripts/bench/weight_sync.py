@@ -1,12 +1,14 @@
-"""Weights from the policy into a running engine: one packed hand-over, or one call per parameter.
+"""Weights from the policy into a running engine: one hand-over, or one call per parameter.
 
     python scripts/bench/weight_sync.py
 
 A random Qwen2 of 290 tensors (24 layers of small width, tied head, fp32) as a real DeepSpeed policy
-and a real vllm engine, on CPU, in plain processes. Both ways begin with the policy's weights on its
+and a real vllm engine, on CPU, in plain processes. All ways begin with the policy's weights on its
 device and end when the engine has resumed with them, its prefix cache empty:
 
-- packed: what a run does. `PolicyWorker.publish` and `VllmEngine.load_weights`.
+- packed: what a run does on one machine. `PolicyWorker.publish` and `VllmEngine.load_weights`.
+- channel: what it does with policy.weight_transfer=tcp. `PolicyWorker.send` beside
+  `VllmEngine.receive_weights`, over the channel that they joined at the start.
 - per parameter: for each one `collective_rpc` with its name, shape and dtype, and one gloo
   broadcast that the engine's worker joins, as OpenRLHF and others do; between the same pause,
   begin, end and resume. vllm finds the way of each tensor by its name.
@@ -16,6 +18,7 @@ samples must be the policy's. Times are medians of interleaved repeats.
 """
 
 import asyncio
+import dataclasses
 import json
 import logging
 import os
@@ -50,8 +53,10 @@ from ur2.policy.scratch import ScratchOptions, train_tokenizer
 from ur2.policy.worker import PolicyWorker
 from ur2.rollout.engines.base import GenerationRequest
 from ur2.rollout.engines.vllm import VllmEngine
-from ur2.rollout.engines.vllm_weights import WeightReloader, _repack_heads
+from ur2.rollout.engines.vllm_reload import _repack_heads
+from ur2.rollout.engines.vllm_weights import WeightReloader
 from ur2.rollout.options import EngineOptions
+from ur2.transfer.records import Meeting
 from ur2.types import Sample
 
 REPEATS = 7
@@ -140,6 +145,14 @@ class Bench:
         )
         self.policy.setup(HOST, free_port())
         self.tensors = sum(1 for _ in self.policy.engine.model.lm.parameters())
+        meeting = Meeting(
+            channel="tcp", address=HOST, port=free_port(), num_ranks=2, first_rank=0, timeout_s=60.0
+        )
+        joined = asyncio.create_task(
+            self.engine.join_policy(dataclasses.replace(meeting, first_rank=1))
+        )
+        await asyncio.to_thread(self.policy.join_engines, meeting)
+        await joined
         port = free_port()
         joined = asyncio.create_task(self.engine.rpc("join", port))
         self.group = await asyncio.to_thread(
@@ -157,6 +170,17 @@ class Bench:
         self.note("packed: gather, write", published - started)
         self.note("packed: pause, load, resume", time.perf_counter() - published)
         self.note("packed", time.perf_counter() - started)
+
+    async def channel(self) -> None:
+        """As a run does it between nodes that share no folder."""
+        manifest = self.policy.manifest()
+        started = time.perf_counter()
+        taken = asyncio.create_task(self.engine.receive_weights(manifest, self.version))
+        await asyncio.to_thread(self.policy.send, manifest)
+        sent = time.perf_counter()
+        await taken
+        self.note("channel: gather, send", sent - started)
+        self.note("channel", time.perf_counter() - started)
 
     async def per_parameter(self) -> None:
         """One call and one broadcast per parameter."""
@@ -254,12 +278,13 @@ def free_port() -> int:
 
 
 async def measure(bench: Bench) -> None:
-    """All repeats, the two ways in turn, after two to warm up."""
+    """All repeats, the ways in turn, after two to warm up."""
     await bench.start()
     if bench.tensors != NUM_TENSORS:
         sys.exit(f"the model has {bench.tensors} tensors, not {NUM_TENSORS}")
     for repeat in range(REPEATS + 2):
         await bench.sync(bench.packed)
+        await bench.sync(bench.channel)
         await bench.sync(bench.per_parameter)
         if repeat < 2:
             bench.seconds.clear()
@@ -286,11 +311,15 @@ def main() -> None:
             low, mid, high = (1e3 * x for x in (min(values), median(values), max(values)))
             print(f"{name:30} {mid:8.1f} ms   ({low:.1f} to {high:.1f})")
     print(f"largest difference of log-probabilities after a sync: {max(bench.seconds['gap']):.1e}")
-    packed, single = (median(bench.seconds[name]) for name in ("packed", "per parameter"))
+    packed, channel, single = (
+        median(bench.seconds[name]) for name in ("packed", "channel", "per parameter")
+    )
     figures = {
         "name": "weight_sync",
         "sync_ratio": round(single / packed, 2),
+        "sync_ratio_channel": round(single / channel, 2),
         "packed_ms": round(1e3 * packed, 1),
+        "channel_ms": round(1e3 * channel, 1),
         "per_parameter_ms": round(1e3 * single, 1),
         "num_tensors": bench.tensors,
         "largest_logprob_gap": max(bench.seconds["gap"]),
