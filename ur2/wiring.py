@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ur2.config.preflight import Inputs
+from ur2.config.problems import weight_transfer
 from ur2.config.schema import RunOptions
 from ur2.config.tables import make_table
 from ur2.curriculum.curriculum import Curriculum
@@ -77,7 +78,9 @@ async def start_parts(options: RunOptions, cluster: Cluster, timeline: Timeline)
         gpus=await _shared_gpus(ranks, seats),
         trace=timeline.add,
     )
-    await cluster.check_weights_dir(ranks[0])
+    transfer = weight_transfer(options)
+    if transfer == "files":
+        await cluster.check_weights_dir(ranks[0])
     starting = [] if service is None else [service.call("start")]
     if options.cluster.placement == "colocated":
         await asyncio.gather(rollouts.start(), *starting)
@@ -85,7 +88,9 @@ async def start_parts(options: RunOptions, cluster: Cluster, timeline: Timeline)
         await cluster.join(ranks)
     else:
         await asyncio.gather(rollouts.start(), cluster.join(ranks), *starting)
-    policy = PolicyGroup(ranks, options.policy, cluster.weights_dir, trace=timeline.add)
+    policy = PolicyGroup(
+        ranks, options.policy, cluster.weights_dir, trace=timeline.add, transfer=transfer
+    )
     return Parts(rollouts=rollouts, policy=policy, service=service)
 
 

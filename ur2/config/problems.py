@@ -1,12 +1,15 @@
 """What options alone tell to be wrong: as messages, so that one error names them all."""
 
 from collections.abc import Iterator
+from typing import Literal
 
 from ur2.algorithms.options import GROUP_RELATIVE
 from ur2.config.schema import InferenceOptions, RunOptions
 from ur2.errors import InputError
 from ur2.retrieval.summarise import Summariser
 from ur2.trainer.placement import placement_problems
+from ur2.transfer.choice import choose
+from ur2.transfer.records import ChannelName
 
 STAGES = "curriculum.stages"
 
@@ -21,6 +24,22 @@ def option_problems(options: RunOptions) -> Iterator[str]:
     yield from retrieval_problems(options, may_search=_may_search(options))
     yield from _stage_problems(options)
     yield from _placement_problems(options)
+    yield from _transfer_problems(options)
+
+
+def weight_transfer(options: RunOptions) -> Literal["files"] | ChannelName:
+    """The way that weights take to the engines.
+
+    Raises:
+        InputError: the wanted one cannot work here.
+    """
+    cluster = options.cluster
+    return choose(
+        options.policy.weight_transfer,
+        engine=options.rollout.engine.name,
+        on_gpu=min(cluster.num_gpus_per_policy_rank, cluster.num_gpus_per_rollout_worker) > 0,
+        colocated=cluster.placement == "colocated",
+    )
 
 
 def _batch_problems(options: RunOptions) -> Iterator[str]:
@@ -125,3 +144,10 @@ def _placement_problems(options: RunOptions) -> Iterator[str]:
             "of cluster.placement=colocated sleep then; set trainer.mode=sync or "
             "cluster.placement=disaggregated"
         )
+
+
+def _transfer_problems(options: RunOptions) -> Iterator[str]:
+    try:
+        weight_transfer(options)
+    except InputError as error:
+        yield str(error)

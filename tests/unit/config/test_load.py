@@ -4,7 +4,7 @@ import pytest
 
 from ur2.config.load import CONFIGS, compose
 from ur2.config.preflight import check_options, num_gpus
-from ur2.config.problems import option_problems
+from ur2.config.problems import option_problems, weight_transfer
 from ur2.errors import InputError
 from ur2.trainer.placement import Demand, Node, plan
 
@@ -147,6 +147,24 @@ def test_a_colocated_run_shares_every_gpu_and_waits_for_the_update(
         return
     (problem,) = option_problems(compose(chosen))
     assert named in problem
+
+
+@pytest.mark.parametrize(
+    ("cluster", "expected"),
+    [
+        ("local", "files"),
+        ("node_8gpu", "nccl"),
+        ("nodes_2x8gpu", "nccl"),
+        ("node_8gpu_colocated", "ipc"),
+    ],
+)
+def test_weights_take_the_way_that_the_cluster_offers(cluster: str, expected: str) -> None:
+    chosen = ["+experiment=medqa_qwen7b", f"cluster={cluster}"]
+    assert weight_transfer(compose(chosen)) == expected
+    assert weight_transfer(compose([*chosen, "policy.weight_transfer=files"])) == "files"
+    impossible = "nccl" if expected != "nccl" else "tcp"
+    (problem,) = option_problems(compose([*chosen, f"policy.weight_transfer={impossible}"]))
+    assert f"policy.weight_transfer={impossible}" in problem
 
 
 @pytest.mark.parametrize(
