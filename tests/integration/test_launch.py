@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
@@ -250,15 +251,14 @@ def test_nodes_that_do_not_fit_are_named_and_nothing_starts(
 @pytest.mark.parametrize("tiny_model", [False], indirect=True)
 def test_a_ray_job_is_checked_followed_and_stopped_with_a_checkpoint(nodes: Nodes) -> None:
     url = f"http://127.0.0.1:{nodes.port + 1}"
-    head = [
-        *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--disable-usage-stats"),
-        *(f"--port={nodes.port}", f"--dashboard-port={nodes.port + 1}"),
-        *(f"--temp-dir={nodes.ray_dir}", "--object-store-memory=200000000", "--block"),
-    ]
+    ports = [f"--port={nodes.port}", f"--dashboard-port={nodes.port + 1}"]
+    ports += [f"--dashboard-agent-listen-port={nodes.port + 2}"]
+    head = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", *ports]
+    head += [f"--temp-dir={nodes.ray_dir}", "--object-store-memory=200000000"]
     token = {"RAY_AUTH_MODE": "disabled"}
     ray = nodes.start(*head, cwd="/", **token)
     try:
-        wait_until(lambda: answers(nodes.port + 1) or ray.poll() is not None)
+        wait_until(lambda: takes_jobs(url) or ray.poll() is not None)
         run = nodes.start("bash", "scripts/launch_ray_job.sh", url, *nodes.overrides(), **token)
         nodes.stop_after(1, run, signal.SIGINT)
         output = finish(run, 130)
@@ -271,8 +271,7 @@ def test_a_ray_job_is_checked_followed_and_stopped_with_a_checkpoint(nodes: Node
         ray.communicate(timeout=TIMEOUT_S)
 
 
-def answers(port: int) -> bool:
-    with contextlib.suppress(OSError):
-        socket.create_connection(("127.0.0.1", port), 1).close()
-        return True
+def takes_jobs(url: str) -> bool:
+    with contextlib.suppress(httpx.HTTPError):
+        return httpx.get(f"{url}/api/version", trust_env=False).is_success
     return False

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ur2.errors import ComponentError, InputError
+from ur2.errors import EXIT_INTERRUPTED, ComponentError, InputError
 from ur2.launch.agent import END_TIMEOUT_S
 from ur2.launch.examine import examine, of_each
 from ur2.launch.nodes import Node, agent_words, passed_on
@@ -22,6 +22,8 @@ LOST = 255
 """What ssh exits with when it has lost the other side."""
 FORWARDED = {signal.SIGINT: "SIGINT"}
 """What the training gets for a signal of ours; SIGTERM for any other."""
+KILLED = 128
+"""Exit codes above are those of processes that a signal killed."""
 START_ATTEMPTS = 2
 """Ray gives up on a node whose first imports are slow; the second find them cached."""
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
@@ -168,7 +170,9 @@ class Launcher:
             watch.cancel()
         if ended.result() == LOST:
             raise ComponentError(f"the connection to the head '{self.driver.host}' was lost")
-        return ended.result()
+        # a signal may come before the run can take it
+        killed = self.stops and ended.result() > KILLED
+        return EXIT_INTERRUPTED if killed else ended.result()
 
     async def _watch(self, node: Node) -> None:
         """Says when a node is lost; what becomes of the run is the run's to decide."""
