@@ -3,8 +3,7 @@
     python scripts/bench/policy_update.py [head_tokens=N] [repeats=2]
 
 One plain process; needs torch and transformers (PYTHONPATH=. where ur2 is not installed), and TRL
-for the comparison with it. The work is always the same: log-probability and entropy of every
-trained token, the clipped loss, and its backward pass. Gradients of all variants are compared.
+for the comparison with it. The work is always the same, and gradients of all variants are compared.
 
 - packed: 48 sequences, lengths at the quantiles of a lognormal with median 600 and p99 6,000,
   shuffled. `padded` is what frameworks do by default: microbatches of 8 in arrival order, padded to
@@ -16,43 +15,49 @@ trained token, the clipped loss, and its backward pass. Gradients of all variant
 - trl: GRPOTrainer.compute_loss on 16 such sequences, cut at 2,048 tokens, in microbatches of 8;
   with TRL's fused LM head, which is made for Triton, and with TRL's functions of whole logits
   (`selective_log_softmax`, `entropy_from_logits`). Ratios are to the better of the two.
-- mfu (GPU): the shape of Qwen2.5-3B, bf16, rows of 16,384 tokens, AdamW.
+- On a GPU also: the head at 7B's shape, and utilisation (`policy_gpu`).
 
-Times are medians of interleaved repeats: processor time on CPU, wall time on a GPU.
-Peak memory is that above the state before, of the process (VmHWM) or of the GPU.
+Times are medians of interleaved repeats; see `policy_work` for what is timed, and how.
 """
 
-import ctypes
-import gc
 import importlib.util
 import json
 import os
-import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 
-import numpy as np
 import psutil
 import torch
+from policy_gpu import utilisation
+from policy_work import (
+    DEVICE,
+    OPTIONS,
+    Run,
+    clear,
+    clock,
+    denominators,
+    difference,
+    hardware,
+    make_samples,
+    median,
+    packed_pass,
+    peak_memory,
+    ratio,
+    spread,
+    timed,
+)
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from ur2.algorithms.options import AlgorithmOptions
-from ur2.algorithms.reductions import Denominators
-from ur2.policy.attention import PACKED
 from ur2.policy.loss import microbatch_loss
 from ur2.policy.microbatch import collate
 from ur2.policy.model import PolicyModel
-from ur2.policy.packing import num_inputs, plan
+from ur2.policy.packing import num_inputs
 from ur2.policy.token_logprobs import TokenLogprobs
-from ur2.types import Batch, Sample
+from ur2.types import Sample
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SEQUENCES, PER_MICROBATCH, ROW_TOKENS = 48, 8, 8192
 SHAPE = {
     "vocab_size": 4096,
@@ -73,19 +78,6 @@ if DEVICE.type == "cuda":  # that of Qwen2.5-0.5B
         "num_key_value_heads": 2,
     }
     DTYPE = torch.bfloat16
-QWEN_3B = {
-    "vocab_size": 151_936,
-    "hidden_size": 2048,
-    "intermediate_size": 11_008,
-    "num_hidden_layers": 36,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 2,
-    "tie_word_embeddings": True,
-}
-PEAKS = {"H200": (989e12, 4.8e12), "H100": (989e12, 3.35e12), "A100": (312e12, 2.0e12)}
-"""Dense bf16 FLOP/s and bytes/s by the data sheets."""
-OPTIONS = AlgorithmOptions()
-Run = Callable[[], None]
 
 
 def main() -> None:
@@ -104,28 +96,6 @@ def main() -> None:
         seven = head(3584, 152_064, torch.bfloat16, 8192)
         figures |= {f"{key}_7b": value for key, value in seven.items()} | utilisation(repeats)
     print(json.dumps(figures))
-
-
-def make_samples(count: int, vocab: int, longest: int) -> list[Sample]:
-    """A fifth of each is prompt, the rest is trained on; advantages differ by sequence."""
-    rng = np.random.default_rng(0)
-    normal = statistics.NormalDist()
-    sigma = np.log(10) / normal.inv_cdf(0.99)
-    quantiles = [normal.inv_cdf((i + 0.5) / count) for i in rng.permutation(count)]
-    samples = []
-    for number, z in enumerate(quantiles):
-        length = min(int(600 * np.exp(sigma * z)), longest)
-        mask = np.arange(length) >= max(1, length // 5)
-        samples.append(
-            Sample(
-                id=f"{number:04d}",
-                token_ids=rng.integers(0, vocab, length),
-                mask=mask,
-                advantages=np.where(mask, rng.normal(), 0.0).astype(np.float32),
-                sampler_logprobs=np.where(mask, -np.log(vocab), 0.0).astype(np.float32),
-            )
-        )
-    return samples
 
 
 def packing(lm: Qwen2ForCausalLM, samples: list[Sample], repeats: int) -> dict[str, object]:
@@ -152,25 +122,6 @@ def packing(lm: Qwen2ForCausalLM, samples: list[Sample], repeats: int) -> dict[s
         "packed_ratio_sorted": ratio(seconds, "sorted", "packed"),
         "packed_tokens_per_s": round(needed / median(seconds["packed"])),
     }
-
-
-def packed_pass(model: PolicyModel, samples: Sequence[Sample], row_tokens: int) -> None:
-    (step,) = (
-        plan(
-            Batch(samples=tuple(samples)),
-            num_updates=1,
-            num_ranks=1,
-            max_tokens_per_microbatch=row_tokens,
-        )
-        .for_rank(0)
-        .steps
-    )
-    model.lm.set_attn_implementation(PACKED)
-    for microbatch in step.microbatches:
-        inputs = collate(microbatch, DEVICE)
-        logprob_N, entropy_N = model(inputs.row, inputs.position_N, inputs.target_N)
-        counts = denominators(step.num_tokens, step.num_sequences)
-        microbatch_loss(logprob_N, entropy_N, inputs, None, OPTIONS, counts)[0].backward()
 
 
 def padded_pass(model: PolicyModel, microbatches: Sequence[Sequence[Sample]]) -> None:
@@ -200,12 +151,6 @@ def runs_of_like_length(samples: Sequence[Sample], limit: int) -> list[list[Samp
 
 def padded_size(microbatches: Sequence[Sequence[Sample]]) -> int:
     return sum(len(m) * max(map(num_inputs, m)) for m in microbatches)
-
-
-def denominators(num_tokens: int, num_sequences: int) -> Denominators:
-    return Denominators(
-        num_tokens=num_tokens, num_sequences=num_sequences, norm_length=OPTIONS.norm_length
-    )
 
 
 def head(width: int, vocab: int, dtype: torch.dtype, num_tokens: int) -> dict[str, object]:
@@ -301,68 +246,6 @@ def against_trl(lm: Qwen2ForCausalLM, samples: list[Sample], repeats: int) -> di
     }
 
 
-def utilisation(repeats: int) -> dict[str, object]:
-    """Share of the GPU's peak FLOP/s in whole steps, and the floors of FLOPs and bytes."""
-    row_tokens, num_sequences = 16_384, 128
-    with torch.device(DEVICE):
-        lm = Qwen2ForCausalLM(Qwen2Config(**QWEN_3B)).to(torch.bfloat16).train()
-    model = PolicyModel(lm)
-    optimizer = torch.optim.AdamW(lm.parameters(), lr=1e-6, fused=True)
-    samples = make_samples(num_sequences, QWEN_3B["vocab_size"], longest=row_tokens)
-
-    def step() -> None:
-        packed_pass(model, samples, row_tokens)
-        optimizer.step()
-
-    step()
-    torch.cuda.reset_peak_memory_stats()
-    seconds = median(timed(lm, {"step": step}, repeats)["step"])
-    lengths = np.array([num_inputs(s) for s in samples])
-    trained = sum(int(s.mask.sum()) for s in samples)
-    embedding = lm.get_input_embeddings().weight.numel()
-    body = sum(p.numel() for p in lm.parameters()) - embedding
-    width, layers = QWEN_3B["hidden_size"], QWEN_3B["num_hidden_layers"]
-    # forward and backward: 6 per weight and token; causal attention 6 per pair of tokens and width
-    flops = 6 * body * lengths.sum() + 6 * embedding * trained
-    flops += 6 * layers * width * (lengths.astype(float) ** 2).sum()
-    num_rows = -(-lengths.sum() // row_tokens)
-    # per row: weights read twice, gradients read and written; per step: AdamW reads 4, writes 3
-    num_bytes = 2 * (body + embedding) * (4 * num_rows + 7)
-    peak_flops, peak_bytes = next(
-        (v for k, v in PEAKS.items() if k in torch.cuda.get_device_name()), (float("nan"),) * 2
-    )
-    mfu = float(flops / seconds / peak_flops)
-    print(
-        f"mfu      {mfu:.1%}: {lengths.sum():,} tokens in {seconds:.2f} s; floors "
-        f"{flops / peak_flops:.2f} s for {flops:.2e} FLOPs, "
-        f"{num_bytes / peak_bytes:.3f} s for {num_bytes:.2e} bytes of weights and their states"
-    )
-    return {
-        "mfu": round(mfu, 3),
-        "gpu_tokens_per_s": round(float(lengths.sum()) / seconds),
-        "gpu_peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 1),
-    }
-
-
-def timed(lm: nn.Module, variants: Mapping[str, Run], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each variant, in turns; all have run before, when gradients were compared."""
-    seconds: dict[str, list[float]] = {name: [] for name in variants}
-    for _ in range(repeats):
-        for name, run in variants.items():
-            clear(lm)
-            begin = clock()
-            run()
-            seconds[name].append(clock() - begin)
-    return seconds
-
-
-def clock() -> float:
-    if DEVICE.type == "cpu":
-        return time.process_time()
-    torch.cuda.synchronize()
-    return time.perf_counter()
-
-
 def check_gradients(lm: nn.Module, variants: Mapping[str, Run]) -> None:
     gradients = []
     for run in variants.values():
@@ -371,58 +254,6 @@ def check_gradients(lm: nn.Module, variants: Mapping[str, Run]) -> None:
         gradients.append(torch.cat([p.grad.flatten() for p in lm.parameters()]))
     worst = max(difference(gradients[0], other) for other in gradients[1:])
     print(f"packing  gradients of {', '.join(variants)} differ by {worst:.1e}")
-
-
-def difference(one: Tensor, other: Tensor) -> float:
-    """The largest, relative to the largest value."""
-    return float((one - other).abs().max().float() / other.abs().max())
-
-
-def clear(lm: nn.Module) -> None:
-    for parameter in lm.parameters():
-        parameter.grad = None
-
-
-@contextmanager
-def peak_memory() -> Iterator[list[int]]:
-    """Bytes at the highest point inside, above those before."""
-    gc.collect()
-    found: list[int] = []
-    if DEVICE.type == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        yield found
-        found.append(torch.cuda.max_memory_allocated() - before)
-        return
-    ctypes.CDLL("libc.so.6").malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    before = status_bytes("VmRSS")
-    yield found
-    found.append(status_bytes("VmHWM") - before)
-
-
-def status_bytes(key: str) -> int:
-    status = Path("/proc/self/status").read_text()
-    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith(key)) * 1024
-
-
-def median(values: Sequence[float]) -> float:
-    return statistics.median(values)
-
-
-def spread(values: Sequence[float]) -> str:
-    return f"{median(values):.2f} s ({min(values):.2f} to {max(values):.2f})"
-
-
-def ratio(seconds: Mapping[str, Sequence[float]], slow: str, fast: str) -> float:
-    return round(median(seconds[slow]) / median(seconds[fast]), 2)
-
-
-def hardware() -> str:
-    if DEVICE.type == "cuda":
-        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
-    return f"{os.cpu_count()} cores, no GPU"
 
 
 if __name__ == "__main__":
