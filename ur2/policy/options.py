@@ -68,9 +68,10 @@ class PolicyOptions(Options):
     """Fused norms, rotary embeddings and MLPs (needs a GPU and the package liger-kernel)."""
     weight_transfer: WeightTransfer = "auto"
     """How engines get the weights. `files`: written to cluster.weights_dir and read from there;
-    `nccl`: broadcast from GPU to GPU; `ipc`: read from the memory of a GPU that both are on;
-    `tcp`: sent between CPUs, for nodes that share no folder. `auto`: `ipc` where they share
-    GPUs, `nccl` where they have some each, `files` elsewhere. All but `files` need vllm."""
+    `nccl`: broadcast from GPU to GPU; `ipc`: read from the memory of a GPU that both are on; `tcp`:
+    sent between CPUs, for nodes that share no folder. `auto`: `ipc` where they share GPUs, `nccl`
+    where they have some each, `files` elsewhere. All but `files` need vllm; `nccl` and `ipc` have
+    not been run yet."""
     verify_weights: Literal["first", "always", "never"] = "first"
     """Which syncs engines verify, tensor by tensor, against checksums that the policy takes;
     `first`: two, since vllm takes a shorter way from the second on, and two after a restart."""
