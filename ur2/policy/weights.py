@@ -12,7 +12,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ur2.policy.options import PolicyOptions
-from ur2.transfer.channels import CHANNEL_ERRORS, CHANNELS, Channel
+from ur2.transfer.channel import CHANNEL_ERRORS, Channel
+from ur2.transfer.channels import CHANNELS
 from ur2.transfer.checks import is_verified, with_checksums
 from ur2.transfer.files import write_published
 from ur2.transfer.records import ChannelError, Manifest, Meeting

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from ur2.policy.options import PolicyOptions
 from ur2.policy.weights import Outlet, free_port
-from ur2.transfer import channels
-from ur2.transfer.channels import TcpChannel
+from ur2.transfer import channel, tcp
 from ur2.transfer.records import ChannelError, Manifest, Meeting
 
 CPU = torch.device("cpu")
@@ -56,20 +55,20 @@ def meeting(first_rank: int, port: int, channel: Any = "tcp") -> Meeting:
     )
 
 
-def joined(rank: int) -> tuple[Outlet, ScriptedEngine, TcpChannel | None]:
+def joined(rank: int) -> tuple[Outlet, ScriptedEngine, tcp.TcpChannel | None]:
     """A rank of the policy, and the engine's end of its channel."""
     engine, port = ScriptedEngine(rank), free_port()
     outlet = Outlet(engine, PolicyOptions(), rank)  # type: ignore[arg-type]
     with ThreadPoolExecutor(1) as pool:
         joining = pool.submit(outlet.join, meeting(0, port))
-        far = TcpChannel(meeting(1, port), 1, CPU) if rank == 0 else None
+        far = tcp.TcpChannel(meeting(1, port), 1, CPU) if rank == 0 else None
         joining.result()
     return outlet, engine, far
 
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(channels, "PART_BYTES", 1000)
+    monkeypatch.setattr(channel, "PART_BYTES", 1000)
 
 
 def test_rank_0_sends_what_is_gathered_and_the_others_only_gather() -> None:
@@ -98,7 +97,7 @@ def test_an_engine_that_leaves_is_an_error_after_everything_is_gathered() -> Non
 
 
 def test_engines_that_do_not_come_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(channels, "JOIN_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(tcp, "JOIN_TIMEOUT_S", 0.1)
     outlet = Outlet(ScriptedEngine(0), PolicyOptions(), 0)  # type: ignore[arg-type]
     with pytest.raises(ChannelError, match="no engines"):
         outlet.join(meeting(0, free_port()))

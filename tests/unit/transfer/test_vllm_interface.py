@@ -20,9 +20,9 @@ from vllm.v1.worker.gpu_worker import Worker
 
 from ur2.checksums import checksum
 from ur2.rollout.engines.vllm_weights import BACKEND, ChannelEngine, WeightReloader
-from ur2.transfer import channels
-from ur2.transfer.channels import NcclChannel
+from ur2.transfer import channel as base_channel
 from ur2.transfer.checks import CHECKSUMS, read_sums, with_checksums
+from ur2.transfer.nccl import NcclChannel
 from ur2.transfer.records import Manifest, Meeting
 
 pytestmark = pytest.mark.slow
@@ -148,7 +148,7 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("part_bytes", [100, 500, 1 << 20])
 @pytest.mark.usefixtures("no_gpu")
 def test_both_ends_cut_the_stream_alike(part_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(channels, "PART_BYTES", part_bytes)
+    monkeypatch.setattr(base_channel, "PART_BYTES", part_bytes)
     weights = [(f"w{i}", torch.randn(3 + i, 5).to(torch.bfloat16)) for i in range(15)]
     manifest = Manifest(
         names=tuple(name for name, _ in weights),

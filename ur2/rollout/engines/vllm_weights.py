@@ -10,7 +10,8 @@ from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
 from ur2.checksums import checksum
 from ur2.rollout.engines.vllm_reload import Reloader
-from ur2.transfer.channels import CHANNEL_ERRORS, CHANNELS, Channel
+from ur2.transfer.channel import CHANNEL_ERRORS, Channel
+from ur2.transfer.channels import CHANNELS
 from ur2.transfer.checks import CHECKSUMS, damaged, differing, read_sums
 from ur2.transfer.files import read_checksums, read_weights
 from ur2.transfer.records import Manifest, Meeting
@@ -57,7 +58,7 @@ class ChannelEngine(WeightTransferEngine):  # type: ignore[misc]
         try:
             self._channel = CHANNELS[init_info.channel](init_info, rank, self.device)
         except CHANNEL_ERRORS as error:
-            self.broken = str(error)
+            self.broken = f"{type(error).__name__}: {error}"
 
     def start_weight_update(self) -> None:
         """Forgets the last update; the next begins with its manifest."""
@@ -83,7 +84,7 @@ class ChannelEngine(WeightTransferEngine):  # type: ignore[misc]
         try:
             self._channel.receive(update_info, take)
         except CHANNEL_ERRORS as error:
-            self.broken = str(error)
+            self.broken = f"{type(error).__name__}: {error}"
             self.shutdown()  # the policy need not wait for this process
 
     def finish_weight_update(self) -> None:

@@ -1,0 +1,123 @@
+"""The channel on one GPU: memory that two processes map. It has not been run on a GPU yet."""
+
+import pickle
+from collections.abc import Iterator
+from datetime import timedelta
+from operator import itemgetter
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._C._distributed_c10d import TCPStore
+
+from ur2.transfer.channel import JOIN_TIMEOUT_S, Load, Weights, buffer_bytes
+from ur2.transfer.records import Manifest, Meeting
+
+
+class CudaMemory:
+    """Parts in a buffer of a GPU that another process maps, by vllm's handles."""
+
+    def __init__(self, device: torch.device) -> None:
+        from vllm.distributed.weight_transfer.packed_tensor import PackedBufferImporter
+
+        self._device = device
+        self.place = str(torch.cuda.get_device_properties(device).uuid)
+        self._importer = PackedBufferImporter()
+
+    def lay_out(self, weights: Weights, buffer_bytes: int) -> Iterator[Any]:
+        """Puts one part after the other into the same buffer; yields what tells where it lies."""
+        from vllm.distributed.weight_transfer.packed_tensor import packed_ipc_producer
+
+        yield from packed_ipc_producer(
+            iterator=iter(weights),
+            gpu_uuid=self.place,
+            post_iter_func=itemgetter(1),
+            buffer_size_bytes=buffer_bytes,
+        )
+
+    def take(self, part: Any) -> list[tuple[str, Tensor]]:
+        """Copies of a part's tensors."""
+        from vllm.distributed.weight_transfer.packed_tensor import packed_ipc_consumer
+
+        taken: list[tuple[str, Tensor]] = packed_ipc_consumer(
+            ipc_handle=part.ipc_handle,
+            names=part.names,
+            shapes=part.shapes,
+            dtype_names=part.dtype_names,
+            tensor_sizes=part.tensor_sizes,
+            device_index=self._device.index,
+            importer=self._importer,
+        )
+        torch.cuda.synchronize(self._device)  # the buffer is filled anew after this
+        return taken
+
+    def release(self) -> None:
+        """Lets go of what is mapped, so that the sender gets its buffer back."""
+        self._importer.close()
+        torch.cuda.ipc_collect()  # type: ignore[no-untyped-call]
+
+
+class IpcChannel:
+    """A buffer on each GPU that a policy rank fills and the engine's process there reads.
+
+    The two talk through the meeting's store: the rank tells where a part lies, and fills the buffer
+    anew when the engine has copied it.
+    """
+
+    def __init__(
+        self, meeting: Meeting, rank: int, device: torch.device, memory: Any = None
+    ) -> None:
+        self._store = _store(meeting, rank)
+        self._store.set_timeout(timedelta(seconds=meeting.timeout_s))
+        self._memory = memory or CudaMemory(device)
+        self._num_passes = 0
+
+    def send(self, manifest: Manifest, weights: Weights) -> None:
+        """See `Channel.send`."""
+        self._num_passes += 1
+        laid_out = self._memory.lay_out(weights, buffer_bytes(manifest))
+        for number, part in enumerate(laid_out):
+            key = self._key(number)
+            self._store.set(key, pickle.dumps(part).hex())
+            answer = self._store.get(f"{key}/answer").decode()
+            self._store.delete_key(key)
+            self._store.delete_key(f"{key}/answer")
+            if answer:
+                raise RuntimeError(f"the engine says {answer}")
+        del laid_out
+        self._memory.release()
+
+    def receive(self, manifest: Manifest, load: Load) -> None:
+        """See `Channel.receive`."""
+        self._num_passes += 1
+        num_left, number = sum(1 for _ in manifest.tensors()), 0
+        while num_left:
+            key, answer = self._key(number), ""
+            part = pickle.loads(bytes.fromhex(self._store.get(key).decode()))
+            try:
+                tensors = self._memory.take(part)
+                load(tensors)
+            except BaseException as error:
+                answer = repr(error)
+                raise
+            finally:
+                self._store.set(f"{key}/answer", answer)
+            num_left, number = num_left - len(tensors), number + 1
+        self._memory.release()
+
+    def _key(self, number: int) -> str:
+        return f"{self._num_passes}/{self._memory.place}/{number}"
+
+    def close(self) -> None:
+        """See `Channel.close`."""
+        self._memory.release()
+
+
+def _store(meeting: Meeting, rank: int) -> TCPStore:
+    return TCPStore(
+        meeting.address,
+        meeting.port,
+        is_master=rank == 0,
+        timeout=timedelta(seconds=JOIN_TIMEOUT_S),
+        wait_for_workers=False,
+    )
