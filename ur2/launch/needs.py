@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import OverrideParseException
 
 from ur2.config.load import compose
 from ur2.config.preflight import check_options, find_inputs, num_gpus
@@ -24,7 +25,10 @@ def compose_first(overrides: list[str]) -> RunOptions:
     """
     first = [word for word in overrides if word not in SWEEP]
     if len(first) < len(overrides):
-        parsed = OverridesParser.create().parse_overrides(first)
+        try:
+            parsed = OverridesParser.create().parse_overrides(first)
+        except OverrideParseException as error:
+            raise InputError(f"cannot read '{error.override}' as key=value") from error
         first = [
             f"{o.get_key_element()}={next(o.sweep_string_iterator())}"
             if o.is_sweep_override()
@@ -40,7 +44,7 @@ def needs_of(run: RunOptions, options: PreflightOptions, num_nodes: int) -> Need
     """What the nodes must have and share.
 
     Raises:
-        InputError: an input is neither here nor made by the run, or weights have no shared folder.
+        InputError: weights have no shared folder.
     """
     shared = {_base(run): "run_dir"} | dict.fromkeys(options.shared, "shared")
     inputs, hub_models = {}, []

@@ -61,6 +61,8 @@ def test_weights_of_several_nodes_need_a_folder() -> None:
 def test_a_sweep_is_checked_by_its_first_job() -> None:
     assert compose_first(["-m", *SMOKE, "seed=3,4", "trainer.steps=7"]).seed == 3
     assert compose_first(["-m", *SMOKE, "seed=range(5,8)"]).seed == 5
+    with pytest.raises(InputError, match=r"cannot read 'seed=\(' as key=value"):
+        compose_first(["-m", *SMOKE, "seed=("])
 
 
 def test_the_launchers_words_are_told_from_the_runs() -> None:
