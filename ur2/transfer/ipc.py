@@ -79,12 +79,11 @@ class IpcChannel:
         for number, part in enumerate(laid_out):
             key = self._key(number)
             self._store.set(key, pickle.dumps(part).hex())
-            answer = self._store.get(f"{key}/answer").decode()
-            self._store.delete_key(key)
-            self._store.delete_key(f"{key}/answer")
-            if answer:
+            if answer := self._take(f"{key}/answer"):
                 raise RuntimeError(f"the engine says {answer}")
+            self._store.delete_key(key)
         del laid_out
+        self._take(self._key("released"))
         self._memory.release()
 
     def receive(self, manifest: Manifest, load: Load) -> None:
@@ -104,9 +103,16 @@ class IpcChannel:
                 self._store.set(f"{key}/answer", answer)
             num_left, number = num_left - len(tensors), number + 1
         self._memory.release()
+        self._store.set(self._key("released"), "")
 
-    def _key(self, number: int) -> str:
-        return f"{self._num_passes}/{self._memory.place}/{number}"
+    def _key(self, what: int | str) -> str:
+        return f"{self._num_passes}/{self._memory.place}/{what}"
+
+    def _take(self, key: str) -> str:
+        """Waits for what the other end says, once."""
+        said = self._store.get(key).decode()
+        self._store.delete_key(key)
+        return said
 
     def close(self) -> None:
         """See `Channel.close`."""

@@ -256,6 +256,7 @@ def test_a_shared_buffer_is_filled_anew_only_when_its_part_is_taken(
         assert name == CHECKSUMS
         assert read_sums(manifest.names, sums) == {n: checksum(t) for n, t in weights}
         assert len(got.result()) > 3
+    assert sender._memory.released == receiver._memory.released == 2
 
 
 def test_an_engine_that_cannot_take_a_part_tells_the_policy_why(
