@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 WEIGHTS_PREFIX = "ur2-weights-"
 CLOSE_TIMEOUT_S = 30.0
 RETRY_S = 1.0
+GRANT_S = 10.0
 NODE_ID = "ray.io/node-id"
 
 
@@ -104,21 +105,14 @@ class Cluster:
                 "nodes, or change cluster.num_* and the numbers of ranks and engines"
             )
         give_up_s = time.monotonic() + self.options.start_timeout_s
-        while True:
-            free = ray._private.state.available_resources_per_node()
-            bundles = plan(demand, self._nodes(ray.nodes(), free))
-            if bundles is not None:
-                group = _group(bundles)
-                left_s = max(RETRY_S, give_up_s - time.monotonic())
-                if group is None or await asyncio.to_thread(group.wait, left_s):
-                    return _seats(demand, bundles, group)
-                remove_placement_group(group)
+        while (seats := await self._take(demand)) is None:
             if time.monotonic() > give_up_s:
                 raise ComponentError(
                     f"this run wants {demand}; the cluster has it, but other work kept it for "
                     f"{self.options.start_timeout_s:g} s (cluster.start_timeout_s)"
                 )
             await asyncio.sleep(RETRY_S)
+        return seats
 
     def release(self, seats: Seats) -> None:
         """Gives seats back whose processes have ended."""
@@ -184,6 +178,18 @@ class Cluster:
         ray.shutdown()
         shutil.rmtree(self.weights_dir, ignore_errors=True)
 
+    async def _take(self, demand: Demand) -> Seats | None:
+        """Takes what is free, where that is enough."""
+        free = ray._private.state.available_resources_per_node()  # public calls tell the sum only
+        bundles = plan(demand, self._nodes(ray.nodes(), free))
+        if bundles is None:
+            return None
+        group = _group(bundles)
+        if group is None or await asyncio.to_thread(group.wait, GRANT_S):
+            return _seats(demand, bundles, group)
+        remove_placement_group(group)  # others were faster
+        return None
+
     def _nodes(
         self, alive: Sequence[Any], free: dict[str, dict[str, float]] | None = None
     ) -> list[Node]:
@@ -242,7 +248,10 @@ def _weights_dir(options: ClusterOptions) -> Path:
     """Where this run's weights pass through."""
     if options.weights_dir is not None:
         base = Path(options.weights_dir).absolute()
-        base.mkdir(parents=True, exist_ok=True)
+        try:
+            base.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"cluster.weights_dir: {error}") from error
     else:
         base = SHARED_MEMORY if SHARED_MEMORY.is_dir() else Path(tempfile.gettempdir())
         remove_leftovers(base)
