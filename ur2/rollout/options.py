@@ -76,6 +76,9 @@ class RolloutOptions(Options):
     spread_groups: bool = False
     """Play a group's samples on all workers at once: shorter tails where there are few groups, at
     the cost of computing its prompt on each."""
+    overcommit: float = Field(2.0, ge=1.0)
+    """Trajectories that a worker plays at once, by `engine.max_num_seqs`: while some search or wait
+    for the rest of their group, others keep the engine full. The surplus waits in its queue."""
     max_worker_restarts: int = Field(3, ge=0)
     """Workers that died or hang and are replaced during a run; past it the run stops."""
     samples_per_prompt: int = Field(8, ge=1)
@@ -104,6 +107,11 @@ class RolloutOptions(Options):
     """Longest wait for a worker to finish one group; then the run stops with an error."""
     update_timeout_s: float = Field(600.0, gt=0.0)
     """Longest wait for an engine to take new weights; then the run stops with an error."""
+
+    @property
+    def max_in_play(self) -> int:
+        """Trajectories that a worker plays at once."""
+        return int(self.overcommit * self.engine.max_num_seqs)
 
     @property
     def max_model_len(self) -> int:

@@ -82,7 +82,7 @@ class RolloutPool:
         self._publication: Publication | None = None
         self._awake = asyncio.Event()
         self._awake.set()
-        self._board = Board(len(workers), options.engine.max_num_seqs)
+        self._board = Board(len(workers), options.max_in_play)
         self._began_s: list[float] = []
         """When each group in play began."""
 

@@ -88,8 +88,9 @@ def replacing(workers, **faults):
     return respawn
 
 
-def options(*, max_num_seqs=8, **rest):
-    return RolloutOptions(engine=EngineOptions(max_num_seqs=max_num_seqs), **rest)
+def options(*, max_num_seqs=8, overcommit=1.0, **rest):
+    engine = EngineOptions(max_num_seqs=max_num_seqs)
+    return RolloutOptions(engine=engine, overcommit=overcommit, **rest)
 
 
 async def test_groups_come_back_in_order_each_once_and_the_account_adds_up(game):
@@ -108,11 +109,14 @@ async def test_groups_come_back_in_order_each_once_and_the_account_adds_up(game)
     assert 0 <= account.idle_fraction < 1
 
 
-async def test_a_worker_holds_no_more_groups_than_fill_its_engine(game):
+@pytest.mark.parametrize(("overcommit", "num_groups"), [(1.0, 2), (1.6, 3), (2.0, 4)])
+async def test_a_worker_holds_no_more_groups_than_keep_its_engine_full(
+    game, overcommit, num_groups
+):
     worker = FakeWorker(0.001)
-    pool = RolloutPool([worker], options(max_num_seqs=8))
+    pool = RolloutPool([worker], options(max_num_seqs=8, overcommit=overcommit))
     await pool.collect([game.assignment(id=str(i)) for i in range(12)], 4, SAMPLING)
-    assert worker.most_in_play == 2
+    assert worker.most_in_play == num_groups
 
 
 async def test_a_fast_worker_plays_more_groups_than_a_slow_one(game):
