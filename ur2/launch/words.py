@@ -8,9 +8,10 @@ HELP = ("-h", "--help")
 
 
 def split_words(words: Sequence[str], prefix: str) -> tuple[list[str], list[str]]:
-    """Those with the prefix, without it, and calls for help; and all others."""
+    """Those with the prefix, without it, and calls for help; and all others, flags first."""
     own = [w.removeprefix(prefix) for w in words if w.startswith(prefix) or w in HELP]
-    return own, [w for w in words if not w.startswith(prefix)]
+    others = [w for w in words if not w.startswith(prefix)]
+    return own, sorted(others, key=lambda w: not w.startswith("-"))  # Hydra wants the rest in a row
 
 
 def enter_root() -> None:

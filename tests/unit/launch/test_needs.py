@@ -68,7 +68,7 @@ def test_a_sweep_is_checked_by_its_first_job() -> None:
 def test_the_launchers_words_are_told_from_the_runs() -> None:
     own, others = split_words(["launch.ports=[7000]", "seed=1", "-m", "--help"], "launch.")
     assert own == ["ports=[7000]", "--help"]
-    assert others == ["seed=1", "-m", "--help"]
+    assert others == ["-m", "--help", "seed=1"]
 
 
 @pytest.mark.parametrize(
