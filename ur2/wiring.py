@@ -79,7 +79,7 @@ async def start_parts(options: RunOptions, cluster: Cluster, timeline: Timeline)
         trace=timeline.add,
     )
     transfer = weight_transfer(options)
-    if transfer == "files":
+    if transfer == "files" and options.cluster.address != "local":
         await cluster.check_weights_dir(ranks[0])
     starting = [] if service is None else [service.call("start")]
     if options.cluster.placement == "colocated":

@@ -80,7 +80,7 @@ class Whereabouts:
 
 
 class Process:
-    """What every actor can do besides its work; all are asked before they load anything."""
+    """What every actor can do besides its work."""
 
     def whereabouts(self) -> Whereabouts:
         """Where it runs."""
