@@ -17,6 +17,22 @@ from ur2.rollout.options import SamplingOptions
 from ur2.types import Assignment, RetrievalFailed
 
 
+async def play_in_rounds(
+    players: Players,
+    client: RetrievalClient,
+    groups: Sequence[Assignment],
+    samples: int,
+    sampling: SamplingOptions,
+    *,
+    seed: int,
+) -> None:
+    """Plays as many groups at a time as the engine decodes at once."""
+    size = players.options.engine.max_num_seqs // samples
+    for first in range(0, len(groups), size):
+        batch = groups[first : first + size]
+        await play_in_lock_step(players, client, batch, samples, sampling, seed=seed)
+
+
 async def play_in_lock_step(
     players: Players,
     client: RetrievalClient,

@@ -42,7 +42,7 @@ SAMPLES = 16
 """Of a group."""
 SAMPLING = SamplingOptions(seeded=True)
 OPTIONS = RolloutOptions(
-    engine=EngineOptions(enforce_eager=True, kv_cache_gib=0.5),
+    engine=EngineOptions(enforce_eager=True, kv_cache_gib=0.5, max_num_seqs=128),
     max_turns=5,
     max_tokens_per_turn=160,
     max_observation_tokens=48,
@@ -187,8 +187,8 @@ class PacedEngine:
 class ScriptedEngine:
     """Without a model; continues turns of one token, over and over.
 
-    All requests under way take one token per step, a step takes `step_s + sequence_s · requests`,
-    and requests join between two steps.
+    In each step the `max_num_seqs` oldest requests take one token, a step takes
+    `step_s + sequence_s · requests`, and requests join between two steps.
     """
 
     def __init__(self, *, step_s: float, sequence_s: float) -> None:
@@ -215,7 +215,7 @@ class ScriptedEngine:
 
     async def _run(self) -> None:
         while self._left:
-            running = list(self._left)
+            running = list(self._left)[: OPTIONS.engine.max_num_seqs]
             await asyncio.sleep(self._step_s + self._sequence_s * len(running))
             for done in running:
                 self._left[done] -= 1

@@ -6,8 +6,9 @@ overhead   processor time of the event loop per turn, 2,000 trajectories under w
            episode, prompt, search, documents; and resident memory over 50,000 trajectories.
 simulated  128 trajectories with a scripted engine of 20 ms per step and 0.05 ms per sequence in it,
            about a 14B model on a GPU with 2 TB/s; many workloads, in the time of a loop that does
-           not wait. Three turns, a generation and a search each, then the answer; and, as another
-           reading of "three turns", two of them and the answer.
+           not wait. Three turns, a generation and a search each, then the answer; as another
+           reading of "three turns", two of them and the answer; and a stream of 512 trajectories
+           where the engine decodes 128 at once, which the baseline plays in rounds of 128.
 speed      the same on a real vllm engine, retrieval over HTTP in a process of its own.
 single     tokens/s of one-turn episodes beside AsyncLLM.generate with the same prompts, lengths,
            seeds and sampling.
@@ -32,7 +33,7 @@ from typing import Any, Literal
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ["OMP_NUM_THREADS"] = "1"
 
-from lockstep import play_in_lock_step
+from lockstep import play_in_rounds
 from paced import (
     OPTIONS,
     QUESTION,
@@ -62,6 +63,8 @@ from ur2.rollout.episode import Players, turn_seed
 from ur2.types import Assignment
 
 NUM_GROUPS = 8
+SHAPES = {"": (3, 1), "_two_searches": (2, 1), "_stream": (3, 4)}
+"""Searches, and how many times 128 trajectories."""
 MAX_MODEL_LEN = 2048
 NUM_WORKLOADS = 20
 LONG_QUESTION = " ".join([QUESTION] * 20)
@@ -137,17 +140,18 @@ class Bench:
         self.engine: BenchEngine = players.engine.inner
         self.repeats = repeats
 
-    async def speed(self, num_searches: int) -> float:
+    async def speed(self, num_searches: int, num_rounds: int) -> float:
         """How many times the trajectories/s of the lock-step loop."""
         pairs = []
-        groups = assignments(NUM_GROUPS)
-        for seed in progress(self.repeats, f"speed, {num_searches} searches"):
+        groups = assignments(NUM_GROUPS * num_rounds)
+        title = describe("vllm", num_searches, num_rounds)
+        for seed in progress(max(1, self.repeats // num_rounds), title):
             self.load(draw(seed, len(groups) * SAMPLES, num_searches), groups)
             lock_step_s = await self.timed(
-                play_in_lock_step(self.players, self.client, groups, SAMPLES, SAMPLING, seed=SEED)
+                play_in_rounds(self.players, self.client, groups, SAMPLES, SAMPLING, seed=SEED)
             )
             pairs.append((lock_step_s, await self.timed(play_episodes(self.players, groups))))
-        return report(f"vllm, {num_searches} searches", "lock-step", pairs)
+        return report(title, "lock-step", pairs)
 
     async def single(self) -> float:
         """Tokens/s of episodes of one turn, by those of the bare engine."""
@@ -226,8 +230,8 @@ async def with_engine(options: BenchOptions, model: str) -> Figures:
             bench.load(draw(0, len(groups) * SAMPLES, 1), groups)
             await play_episodes(players, groups)  # connections, kernels
             if "speed" in options.parts:
-                figures["real_ratio"] = await bench.speed(3)
-                figures["real_ratio_two_searches"] = await bench.speed(2)
+                for name, shape in SHAPES.items():
+                    figures[f"real_ratio{name}"] = await bench.speed(*shape)
             if "single" in options.parts:
                 figures["single_turn_share"] = await bench.single()
             if "prefix" in options.parts:
@@ -253,13 +257,14 @@ def without_engine(options: BenchOptions, model: str) -> Figures:
         figures["overhead_ms_per_turn"] = median(turn_ms)
         figures["memory_growth"] = overhead.growth_mib
     if "simulated" in options.parts:
-        groups = assignments(NUM_GROUPS)
-        for num_searches, name in ((3, "scripted_ratio"), (2, "scripted_ratio_two_searches")):
+        for name, (num_searches, num_rounds) in SHAPES.items():
+            groups = assignments(NUM_GROUPS * num_rounds)
+            title = describe("scripted", num_searches, num_rounds)
             pairs = [
                 simulate(model, draw(seed, len(groups) * SAMPLES, num_searches), groups)
-                for seed in progress(NUM_WORKLOADS, f"simulated, {num_searches} searches")
+                for seed in progress(NUM_WORKLOADS // num_rounds, title)
             ]
-            figures[name] = report(f"scripted, {num_searches} searches", "lock-step", pairs)
+            figures[f"scripted_ratio{name}"] = report(title, "lock-step", pairs)
     return figures
 
 
@@ -272,6 +277,12 @@ def report(title: str, baseline: str, pairs: Sequence[tuple[float, float]]) -> f
         f"({min(ratios):.2f} to {max(ratios):.2f}, {len(ratios)} pairs)"
     )
     return median(ratios)
+
+
+def describe(engine: str, num_searches: int, num_rounds: int) -> str:
+    """What is played."""
+    num = NUM_GROUPS * SAMPLES * num_rounds
+    return f"{engine}, {num} trajectories, {num_searches} searches"
 
 
 def progress(count: int, what: str) -> Iterable[int]:

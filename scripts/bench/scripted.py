@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import psutil
-from lockstep import play_in_lock_step
+from lockstep import play_in_rounds
 from paced import (
     OPTIONS,
     SAMPLES,
@@ -48,7 +48,7 @@ def simulate(model: str, work: Workload, groups: Sequence[Assignment]) -> tuple[
         players, client = make_players(model, engine, LocalTransport(Replayed()))
         players.engine.script = script(work, groups)
         started = asyncio.get_running_loop().time()
-        await play_in_lock_step(players, client, groups, SAMPLES, SAMPLING, seed=SEED)
+        await play_in_rounds(players, client, groups, SAMPLES, SAMPLING, seed=SEED)
         return asyncio.get_running_loop().time() - started
 
     async def ours() -> float:
