@@ -17,6 +17,8 @@ from ur2.retrieval.bert import Bert
 
 MAX_TOKENS = 16_384
 """In one pass, which bounds its memory."""
+SHORT = 64
+"""Tokens of a text up to which attention is computed by plain products."""
 TYPICAL_TOKENS = 1024
 """In one pass, for which weights are laid out best."""
 
@@ -90,11 +92,27 @@ class _Layer:
         sizes = [length * number for length, number in groups]
         parts = zip(torch.split(projected, sizes), torch.split(found_TD, sizes), strict=True)
         for (length, number), (part, found) in zip(groups, parts, strict=True):
-            shape = (number, length, 3, self._num_heads, -1)
-            query, key, value = part.view(shape).permute(2, 0, 3, 1, 4)
-            mixed = functional.scaled_dot_product_attention(query, key, value)
+            asked = part.view(number, length, 3, self._num_heads, -1).permute(2, 0, 3, 1, 4)
+            mixed = _attend_short(asked) if length <= SHORT else _attend_long(asked)
             found.view(number, length, self._num_heads, -1).copy_(mixed.transpose(1, 2))
         return found_TD
+
+
+def _attend_short(asked: Tensor) -> Tensor:
+    """Plain products in float32: for texts of a line twice as fast as the kernel for long ones.
+
+    Queries, keys and values, (3, texts, heads, tokens, width) -> (texts, heads, tokens, width).
+    """
+    whole = asked.to(torch.float32, memory_format=torch.contiguous_format)
+    query, key, value = whole.flatten(1, 2)
+    ignored, scale = query.new_empty(1, 1, 1), query.shape[2] ** -0.5
+    score = torch.baddbmm(ignored, query, key.transpose(1, 2), beta=0, alpha=scale)
+    return torch.bmm(score.softmax(dim=-1), value).view(whole.shape[1:])
+
+
+def _attend_long(asked: Tensor) -> Tensor:
+    query, key, value = asked
+    return functional.scaled_dot_product_attention(query, key, value)
 
 
 class _Linear:

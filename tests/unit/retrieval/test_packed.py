@@ -55,14 +55,17 @@ def make(folder: Path, pooling: str) -> SentenceTransformer:
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 @pytest.mark.parametrize("max_tokens", [packed.MAX_TOKENS, 20])
+@pytest.mark.parametrize("short", [packed.SHORT, 4])
 def test_packed_texts_get_the_vectors_that_the_model_gives_them(
     folder: Path,
     tmp_path: Path,
     pooling: str,
     max_tokens: int,
+    short: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(packed, "MAX_TOKENS", max_tokens)
+    monkeypatch.setattr(packed, "SHORT", short)
     model = make(folder, pooling)
     expected = model.encode(TEXTS, normalize_embeddings=True, show_progress_bar=False)
     model.save(str(tmp_path))
