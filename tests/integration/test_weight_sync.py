@@ -25,6 +25,7 @@ from ur2.trainer.batching import to_batch
 from ur2.trainer.cluster import Cluster
 from ur2.trainer.options import ClusterOptions
 from ur2.transfer.choice import choose
+from ur2.transfer.publication import Stream
 from ur2.types import Assignment, Batch, Group, Level, Question, Score, ScoredGroup
 
 pytestmark = pytest.mark.slow
@@ -164,9 +165,8 @@ class Parts:
         (True, {"zero_stage": 2}),
         (False, {"zero_stage": 3, "verify_weights": "always"}),
         (True, {"zero_stage": 3, "lora": LoraOptions(rank=4, alpha=8.0)}),
-        (True, {"zero_stage": 3, "weight_transfer": "tcp", "verify_weights": "always"}),
     ],
-    ids=["tied", "untied", "tied-lora", "tied-tcp"],
+    ids=["tied", "untied", "tied-lora"],
     indirect=["tiny_model"],
 )
 async def test_engine_and_policy_agree_after_every_sync(
@@ -192,9 +192,9 @@ async def test_engine_and_policy_agree_after_every_sync(
     assert not weights_dir.exists()
 
 
-@pytest.mark.parametrize("tiny_model", [False], ids=["untied"], indirect=True)
+@pytest.mark.parametrize("tiny_model", [True], ids=["tied"], indirect=True)
 async def test_a_channel_outlives_a_worker_that_is_killed(tiny_model: str) -> None:
-    """One of two engines dies at rest, then one with the channel in use: both are replaced."""
+    """One of two engines dies while it plays, the other before it gets weights."""
     cluster = Cluster(ClusterOptions(object_store_bytes=100_000_000))
     try:
         options = PolicyOptions(
@@ -203,6 +203,8 @@ async def test_a_channel_outlives_a_worker_that_is_killed(tiny_model: str) -> No
         )  # fmt: skip
         parts = Parts(cluster, tiny_model, options)
         await parts.start(2)
+        # layers whose weights come in several parts
+        parts.policy._stream = Stream(parts.policy, "tcp", "always", part_bytes=20_000)
         batch = await parts.play(0, num_groups=4)
         await parts.policy.update(batch)
         await parts.sync(1)
@@ -214,7 +216,10 @@ async def test_a_channel_outlives_a_worker_that_is_killed(tiny_model: str) -> No
         kill(await second.actor.call("whereabouts"))
         await parts.sync(2)
         assert parts.workers[1] is not second
-        await parts.play(2, num_groups=4)
+        batch = await parts.play(2, num_groups=4)
+        await parts.policy.update(batch)
+        await parts.sync(3)
+        await parts.play(3, num_groups=4)
     finally:
         await cluster.close()
 

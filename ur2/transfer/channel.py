@@ -13,7 +13,6 @@ T = TypeVar("T")
 
 CHANNEL_ERRORS = (RuntimeError, OSError)
 """Another end is gone, or does not answer in time."""
-PART_BYTES = 1 << 28
 JOIN_TIMEOUT_S = 60.0
 """All ends are up when they are told to meet."""
 
@@ -42,20 +41,15 @@ class Channel(Protocol):
         ...
 
 
-def parts(sized: Iterable[tuple[T, int]]) -> Iterator[list[T]]:
+def parts(sized: Iterable[tuple[T, int]], limit_bytes: int) -> Iterator[list[T]]:
     """Runs of items, each ended by the item that fills it; both ends cut alike."""
     part: list[T] = []
     num_bytes = 0
     for item, size in sized:
         part.append(item)
         num_bytes += size
-        if num_bytes >= PART_BYTES:
+        if num_bytes >= limit_bytes:
             yield part
             part, num_bytes = [], 0
     if part:
         yield part
-
-
-def buffer_bytes(manifest: Manifest) -> int:
-    """Of vllm's buffers, into which every tensor should fit."""
-    return max(PART_BYTES, manifest.largest_bytes())

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch._C._distributed_c10d import TCPStore
 
-from ur2.transfer.channel import JOIN_TIMEOUT_S, Load, Weights, buffer_bytes
+from ur2.transfer.channel import JOIN_TIMEOUT_S, Load, Weights
 from ur2.transfer.records import Manifest, Meeting
 
 
@@ -70,12 +70,13 @@ class IpcChannel:
         self._store = _store(meeting, rank)
         self._store.set_timeout(timedelta(seconds=meeting.timeout_s))
         self._memory = memory or CudaMemory(device)
+        self._part_bytes = meeting.part_bytes
         self._num_passes = 0
 
     def send(self, manifest: Manifest, weights: Weights) -> None:
         """See `Channel.send`."""
         self._num_passes += 1
-        laid_out = self._memory.lay_out(weights, buffer_bytes(manifest))
+        laid_out = self._memory.lay_out(weights, manifest.buffer_bytes(self._part_bytes))
         for number, part in enumerate(laid_out):
             key = self._key(number)
             self._store.set(key, pickle.dumps(part).hex())

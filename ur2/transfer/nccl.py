@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ur2.transfer.channel import Load, Weights, buffer_bytes
+from ur2.transfer.channel import Load, Weights
 from ur2.transfer.records import Manifest, Meeting
 
 NUM_BUFFERS = 2
@@ -19,6 +19,7 @@ class NcclChannel:
         from vllm.distributed.weight_transfer.nccl_common import stateless_init_process_group
 
         self._device = device
+        self._part_bytes = meeting.part_bytes
         self._group: Any = stateless_init_process_group(
             master_address=meeting.address,
             master_port=meeting.port,
@@ -39,7 +40,7 @@ class NcclChannel:
             group=self._group,
             src=0,
             post_iter_func=itemgetter(1),
-            buffer_size_bytes=buffer_bytes(manifest),
+            buffer_size_bytes=manifest.buffer_bytes(self._part_bytes),
             num_buffers=NUM_BUFFERS,
         )
 
@@ -58,7 +59,7 @@ class NcclChannel:
             group=self._group,
             src=0,
             post_unpack_func=load_now,
-            buffer_size_bytes=buffer_bytes(manifest),
+            buffer_size_bytes=manifest.buffer_bytes(self._part_bytes),
             num_buffers=NUM_BUFFERS,
             device=self._device,
         )

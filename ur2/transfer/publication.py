@@ -17,7 +17,7 @@ from typing import Any, Literal, Protocol
 
 from ur2.errors import ComponentError
 from ur2.transfer.checks import is_verified
-from ur2.transfer.records import ChannelError, ChannelName, Manifest, Meeting
+from ur2.transfer.records import PART_BYTES, ChannelError, ChannelName, Manifest, Meeting
 
 Failures = list[ComponentError | None]
 """Of each receiver, None where it has the weights."""
@@ -106,7 +106,11 @@ class Stream:
     """
 
     def __init__(
-        self, ranks: Ranks, channel: ChannelName, verify: Literal["first", "always", "never"]
+        self,
+        ranks: Ranks,
+        channel: ChannelName,
+        verify: Literal["first", "always", "never"],
+        part_bytes: int = PART_BYTES,
     ) -> None:
         """Nothing is opened before the first delivery.
 
@@ -114,11 +118,13 @@ class Stream:
             ranks: of the policy.
             channel: which kind.
             verify: which deliveries over one channel engines verify.
+            part_bytes: see `Meeting`.
         """
         self.version = 0
         self._ranks = ranks
         self._channel: ChannelName = channel
         self._verify: Literal["first", "always", "never"] = verify
+        self._part_bytes = part_bytes
         self._joined: list[Receiver] = []
         self._num_sent = 0
         self._manifest: Manifest
@@ -174,6 +180,7 @@ class Stream:
             num_ranks=1 + sum(receiver.num_ranks for receiver in receivers),
             first_rank=0,
             timeout_s=limit_s,
+            part_bytes=self._part_bytes,
         )
         joining, first_rank = [], 1
         for receiver in receivers:

@@ -10,6 +10,7 @@ from ur2.errors import ComponentError
 if TYPE_CHECKING:
     import torch
 
+PART_BYTES = 1 << 28
 ChannelName = Literal["nccl", "tcp", "ipc"]
 
 
@@ -32,6 +33,8 @@ class Meeting:
     """Of the processes that are told this."""
     timeout_s: float
     """Longest wait for one part of the weights."""
+    part_bytes: int = PART_BYTES
+    """Size of a part, which the tensor that fills it may exceed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +61,8 @@ class Manifest:
         if self.verified:
             yield CHECKSUMS, (CHECKSUM_BYTES * len(self.names),), torch.uint8
 
-    def largest_bytes(self) -> int:
-        """Of the largest tensor."""
-        return max(math.prod(shape) * dtype.itemsize for _, shape, dtype in self.tensors())
+    def buffer_bytes(self, part_bytes: int) -> int:
+        """Of a buffer for parts into which every tensor fits."""
+        return max(
+            part_bytes, *(math.prod(shape) * dtype.itemsize for _, shape, dtype in self.tensors())
+        )

@@ -19,6 +19,7 @@ class TcpChannel:
     """
 
     def __init__(self, meeting: Meeting, rank: int, device: torch.device) -> None:
+        self._part_bytes = meeting.part_bytes
         self._peers: list[socket.socket] = []
         try:
             if rank == 0:
@@ -41,7 +42,7 @@ class TcpChannel:
         """See `Channel.send`."""
         sized = ((tensor, tensor.nbytes) for _, tensor in weights)
         with ThreadPoolExecutor(len(self._peers)) as pool:
-            for part in parts(sized):
+            for part in parts(sized, self._part_bytes):
                 packed = torch.cat([tensor.reshape(-1).view(torch.uint8) for tensor in part])
                 for _ in pool.map(socket.socket.sendall, self._peers, repeat(packed.numpy())):
                     pass
@@ -53,7 +54,7 @@ class TcpChannel:
             ((name, shape, dtype), math.prod(shape) * dtype.itemsize)
             for name, shape, dtype in manifest.tensors()
         )
-        for part in parts(sized):
+        for part in parts(sized, self._part_bytes):
             sizes = [math.prod(shape) * dtype.itemsize for _, shape, dtype in part]
             packed = torch.empty(sum(sizes), dtype=torch.uint8)
             _read(peer, packed.numpy().data)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ur2.policy.options import PolicyOptions
 from ur2.policy.weights import Outlet, free_port
-from ur2.transfer import channel, tcp
+from ur2.transfer import tcp
 from ur2.transfer.records import ChannelError, Manifest, Meeting
 
 CPU = torch.device("cpu")
@@ -52,6 +52,7 @@ def meeting(first_rank: int, port: int, channel: Any = "tcp") -> Meeting:
         num_ranks=2,
         first_rank=first_rank,
         timeout_s=10.0,
+        part_bytes=1000,
     )
 
 
@@ -64,11 +65,6 @@ def joined(rank: int) -> tuple[Outlet, ScriptedEngine, tcp.TcpChannel | None]:
         far = tcp.TcpChannel(meeting(1, port), 1, CPU) if rank == 0 else None
         joining.result()
     return outlet, engine, far
-
-
-@pytest.fixture(autouse=True)
-def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(channel, "PART_BYTES", 1000)
 
 
 def test_rank_0_sends_what_is_gathered_and_the_others_only_gather() -> None:

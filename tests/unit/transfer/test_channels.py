@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from ur2.checksums import checksum
-from ur2.transfer import channel as base
 from ur2.transfer.channel import CHANNEL_ERRORS, parts
 from ur2.transfer.channels import CHANNELS
 from ur2.transfer.checks import CHECKSUMS, differing, read_sums, with_checksums
@@ -25,6 +24,7 @@ from ur2.transfer.tcp import TcpChannel
 
 CPU = torch.device("cpu")
 TIMEOUT_S = 30.0
+SMALL = 400
 Pairs = list[tuple[str, Tensor]]
 
 
@@ -48,13 +48,15 @@ def manifest_of(weights: Pairs, *, verified: bool = False) -> Manifest:
     )
 
 
-def meeting(channel: Any, num_ranks: int, timeout_s: float = TIMEOUT_S) -> Meeting:
+def meeting(
+    channel: Any, num_ranks: int, timeout_s: float = TIMEOUT_S, part_bytes: int = SMALL
+) -> Meeting:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     return Meeting(
         channel=channel, address="127.0.0.1", port=port, num_ranks=num_ranks, first_rank=0,
-        timeout_s=timeout_s,
+        timeout_s=timeout_s, part_bytes=part_bytes,
     )  # fmt: skip
 
 
@@ -88,21 +90,12 @@ def same(got: Sequence[Pairs], sent: Pairs) -> bool:
     )
 
 
-@pytest.fixture
-def small_parts(monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr(base, "PART_BYTES", 400)
-    return 400
-
-
-def test_parts_hold_all_items_in_order_and_little_more_than_the_limit(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_parts_hold_all_items_in_order_and_little_more_than_the_limit() -> None:
     rng = np.random.default_rng(0)
     for _ in range(200):
         sizes = rng.integers(0, 50, rng.integers(0, 30)).tolist()
         limit = int(rng.integers(1, 100))
-        monkeypatch.setattr(base, "PART_BYTES", limit)
-        sized = list(parts((size, size) for size in sizes))
+        sized = list(parts(((size, size) for size in sizes), limit))
         assert [size for part in sized for size in part] == sizes
         assert all(sum(part[:-1]) < limit <= sum(part) for part in sized[:-1])
 
@@ -111,8 +104,8 @@ def test_parts_hold_all_items_in_order_and_little_more_than_the_limit(
 def opened() -> Iterator[Callable[[int], list[TcpChannel]]]:
     made: list[TcpChannel] = []
 
-    def open_all(num_ranks: int, timeout_s: float = TIMEOUT_S) -> list[TcpChannel]:
-        where = meeting("tcp", num_ranks, timeout_s)
+    def open_all(num_ranks: int, **options: Any) -> list[TcpChannel]:
+        where = meeting("tcp", num_ranks, **options)
         ends = [
             (lambda rank=rank: TcpChannel(where, rank, CPU))  # type: ignore[misc]
             for rank in range(num_ranks)
@@ -125,9 +118,7 @@ def opened() -> Iterator[Callable[[int], list[TcpChannel]]]:
         channel.close()
 
 
-def test_all_receivers_get_everything_in_small_parts_again_and_again(
-    opened: Any, small_parts: int
-) -> None:
+def test_all_receivers_get_everything_in_small_parts_again_and_again(opened: Any) -> None:
     sender, *receivers = opened(3)
     weights = make_weights()
     for _ in range(2):
@@ -139,7 +130,7 @@ def test_all_receivers_get_everything_in_small_parts_again_and_again(
             assert same(each.result(), weights)
             largest = max(t.nbytes for _, t in weights)
             assert len(each.result()) > 2
-            assert max(sum(t.nbytes for _, t in p) for p in each.result()) < small_parts + largest
+            assert max(sum(t.nbytes for _, t in p) for p in each.result()) < SMALL + largest
         weights = [(name, tensor + 1) for name, tensor in weights]
 
 
@@ -157,11 +148,8 @@ def test_checksums_follow_the_weights_and_tell_damage(opened: Any) -> None:
 
 
 @pytest.mark.parametrize("leaver", [0, 2])
-def test_an_end_that_leaves_fails_the_others_at_once(
-    opened: Any, leaver: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(base, "PART_BYTES", 1 << 20)
-    ends = opened(3)
+def test_an_end_that_leaves_fails_the_others_at_once(opened: Any, leaver: int) -> None:
+    ends = opened(3, part_bytes=1 << 20)
     weights = [(f"layer.{i}", torch.zeros(100_000)) for i in range(50)]
     left = threading.Event()
 
@@ -206,7 +194,7 @@ class SharedBuffer:
 
     def lay_out(self, weights: Any, buffer_bytes: int) -> Iterator[Laid]:
         assert len(self.buffer) >= buffer_bytes
-        for part in parts((item, item[1].nbytes) for item in weights):
+        for part in parts(((item, item[1].nbytes) for item in weights), SMALL):
             entries, start = [], 0
             self.buffer[:] = b"\xff" * len(self.buffer)
             for name, tensor in part:
@@ -241,10 +229,7 @@ def two_on_one_gpu(timeout_s: float = TIMEOUT_S) -> tuple[IpcChannel, IpcChannel
     return sender.result(), receiver.result()
 
 
-def test_a_shared_buffer_is_filled_anew_only_when_its_part_is_taken(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(base, "PART_BYTES", 400)
+def test_a_shared_buffer_is_filled_anew_only_when_its_part_is_taken() -> None:
     sender, receiver = two_on_one_gpu()
     for _ in range(2):
         weights = make_weights()
@@ -259,10 +244,7 @@ def test_a_shared_buffer_is_filled_anew_only_when_its_part_is_taken(
     assert sender._memory.released == receiver._memory.released == 2
 
 
-def test_an_engine_that_cannot_take_a_part_tells_the_policy_why(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(base, "PART_BYTES", 400)
+def test_an_engine_that_cannot_take_a_part_tells_the_policy_why() -> None:
     sender, receiver = two_on_one_gpu()
     weights = make_weights()
 
@@ -276,8 +258,7 @@ def test_an_engine_that_cannot_take_a_part_tells_the_policy_why(
     assert "no room" in str(sent.exception())
 
 
-def test_a_policy_without_an_engine_stops_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base, "PART_BYTES", 400)
+def test_a_policy_without_an_engine_stops_waiting() -> None:
     sender, _ = two_on_one_gpu(timeout_s=0.3)
     (sent,) = at_once(sending(sender, make_weights()))
     assert isinstance(sent.exception(10), CHANNEL_ERRORS)

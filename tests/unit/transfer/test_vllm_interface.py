@@ -20,7 +20,6 @@ from vllm.v1.worker.gpu_worker import Worker
 
 from ur2.checksums import checksum
 from ur2.rollout.engines.vllm_weights import BACKEND, ChannelEngine, WeightReloader
-from ur2.transfer import channel as base_channel
 from ur2.transfer.checks import CHECKSUMS, read_sums, with_checksums
 from ur2.transfer.nccl import NcclChannel
 from ur2.transfer.records import Manifest, Meeting
@@ -147,8 +146,8 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("part_bytes", [100, 500, 1 << 20])
 @pytest.mark.usefixtures("no_gpu")
-def test_both_ends_cut_the_stream_alike(part_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base_channel, "PART_BYTES", part_bytes)
+def test_both_ends_cut_the_stream_alike(part_bytes: int) -> None:
+    meeting = dataclasses.replace(MEETING, part_bytes=part_bytes)
     weights = [(f"w{i}", torch.randn(3 + i, 5).to(torch.bfloat16)) for i in range(15)]
     manifest = Manifest(
         names=tuple(name for name, _ in weights),
@@ -156,7 +155,7 @@ def test_both_ends_cut_the_stream_alike(part_bytes: int, monkeypatch: pytest.Mon
         shapes=tuple(tuple(tensor.shape) for _, tensor in weights),
         verified=True,
     )
-    sender, *receivers = [NcclChannel(MEETING, rank, CPU) for rank in range(3)]
+    sender, *receivers = [NcclChannel(meeting, rank, CPU) for rank in range(3)]
     lock = threading.Lock()
 
     def receive(channel: NcclChannel) -> list[tuple[str, torch.Tensor]]:
