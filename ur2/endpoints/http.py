@@ -16,6 +16,7 @@ from tenacity import (
 )
 
 from ur2.endpoints.breaker import Breaker
+from ur2.endpoints.connections import many_connections
 from ur2.endpoints.options import ServiceAccessOptions
 from ur2.errors import ComponentError, InputError
 
@@ -176,11 +177,9 @@ class JsonClient:
     def _client(self) -> httpx.AsyncClient:
         # Made late, as neither connections nor their event loop can be pickled, nor should a key.
         if self._http is None:
-            num = self._options.max_concurrency
-            self._places = asyncio.Semaphore(num)
-            self._http = httpx.AsyncClient(
+            self._places = asyncio.Semaphore(self._options.max_concurrency)
+            self._http = many_connections(
                 headers=self._key(),
-                limits=httpx.Limits(max_connections=num),
                 timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT_S),
             )
         return self._http

@@ -21,6 +21,7 @@ from tenacity import (
 )
 
 from ur2.endpoints.breaker import Breaker
+from ur2.endpoints.connections import many_connections
 from ur2.errors import InputError, RetrievalError
 from ur2.retrieval.errors import RetrievalOverloadedError, RetrievalUnavailableError
 from ur2.retrieval.stats import QueryStats
@@ -218,12 +219,11 @@ class HttpTransport:
     def _client(self) -> httpx.AsyncClient:
         # Made late, as neither connections nor their event loop can be pickled.
         if self._http is None:
-            self._http = httpx.AsyncClient(
+            self._http = many_connections(
                 base_url=self._url,
                 headers={b"Authorization": f"Bearer {self._token}".encode()} if self._token else {},
                 # How long an answer may take is the deadline's business.
                 timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT_S),
-                limits=httpx.Limits(max_connections=None),
             )
         return self._http
 
