@@ -4,6 +4,7 @@ The last tests end their engine, so the order of this file matters.
 """
 
 import asyncio
+import dataclasses
 import os
 from pathlib import Path
 
@@ -19,16 +20,21 @@ pytest.importorskip("vllm")
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ur2.errors import ComponentError, InputError
+from ur2.policy.weights import free_port
 from ur2.rollout.engines.base import GenerationRequest
 from ur2.rollout.engines.hf import HfEngine
 from ur2.rollout.engines.vllm import VllmEngine
 from ur2.rollout.options import EngineOptions
+from ur2.transfer.checks import with_checksums
 from ur2.transfer.files import write_published
+from ur2.transfer.records import ChannelError, Manifest, Meeting
+from ur2.transfer.tcp import TcpChannel
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 
 PROMPTS = [tuple(range(20, 28 + 5 * i)) for i in range(6)]
 MAX_MODEL_LEN = 320
+CPU = torch.device("cpu")
 
 
 def make(engine, model_path, **options):
@@ -289,6 +295,84 @@ async def test_verified_weights_are_taken_and_damaged_ones_named(engine, other_w
     weights["model.layers.0.mlp.gate_proj.weight"][0, 0] += 1
     save_file(weights, tmp_path / "v7" / "weights-00000.safetensors", metadata)
     assert await differing(tmp_path / "v7") == ["model.layers.0.mlp.gate_proj.weight"]
+
+
+def weights_of(model):
+    return [(name, p.detach().clone()) for name, p in model.named_parameters()]
+
+
+def manifest_of(weights):
+    return Manifest(
+        names=tuple(name for name, _ in weights),
+        dtypes=("float32",) * len(weights),
+        shapes=tuple(tuple(tensor.shape) for _, tensor in weights),
+        verified=True,
+    )
+
+
+async def joined(engine):
+    """The policy's end of a channel whose parts are smaller than most tensors."""
+    meeting = Meeting(
+        channel="tcp", address="127.0.0.1", port=free_port(), num_ranks=2, first_rank=0,
+        timeout_s=60.0, part_bytes=20_000,
+    )  # fmt: skip
+    sender, _ = await asyncio.gather(
+        asyncio.to_thread(TcpChannel, meeting, 0, CPU),
+        engine.join_policy(dataclasses.replace(meeting, first_rank=1)),
+    )
+    return sender
+
+
+async def pass_on(sender, engine, weights, sent, version):
+    await asyncio.gather(
+        asyncio.to_thread(sender.send, manifest_of(weights), sent),
+        engine.receive_weights(manifest_of(weights), version),
+    )
+
+
+async def test_weights_over_a_channel_take_effect_while_requests_are_in_flight(
+    engine, model, other_weights
+):
+    changed, _ = other_weights
+    sender = await joined(engine)
+    for version, source in ((8, model), (9, changed), (10, model)):
+        running = asyncio.create_task(
+            engine.generate(GenerationRequest(token_ids=PROMPTS[0], max_tokens=200))
+        )
+        weights = weights_of(source)
+        await pass_on(sender, engine, weights, with_checksums(weights, CPU), version)
+        assert await largest_gap(engine, source, temperature=1.0) < 1e-4
+        assert (await running).weight_versions[-1].version == version
+    sender.close()
+
+
+async def test_an_engine_recovers_from_a_channel_that_breaks_and_from_damage(engine, other_weights):
+    changed, _ = other_weights
+    weights = weights_of(changed)
+    sender = await joined(engine)
+    receiving = asyncio.create_task(engine.receive_weights(manifest_of(weights), 11))
+    await asyncio.to_thread(sender.send, manifest_of(weights), weights[:5])
+    sender.close()
+    with pytest.raises(ChannelError, match="the policy has left"):
+        await receiving
+    with pytest.raises(ChannelError):  # until it has another
+        await engine.receive_weights(manifest_of(weights), 11)
+
+    def damaged():
+        for name, tensor in with_checksums(weights, CPU):
+            yield name, tensor + (name == "model.norm.weight")
+
+    sender = await joined(engine)
+    with pytest.raises(ComponentError, match=r"over the channel are not .* model\.norm\.weight"):
+        await pass_on(sender, engine, weights, damaged(), 12)
+    without = [item for item in weights if item[0] != "model.norm.weight"]
+    with pytest.raises(ComponentError, match=r"do not fit .* missing model\.norm\.weight"):
+        await pass_on(sender, engine, without, with_checksums(without, CPU), 12)
+    await pass_on(sender, engine, weights, with_checksums(weights, CPU), 13)
+    assert await largest_gap(engine, changed, temperature=1.0) < 1e-4
+    drawn = await engine.generate(GenerationRequest(token_ids=PROMPTS[0], max_tokens=2))
+    assert drawn.weight_versions == ((13, 2),)
+    sender.close()
 
 
 @pytest.mark.parametrize("tiny_model", [True], indirect=True, ids=["tied"])
