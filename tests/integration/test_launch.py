@@ -259,10 +259,12 @@ def test_a_ray_job_is_checked_followed_and_stopped_with_a_checkpoint(nodes: Node
     ray = nodes.start(*head, cwd="/", **token)
     try:
         wait_until(lambda: takes_jobs(url) or ray.poll() is not None)
-        run = nodes.start("bash", "scripts/launch_ray_job.sh", url, *nodes.overrides(), **token)
+        # a stop reaches all children of a job, wandb's server too, whose end is then an error
+        words = nodes.overrides("trainer.trackers=[]", "trainer.steps=300")
+        run = nodes.start("bash", "scripts/launch_ray_job.sh", url, *words, **token)
         nodes.stop_after(1, run, signal.SIGINT)
         output = finish(run, 130)
-        assert "step_000001" in output
+        assert "continue with run_dir=" in output
         missing = nodes.overrides("cluster.weights_dir=/proc/none")
         output = finish(nodes.start("bash", "scripts/launch_ray_job.sh", url, *missing, **token), 2)
         assert "cluster.weights_dir" in output

@@ -89,8 +89,6 @@ def runtime_env(options: JobOptions) -> dict[str, object]:
     variables = {
         **passed_on(options.env),
         "RAY_JOB_STOP_WAIT_TIME_S": str(int(options.checkpoint_timeout_s)),
-        # it goes to all children of the run, of which wandb's server outlives a Ctrl-C only
-        "RAY_JOB_STOP_SIGNAL": "SIGINT",
     }
     environment: dict[str, object] = {"env_vars": variables, "py_executable": _python(options)}
     if options.upload:
