@@ -3,7 +3,8 @@
     python scripts/bench/rollout.py [model=FOLDER] [repeats=3] [parts=[speed,prefix]]
 
 overhead   processor time of the event loop per turn, 2,000 trajectories under way: pool, worker,
-           episode, prompt, search, documents; and resident memory over 50,000 trajectories.
+           episode, prompt, search, documents; resident memory over 50,000 trajectories; and what
+           a search over HTTP adds.
 simulated  128 trajectories with a scripted engine of 20 ms per step and 0.05 ms per sequence in it,
            about a 14B model on a GPU with 2 TB/s; many workloads, in the time of a loop that does
            not wait. Three turns, a generation and a search each, then the answer; as another
@@ -52,7 +53,7 @@ from paced import (
 )
 from rich.console import Console
 from rich.progress import track
-from scripted import CONCURRENT, measure_overhead, simulate
+from scripted import CONCURRENT, measure_overhead, measure_searches, simulate
 
 from ur2.errors import run_entry
 from ur2.options import Options, parse_command_line
@@ -256,6 +257,10 @@ def without_engine(options: BenchOptions, model: str) -> Figures:
         )
         figures["overhead_ms_per_turn"] = median(turn_ms)
         figures["memory_growth"] = overhead.growth_mib
+        with serving() as url:
+            search_ms = asyncio.run(measure_searches(url))
+        print(f"a search over HTTP, 500 under way: {median(search_ms):.3f} ms")
+        figures["http_ms_per_search"] = median(search_ms)
     if "simulated" in options.parts:
         for name, (num_searches, num_rounds) in SHAPES.items():
             groups = assignments(NUM_GROUPS * num_rounds)

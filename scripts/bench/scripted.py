@@ -28,7 +28,7 @@ from paced import (
 from rich.console import Console
 from rich.progress import track
 
-from ur2.retrieval.client import LocalTransport
+from ur2.retrieval.client import HttpTransport, LocalTransport, RetrievalClient
 from ur2.rollout.engines.base import Generation, GenerationRequest
 from ur2.rollout.options import EngineOptions
 from ur2.types import Assignment
@@ -36,6 +36,8 @@ from ur2.types import Assignment
 STEP_S = 0.020
 SEQUENCE_S = 0.00005
 CONCURRENT = 2000
+NUM_SEARCHES = 500
+NUM_SEARCH_ROUNDS = 5
 ROUNDS = 25
 WARM_ROUNDS = 5
 
@@ -97,6 +99,19 @@ class Overhead:
         resident = self.resident_mib[WARM_ROUNDS:]
         per_round = np.polyfit(np.arange(len(resident)), resident, 1)[0]
         return float(per_round) * 10_000 / CONCURRENT
+
+
+async def measure_searches(url: str) -> list[float]:
+    """Processor time of one search over HTTP on the asking side, in ms; 500 under way at once."""
+    transport = HttpTransport(url)
+    client = RetrievalClient(transport)
+    costs = []
+    for _ in range(1 + NUM_SEARCH_ROUNDS):
+        started = time.process_time()
+        await asyncio.gather(*(client.search(["1.0"], 1) for _ in range(NUM_SEARCHES)))
+        costs.append(1e3 * (time.process_time() - started) / NUM_SEARCHES)
+    await transport.close()
+    return costs[1:]  # the first opens the connections
 
 
 def measure_overhead(model: str, work: Workload) -> Overhead:
