@@ -1,9 +1,9 @@
 """How training scales from 8 to 1,024 GPUs, by mode: a simulation, checked against real runs.
 
-    python scripts/bench/scale.py                              # makes two short real runs first
-    python scripts/bench/scale.py runs=SYNC_DIR,ASYNC_DIR      # reads them instead
-    python scripts/bench/scale.py experiment=quickstart steps=25
-    python scripts/bench/scale.py runs=none staleness=2 out=FILE.png   # no check, only the GPUs
+    python scripts/bench/scale.py                                # makes two short real runs first
+    python scripts/bench/scale.py runs=SYNC_DIR,ASYNC_DIR        # reads them instead
+    python scripts/bench/scale.py experiment=smoke steps=25      # instead of quickstart and 16
+    python scripts/bench/scale.py runs=none staleness=2 out=PNG  # no check, only the GPUs
 
 The simulation runs the product's scheduling in virtual time (`simulation.py`). The check: costs are
 fitted to every other step of a synchronous run on this machine, and predict its other steps and an
@@ -38,7 +38,7 @@ MODES = ("sync", "one_step_off", "async")
 GPUS = (8, 16, 32, 64, 128, 256, 512, 1024)
 STRONG_QUESTIONS = 256
 WARM_UP = 2
-"""Steps that are not counted: nothing is under way when the first one begins."""
+"""Steps that are not counted, but in mode sync: nothing is under way when the first one begins."""
 MEASURED, MEASURED_SMALL = 3, 12
 """Steps that are; more where a step has few groups, so that chance weighs more."""
 SMALL = 128
@@ -144,8 +144,9 @@ def simulated(
     num_nodes = num_gpus // h100.GPUS_PER_NODE
     size = num_questions or num_nodes * h100.QUESTIONS_PER_NODE
     measured = MEASURED_SMALL if size <= SMALL else MEASURED
+    warm_up = 0 if mode == "sync" else WARM_UP
     options = TrainerOptions(
-        steps=WARM_UP + measured + staleness + 1,  # steps near the last one start less
+        steps=warm_up + measured + staleness + 1,  # steps near the last one start less
         questions_per_step=size,
         mode=mode,
         max_staleness=staleness,
@@ -157,9 +158,9 @@ def simulated(
         curriculum=lambda: Curriculum(questions(4096), CurriculumOptions(), 0, size),
         num_engines=num_nodes * h100.ENGINES_PER_NODE,
         samples_per_prompt=h100.SAMPLES_PER_PROMPT,
-        num_steps=WARM_UP + measured,
+        num_steps=warm_up + measured,
     )
-    return Cell.of(simulate(scenario)[WARM_UP:])
+    return Cell.of(simulate(scenario)[warm_up:])
 
 
 def efficiency(curves: Curves, mode: str, num_gpus: int) -> float:

@@ -31,7 +31,7 @@ def real_runs(given: Mapping[str, str]) -> tuple[RealRun, RealRun, Path]:
         steps = given.get("steps", "16")
         for folder in folders:
             arguments = [
-                f"+experiment={given.get('experiment', 'smoke')}",
+                f"+experiment={given.get('experiment', 'quickstart')}",
                 *RUN_OPTIONS,
                 f"trainer.steps={steps}",
                 f"trainer.checkpoint_every={steps}",

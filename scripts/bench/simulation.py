@@ -8,6 +8,7 @@ step is that of `ur2.trainer.loop`, the turns of a trajectory (`simulated_worker
 """
 
 import asyncio
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -77,6 +78,7 @@ class Run:
         self._sampling = SamplingOptions()
         options = RolloutOptions(
             engine=EngineOptions(max_num_seqs=scenario.max_num_seqs),
+            overcommit=1.0,  # a simulated engine decodes all that it is given
             samples_per_prompt=scenario.samples_per_prompt,
             group_timeout_s=NEVER_S,
         )
@@ -153,4 +155,8 @@ def simulate(scenario: Scenario) -> list[Step]:
     async def run() -> list[Step]:
         return await Run(scenario).run()
 
-    return run_virtually(run())
+    gc.disable()  # there are millions of small records, and next to no cycles
+    try:
+        return run_virtually(run())
+    finally:
+        gc.enable()
