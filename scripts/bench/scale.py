@@ -101,6 +101,7 @@ def main() -> None:
         for table, suffix in ((curves[WEAK], ""), (curves[STRONG], "_strong"))
         for mode in MODES
     }
+    figures["efficiency_async_1024_no_dumps"] = efficiency(curves[UNDUMPED], "async", 1024)
     figures |= {
         f"async_speedup_{num}": curves[WEAK]["sync", num].step_s / curves[WEAK]["async", num].step_s
         for num in (8, 1024)
@@ -200,6 +201,7 @@ def draw(curves: Mapping[str, Curves], path: Path) -> None:
     first = curves[WEAK]["async", GPUS[0]].samples_per_s / GPUS[0]
     rates.plot(GPUS, [first * n for n in GPUS], "k:", label="async, in proportion")
     rates.set_yscale("log", base=2)
+    rates.yaxis.set_major_formatter("{x:g}")
     rates.set_ylabel("samples/s")
     rates.set_title("weak scaling: throughput")
     for axes in (weak, strong, rates):
