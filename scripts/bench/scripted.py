@@ -109,6 +109,7 @@ async def measure_searches(url: str) -> list[float]:
     for _ in range(1 + NUM_SEARCH_ROUNDS):
         started = time.process_time()
         await asyncio.gather(*(client.search(["1.0"], 1) for _ in range(NUM_SEARCHES)))
+        assert client.metrics()["failure_rate"] == 0.0
         costs.append(1e3 * (time.process_time() - started) / NUM_SEARCHES)
     await transport.close()
     return costs[1:]  # the first opens the connections
