@@ -118,7 +118,8 @@ class BuildOptions(IndexOptions, ReadOptions, EncoderOptions):
     passage_prefix: str | None = None
     """The instruction that the encoder wants before a passage; likewise."""
     batch_size: Count | None = None
-    """Passages encoded at once; 256 on a GPU and 32 on a CPU where no number is given."""
+    """Passages encoded at once; 256 on a GPU and 32 on a CPU where no number is given. A BERT on a
+    CPU takes them by their tokens instead."""
     num_threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads of encoding and indexing; 0 is one per core."""
     num_workers: Annotated[int, Field(ge=0)] = 0

@@ -1,5 +1,9 @@
+import os
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 HEAVY = ("torch", "faiss", "sentence_transformers", "pyarrow", "fastapi", "httpx")
 
@@ -14,3 +18,22 @@ def test_the_client_needs_neither_index_nor_encoder() -> None:
     code = "import sys, ur2.retrieval.client; print({'torch', 'faiss', 'pyarrow'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_the_matrix_products_of_search_use_what_the_processor_has() -> None:
+    cpu = Path("/proc/cpuinfo")
+    if not cpu.exists() or "avx512vl" not in cpu.read_text():
+        pytest.skip("no processor with AVX-512")
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+    assert threadpoolctl
+    code = """
+import os, ur2.retrieval.index, threadpoolctl
+libraries = [lib for lib in threadpoolctl.threadpool_info() if "faiss" in lib["filepath"]]
+print(sorted({lib.get("architecture", "") for lib in libraries} - {""}))
+assert "OPENBLAS_CORETYPE" not in os.environ
+"""
+    environment = {key: value for key, value in os.environ.items() if key != "OPENBLAS_CORETYPE"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "['SkylakeX']"
