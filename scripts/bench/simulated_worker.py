@@ -72,7 +72,6 @@ class Played:
     id: str
     shape: Shape
     first_version: int
-    last_version: int
     searches: tuple[()] = ()
     """The simulation keeps no record of them."""
 
@@ -119,7 +118,7 @@ class Worker:
         finally:
             self._mark(-1)
         trajectories = (
-            Played(f"{assignment.id}/{number}", e.shape, e.first_version, self.version)
+            Played(f"{assignment.id}/{number}", e.shape, e.first_version)
             for number, e in enumerate(episodes, start=first)
         )
         return Group(assignment=assignment, trajectories=tuple(trajectories))
