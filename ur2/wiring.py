@@ -31,7 +31,7 @@ from ur2.trainer.loop import Trainer
 from ur2.trainer.reporting import Reporter
 from ur2.trainer.run_directory import RunDirectory
 from ur2.trainer.timeline import Timeline
-from ur2.trainer.trackers import Tracker, open_trackers
+from ur2.trainer.trackers import Trackers
 
 logger = logging.getLogger(__name__)
 
@@ -161,10 +161,10 @@ async def run_training(
     config = options.model_dump(mode="json")
     cluster = Cluster(options.cluster)
     stop = stop_on_signals()
-    trackers: list[Tracker] = []
+    trackers = Trackers({})
     try:
         run.open(config)
-        trackers += open_trackers(options.trainer, run.path, config)
+        trackers = Trackers.open(options.trainer, run.path, config)
         reporter = Reporter(
             run,
             trackers,
@@ -188,8 +188,7 @@ async def run_training(
         raise type(error)(_how_to_go_on(error, run)) from error
     finally:
         await cluster.close()
-        for tracker in trackers:
-            tracker.close()
+        trackers.close()
 
 
 async def _workers_table(cluster: Cluster) -> Table:

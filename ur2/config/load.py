@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from ur2.config.schema import DifficultyOptions, EvaluationOptions, InferenceOptions, RunOptions
-from ur2.errors import InputError, Ur2Error
+from ur2.errors import InputError, RunInterruptedError, Ur2Error
 from ur2.options import nearest, option_keys, options_class
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -34,7 +34,7 @@ def run_composed(main: Callable[[RunOptions], None]) -> None:
 
     Raises:
         InputError: the config does not compose, or does not fit `RunOptions`.
-        Ur2Error: what a job raised; of a sweep, the first, after its last job.
+        Ur2Error: what a job raised; of a sweep, the first, after its last job or an interruption.
     """
     _run_composed(main, from_tree, "train")
 
@@ -118,6 +118,8 @@ def _run_composed(
     failures: list[Ur2Error] = []
 
     def job(tree: DictConfig) -> None:
+        if any(isinstance(failure, RunInterruptedError) for failure in failures):
+            return  # the user has stopped the whole sweep
         try:
             main(typed(tree))
         except Ur2Error as error:  # Hydra would add a message of its own; a sweep goes on

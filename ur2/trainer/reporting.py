@@ -20,7 +20,7 @@ from rich.table import Table
 
 from ur2.trainer.plots import draw
 from ur2.trainer.run_directory import RunDirectory
-from ur2.trainer.trackers import Tracker
+from ur2.trainer.trackers import Trackers
 from ur2.types import ScoredGroup
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ class Reporter:
     def __init__(
         self,
         run: RunDirectory,
-        trackers: Sequence[Tracker],
+        trackers: Trackers,
         *,
         num_steps: int,
         dump_trajectories: bool,
@@ -56,8 +56,7 @@ class Reporter:
             "memory/driver_rss_bytes": float(psutil.Process().memory_info().rss),
         }
         self.run.append_metrics(metrics)
-        for tracker in self.trackers:
-            tracker.log(metrics, step)
+        self.trackers.log(metrics, step)
         line = (
             f"step {step:>4}/{self.num_steps}  reward {metrics['reward/mean']:+.3f}  "
             f"accuracy {metrics['accuracy/mean']:.3f}  searches {metrics['search/mean']:.2f}  "

@@ -1,11 +1,16 @@
 """Where metrics go besides metrics.jsonl. The only home of wandb and TensorBoard."""
 
+import contextlib
 import hashlib
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from ur2.errors import InputError
 from ur2.trainer.options import TrainerOptions
+
+logger = logging.getLogger(__name__)
 
 
 class Tracker(Protocol):
@@ -68,8 +73,56 @@ TRACKERS: Mapping[str, Callable[[TrainerOptions, Path, Mapping[str, Any]], Track
 }
 
 
-def open_trackers(
-    options: TrainerOptions, run_dir: Path, config: Mapping[str, Any]
-) -> list[Tracker]:
-    """The trackers that the options name."""
-    return [TRACKERS[name](options, run_dir, config) for name in options.trackers]
+class Trackers:
+    """The trackers of a run as one.
+
+    metrics.jsonl holds all that they get. So one that fails, such as wandb when its own process
+    has died, is let go with a warning, and the run goes on.
+    """
+
+    def __init__(self, trackers: Mapping[str, Tracker]) -> None:
+        self._trackers = dict(trackers)
+
+    @classmethod
+    def open(cls, options: TrainerOptions, run_dir: Path, config: Mapping[str, Any]) -> "Trackers":
+        """Starts those that the options name.
+
+        Raises:
+            InputError: one does not start, e.g. wandb without a login.
+        """
+        trackers = cls({})
+        for name in options.trackers:
+            try:
+                trackers._trackers[name] = TRACKERS[name](options, run_dir, config)
+            except Exception as error:
+                trackers.close()
+                raise InputError(
+                    f"trainer.trackers: {name} does not start ({error}); see to it, or leave it "
+                    "out (wandb works without a login under trainer.wandb_mode=offline)"
+                ) from error
+        return trackers
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Hands one step's metrics to all of them."""
+        for name, tracker in list(self._trackers.items()):
+            with self._letting_go(name):
+                tracker.log(metrics, step)
+
+    def close(self) -> None:
+        """Closes all of them."""
+        for name, tracker in list(self._trackers.items()):
+            with self._letting_go(name):
+                tracker.close()
+
+    @contextlib.contextmanager
+    def _letting_go(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - whatever a service's client raises
+            del self._trackers[name]
+            logger.warning(
+                "%s gets no further metrics, metrics.jsonl does: %s: %s",
+                name,
+                type(error).__name__,
+                error,
+            )

@@ -25,6 +25,7 @@ from ur2.trainer.options import TrainerOptions
 from ur2.trainer.reporting import Reporter
 from ur2.trainer.run_directory import RunDirectory
 from ur2.trainer.timeline import Timeline
+from ur2.trainer.trackers import Trackers
 from ur2.transfer.publication import Files
 from ur2.types import (
     Assignment,
@@ -191,7 +192,7 @@ def make_trainer(
         service_metrics=service_metrics,
         checkpoints=Checkpoints(run, policy, keep=2),
         reporter=Reporter(
-            run, [], num_steps=steps, dump_trajectories=False, console=Console(quiet=True)
+            run, Trackers({}), num_steps=steps, dump_trajectories=False, console=Console(quiet=True)
         ),
         clock=Clock(timeline),
         timeline=timeline,

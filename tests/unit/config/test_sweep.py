@@ -1,0 +1,26 @@
+import sys
+
+import pytest
+
+from ur2.config.load import run_composed
+from ur2.errors import ComponentError, RunInterruptedError
+
+
+@pytest.mark.parametrize(
+    ("failure", "seeds_run"), [(RunInterruptedError, [0, 1]), (ComponentError, [0, 1, 2])]
+)
+def test_a_sweep_ends_where_the_user_stops_it_and_goes_on_where_a_job_fails(
+    monkeypatch, tmp_path, failure, seeds_run
+):
+    seeds = []
+
+    def main(options):
+        seeds.append(options.seed)
+        if options.seed == 1:
+            raise failure("seed 1")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train", "-m", "+experiment=smoke", "seed=0,1,2"])
+    with pytest.raises(failure, match="seed 1"):
+        run_composed(main)
+    assert seeds == seeds_run

@@ -1,0 +1,54 @@
+import pytest
+
+from ur2.errors import InputError
+from ur2.trainer import trackers as module
+from ur2.trainer.options import TrainerOptions
+from ur2.trainer.trackers import Trackers
+
+
+class Recording:
+    def __init__(self, *, fails_at=None):
+        self.fails_at, self.steps, self.is_closed = fails_at, [], False
+
+    def log(self, metrics, step):
+        if step == self.fails_at:
+            raise ConnectionResetError("its process is gone")
+        self.steps.append(step)
+
+    def close(self):
+        self.is_closed = True
+
+
+def test_a_tracker_that_fails_is_let_go_and_the_others_get_every_step(caplog):
+    broken, sound = Recording(fails_at=2), Recording()
+    trackers = Trackers({"wandb": broken, "tensorboard": sound})
+    for step in (1, 2, 3):
+        trackers.log({"reward/mean": 1.0}, step)
+    trackers.close()
+    assert (broken.steps, sound.steps) == ([1], [1, 2, 3])
+    assert (broken.is_closed, sound.is_closed) == (False, True)
+    assert caplog.text.count("wandb gets no further metrics") == 1
+
+
+def test_a_tracker_that_cannot_close_does_not_bury_what_ended_the_run(caplog):
+    class Stuck(Recording):
+        def close(self):
+            raise ConnectionResetError("its process is gone")
+
+    Trackers({"wandb": Stuck()}).close()
+    assert "its process is gone" in caplog.text
+
+
+def test_a_tracker_that_does_not_start_is_wrong_input_and_closes_those_before_it(
+    monkeypatch, tmp_path
+):
+    opened = Recording()
+
+    def refuse(*_):
+        raise RuntimeError("no API key")
+
+    monkeypatch.setattr(module, "TRACKERS", {"tensorboard": lambda *_: opened, "wandb": refuse})
+    options = TrainerOptions(steps=1, questions_per_step=1, trackers=("tensorboard", "wandb"))
+    with pytest.raises(InputError, match=r"wandb does not start \(no API key\)"):
+        Trackers.open(options, tmp_path, {})
+    assert opened.is_closed
