@@ -1,13 +1,14 @@
 """A BERT over many short texts at once, without padding; on a CPU, where padding costs the most.
 
 All tokens of all texts form one matrix, which every linear layer sees as a whole; only attention is
-computed text by text, those of one length together. The result is the model's own, up to rounding.
+computed text by text, those of like length together. The result is the model's own, up to rounding.
 
 Shapes: _N texts, _T tokens of all texts, _D width, _I and _O what goes into a layer and comes out.
 """
 
 from collections.abc import Sequence
 from itertools import groupby
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,8 +18,8 @@ from ur2.retrieval.bert import Bert
 
 MAX_TOKENS = 16_384
 """In one pass, which bounds its memory."""
-SHORT = 64
-"""Tokens of a text up to which attention is computed by plain products."""
+SHORT, PADDING = 64, 4
+"""Texts of up to so many tokens get attention by plain products, padded to a multiple of these."""
 TYPICAL_TOKENS = 1024
 """In one pass, for which weights are laid out best."""
 
@@ -36,6 +37,7 @@ class PackedEncoder:
         self._type_D = bert.weights["embeddings.token_type_embeddings.weight"][0].float().clone()
         self._norm = _Norm(bert, "embeddings.LayerNorm")
         self._tokenizer, self._mean = bert.tokenizer, bert.pooling == "mean"
+        self._num_heads = bert.num_heads
 
     @property
     def dimension(self) -> int:
@@ -60,7 +62,7 @@ class PackedEncoder:
         state_TD = functional.embedding(id_T, self._word)
         state_TD += self._position[place_T]
         state_TD = self._norm(state_TD.add_(self._type_D))
-        groups = [(length, len(list(same))) for length, same in groupby(lengths)]
+        groups = _Groups(lengths, self._num_heads)
         for layer in self._layers:
             state_TD = layer(state_TD, groups)
         texts = torch.split(state_TD, lengths)
@@ -80,39 +82,74 @@ class _Layer:
         self._norm = _Norm(bert, f"{name}.output.LayerNorm")
         self._num_heads, self._precision = bert.num_heads, precision
 
-    def __call__(self, state_TD: Tensor, groups: Sequence[tuple[int, int]]) -> Tensor:
+    def __call__(self, state_TD: Tensor, groups: "_Groups") -> Tensor:
         found_TD = self._mix(self._attend(self._project(state_TD.to(self._precision)), groups))
         state_TD = self._mix_norm(state_TD.add_(found_TD))
         wide_TI = self._widen(state_TD.to(self._precision), gelu=True)
         return self._norm(state_TD.add_(self._narrow(wide_TI)))
 
-    def _attend(self, projected: Tensor, groups: Sequence[tuple[int, int]]) -> Tensor:
-        """`groups`: (length, number) of the texts of one length, in the order of the rows."""
-        found_TD = projected.new_empty(len(projected), projected.shape[1] // 3)
-        sizes = [length * number for length, number in groups]
-        parts = zip(torch.split(projected, sizes), torch.split(found_TD, sizes), strict=True)
-        for (length, number), (part, found) in zip(groups, parts, strict=True):
-            asked = part.view(number, length, 3, self._num_heads, -1).permute(2, 0, 3, 1, 4)
-            mixed = _attend_short(asked) if length <= SHORT else _attend_long(asked)
-            found.view(number, length, self._num_heads, -1).copy_(mixed.transpose(1, 2))
-        return found_TD
+    def _attend(self, projected: Tensor, groups: "_Groups") -> Tensor:
+        found = []
+        for group in groups.all:
+            part = projected.index_select(0, group.rows).unflatten(0, (group.number, -1))
+            asked = part.unflatten(2, (3, self._num_heads, -1))
+            mixed = _attend(asked.permute(2, 0, 3, 1, 4), group.bias)
+            found.append(mixed.transpose(1, 2).flatten(2).flatten(0, 1))
+        return torch.cat(found).index_select(0, groups.place_T).to(self._precision)
 
 
-def _attend_short(asked: Tensor) -> Tensor:
-    """Plain products in float32: for texts of a line twice as fast as the kernel for long ones.
+class _Group(NamedTuple):
+    """Texts that attention sees at once, all of the same length."""
 
-    Queries, keys and values, (3, texts, heads, tokens, width) -> (texts, heads, tokens, width).
+    number: int
+    rows: Tensor
+    """Where the tokens are; what is missing at the end of a text is its last token again."""
+    bias: Tensor | None
+    """(number * heads, 1, length): what keeps tokens from seeing those; None where texts are long
+    and of one length."""
+
+
+class _Groups:
+    """The texts of a pass, which are sorted by length."""
+
+    def __init__(self, lengths: Sequence[int], num_heads: int) -> None:
+        self.all: list[_Group] = []
+        places = []
+        start = num_before = 0
+        for size, same in groupby(lengths, key=_padded):
+            own = torch.tensor(list(same))
+            first = start + own.cumsum(0) - own
+            step = torch.arange(size)
+            is_own = step < own[:, None]
+            rows = (first[:, None] + torch.minimum(step, own[:, None] - 1)).flatten()
+            bias = None
+            if size <= SHORT:
+                hidden = torch.zeros(is_own.shape).masked_fill_(~is_own, -torch.inf)
+                bias = hidden.repeat_interleave(num_heads, 0)[:, None]
+            self.all.append(_Group(len(own), rows, bias))
+            places.append(num_before + is_own.flatten().nonzero()[:, 0])
+            start, num_before = start + int(own.sum()), num_before + len(rows)
+        self.place_T = torch.cat(places)
+        """Of each token among the rows of all groups."""
+
+
+def _padded(length: int) -> int:
+    """Fewer, larger groups keep a thread from waiting for the interpreter's lock so often."""
+    return -(-length // PADDING) * PADDING if length <= SHORT else length
+
+
+def _attend(asked: Tensor, bias: Tensor | None) -> Tensor:
+    """Queries, keys and values, (3, texts, heads, tokens, width) -> (texts, heads, tokens, width).
+
+    Plain products in float32 are twice as fast for texts of a line as the kernel for long ones.
     """
+    if bias is None:
+        query, key, value = asked
+        return functional.scaled_dot_product_attention(query, key, value)
     whole = asked.to(torch.float32, memory_format=torch.contiguous_format)
     query, key, value = whole.flatten(1, 2)
-    ignored, scale = query.new_empty(1, 1, 1), query.shape[2] ** -0.5
-    score = torch.baddbmm(ignored, query, key.transpose(1, 2), beta=0, alpha=scale)
+    score = torch.baddbmm(bias, query, key.transpose(1, 2), alpha=query.shape[2] ** -0.5)
     return torch.bmm(score.softmax(dim=-1), value).view(whole.shape[1:])
-
-
-def _attend_long(asked: Tensor) -> Tensor:
-    query, key, value = asked
-    return functional.scaled_dot_product_attention(query, key, value)
 
 
 class _Linear:

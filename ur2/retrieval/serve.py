@@ -25,6 +25,7 @@ PROG = "python -m ur2.retrieval.serve"
 TOKEN_VARIABLE = "UR2_RETRIEVAL_TOKEN"
 SHUTDOWN_S = 10
 """How long requests under way may take to end after SIGTERM or SIGINT."""
+SWITCH_S = 0.0005
 logger = logging.getLogger(__name__)
 
 
@@ -34,6 +35,9 @@ def main() -> None:
     # OpenMP threads that spin while they wait take the cores from the event loop. Read when torch
     # is loaded, which is later.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Threads that encode need the interpreter's lock thousands of times a second, each time for a
+    # moment, and else wait for the event loop up to ten times as long.
+    sys.setswitchinterval(SWITCH_S)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     token = options.token or os.environ.get(TOKEN_VARIABLE) or None
     corpora = Corpora(options.folders, options)
