@@ -13,6 +13,8 @@ from simulation import Step, simulate
 
 from ur2.rollout.options import RolloutOptions
 
+BUSY = 0.2
+"""Processors."""
 RUN_OPTIONS = (
     "rollout.samples_per_prompt=8",
     "trainer.questions_per_step=32",
@@ -64,6 +66,8 @@ def validate(sync: RealRun, other: RealRun, model: Path) -> dict[str, object]:
         "others on this machine used: "
         + ", ".join(f"{run.others:.2f} processors beside {run.mode}" for run in (sync, other))
     )
+    if max(sync.others, other.others) > BUSY:
+        print("the machine was busy: such runs cannot be predicted from one another")
     print("\n| what | real | simulated | error |\n|---|---|---|---|")
     errors = [
         compare("sync, other steps", sync, simulate(replayed(sync, costs, "sync")), unseen),
