@@ -89,10 +89,10 @@ class _Layer:
         return self._norm(state_TD.add_(self._narrow(wide_TI)))
 
     def _attend(self, projected: Tensor, groups: "_Groups") -> Tensor:
-        found = []
+        found, width = [], projected.shape[1] // (3 * self._num_heads)
         for group in groups.all:
-            part = projected.index_select(0, group.rows).unflatten(0, (group.number, -1))
-            asked = part.unflatten(2, (3, self._num_heads, -1))
+            part = projected.index_select(0, group.rows)
+            asked = part.view(group.number, -1, 3, self._num_heads, width)
             mixed = _attend(asked.permute(2, 0, 3, 1, 4), group.bias)
             found.append(mixed.transpose(1, 2).flatten(2).flatten(0, 1))
         return torch.cat(found).index_select(0, groups.place_T).to(self._precision)
