@@ -214,7 +214,10 @@ class Trajectory:
     @property
     def policy_mask(self) -> list[bool]:
         """True where the policy wrote the token, (T,)."""
-        return [s.author is Author.POLICY for s in self.segments for _ in s.token_ids]
+        mask: list[bool] = []
+        for segment in self.segments:
+            mask += [segment.author is Author.POLICY] * len(segment.token_ids)
+        return mask
 
     @property
     def sampler_logprobs(self) -> list[float]:

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import yaml
 import zstandard
 
@@ -112,9 +113,9 @@ class RunDirectory:
 
     def write_trajectories(self, step: int, groups: Iterable[ScoredGroup]) -> None:
         """Writes `trajectories/step_N.jsonl.zst`, one trajectory a line."""
-        lines = "".join(json.dumps(record) + "\n" for record in _trajectory_records(groups))
+        lines = msgspec.json.Encoder().encode_lines(_trajectory_records(groups))
         path = self.path / "trajectories" / f"{CHECKPOINT.format(step)}.jsonl.zst"
-        write_bytes(path, zstandard.compress(lines.encode()))
+        write_bytes(path, zstandard.compress(lines))
 
     def write_refused(self, step: int, sample_ids: Sequence[str]) -> Path:
         """Writes which samples made an update's loss or gradient not finite."""
