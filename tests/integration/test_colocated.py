@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import zstandard
+from safetensors.numpy import load_file
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
@@ -24,7 +25,9 @@ def train(folder: Path, model: str, engine: str, placement: str) -> str:
         *(f"dataset.train={questions}", f"dataset.eval={questions}", "prepare=[]"),
         *("retrieval=none", "curriculum=never", "trainer.eval_retrieval=false"),
         *("rollout.sampling.seeded=true", "rollout.max_tokens=40", "trainer.eval_every=1"),
-        *("rollout.samples_per_prompt=16", "trainer.questions_per_step=4"),
+        *("trainer.questions_per_step=4", "trainer.filter_zero_variance=false"),
+        # the decay moves the weights, whatever the rewards; the large eps keeps noise small
+        *("policy.learning_rate=1e-3", "policy.weight_decay=50.0", "policy.adam_eps=1.0"),
         *("trainer.trackers=[]", "trainer.mode=sync"),
     ]
     done = subprocess.run(
@@ -58,13 +61,15 @@ def test_a_colocated_run_is_the_disaggregated_one(
         assert worker in shown
     for step in (1, 2):
         assert read_tokens(together, step) == read_tokens(apart, step)
-    pairs = list(zip(read_metrics(together), read_metrics(apart), strict=True))
-    assert any(ours.get("policy/grad_norm", 0.0) > 0 for ours, _ in pairs)
-    for ours, theirs in pairs:
+    first, second = (
+        load_file(together / f"checkpoints/step_00000{step}/model/model.safetensors")
+        for step in (1, 2)
+    )
+    assert all((first[name] != second[name]).any() for name in first if first[name].ndim == 2)
+    for ours, theirs in zip(read_metrics(together), read_metrics(apart), strict=True):
         assert ours.pop("time/sleep_s") > 0
         measured = {k for k in theirs if not k.startswith(("time/", "idle/", "through", "memory/"))}
         assert {k: ours[k] for k in measured} == pytest.approx(
             {k: theirs[k] for k in measured}, rel=1e-4, abs=1e-6
         )
-        if "mismatch/kl" in ours:
-            assert ours["mismatch/kl"] < 1e-6
+        assert ours["mismatch/kl"] < 1e-6  # the engine has the policy's weights
