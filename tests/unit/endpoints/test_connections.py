@@ -48,8 +48,12 @@ async def serving():
     state = Server()
     server = await asyncio.start_server(state.serve, "127.0.0.1", 0, backlog=256)
     port = server.sockets[0].getsockname()[1]
-    async with server, many_connections(trust_env=False, timeout=None) as client:
-        yield state, client, f"http://127.0.0.1:{port}/"
+    async with server:
+        async with many_connections(trust_env=False, timeout=None) as client:
+            yield state, client, f"http://127.0.0.1:{port}/"
+        while state.open:
+            state.all_closed.clear()
+            await state.all_closed.wait()
 
 
 async def ask(client, url, num):
