@@ -7,10 +7,8 @@ seed of its request, and its query is the latency, which whatever answers it the
 
 import asyncio
 import multiprocessing
-import selectors
 import socket
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice, product
@@ -279,30 +277,3 @@ def _serve(listener: socket.socket) -> None:
     app = create_app(Replayed(), ServeOptions(), token=None)  # type: ignore[arg-type]
     config = uvicorn.Config(app, log_level="error", access_log=False)
     uvicorn.Server(config).run(sockets=[listener])
-
-
-class SkippingLoop(asyncio.SelectorEventLoop):
-    """An event loop that does not wait: where it would sleep, its clock jumps.
-
-    The clock is the time of `work`, by default this process's processor time, and the jumps. Only
-    for coroutines that wait for nothing but timers.
-    """
-
-    def __init__(self, work: Callable[[], float] = time.process_time) -> None:
-        self._work = work
-        self.skipped_s = 0.0
-        super().__init__(_Jumping(self))
-
-    def time(self) -> float:
-        return self._work() + self.skipped_s
-
-
-class _Jumping(selectors.DefaultSelector):  # type: ignore[misc, valid-type]
-    def __init__(self, loop: SkippingLoop) -> None:
-        super().__init__()
-        self._loop = loop
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        assert timeout is not None, "nothing is scheduled: what is waited for is no timer"
-        self._loop.skipped_s += max(timeout, 0.0)
-        return super().select(0)

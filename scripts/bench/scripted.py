@@ -17,7 +17,6 @@ from paced import (
     SEED,
     Replayed,
     ScriptedEngine,
-    SkippingLoop,
     Workload,
     assignments,
     generation,
@@ -27,6 +26,7 @@ from paced import (
 )
 from rich.console import Console
 from rich.progress import track
+from skipping import SkippingLoop
 
 from ur2.retrieval.client import HttpTransport, LocalTransport, RetrievalClient
 from ur2.rollout.engines.base import Generation, GenerationRequest

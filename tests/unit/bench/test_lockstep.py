@@ -17,6 +17,7 @@ SCRIPTS = Path(__file__).parents[3] / "scripts" / "bench"
 sys.path.insert(0, str(SCRIPTS))
 try:
     paced = importlib.import_module("paced")
+    skipping = importlib.import_module("skipping")
     lockstep = importlib.import_module("lockstep")
 finally:
     sys.path.remove(str(SCRIPTS))
@@ -32,7 +33,7 @@ def model(tmp_path_factory):
 
 
 def run(scenario):
-    loop = paced.SkippingLoop(lambda: 0.0)
+    loop = skipping.SkippingLoop(lambda: 0.0)
     try:
         return loop.run_until_complete(scenario)
     finally:
@@ -109,7 +110,7 @@ def test_workloads_are_as_described():
 
 def test_the_loop_skips_waiting_and_counts_work():
     now = 0.0
-    loop = paced.SkippingLoop(lambda: now)
+    loop = skipping.SkippingLoop(lambda: now)
 
     async def work():
         nonlocal now
