@@ -7,13 +7,12 @@ from hydra.errors import OverrideParseException
 
 from ur2.config.load import compose
 from ur2.config.preflight import check_options, find_inputs, num_gpus
+from ur2.config.problems import weight_transfer
 from ur2.config.schema import RunOptions
 from ur2.errors import InputError
 from ur2.launch.options import PreflightOptions
 from ur2.launch.preflight import Needs
 
-BY_FOLDER = ("auto", "files")
-"""Ways of weights that may need a folder."""
 SWEEP = ("-m", "--multirun")
 
 
@@ -57,10 +56,10 @@ def needs_of(run: RunOptions, options: PreflightOptions, num_nodes: int) -> Need
             inputs[item.path] = item.key
     if run.cluster.weights_dir is not None:
         shared[run.cluster.weights_dir] = "cluster.weights_dir"
-    elif num_nodes > 1 and run.policy.weight_transfer in BY_FOLDER:
+    elif num_nodes > 1 and weight_transfer(run) == "files":
         raise InputError(
             "cluster.weights_dir is not set: weights would pass through one node's memory; name a "
-            "folder that all nodes share"
+            "folder that all nodes share, or choose another policy.weight_transfer"
         )
     return Needs(inputs=inputs, shared=shared, hub_models=hub_models, num_gpus=num_gpus(run))
 

@@ -66,12 +66,12 @@ class PolicyOptions(Options):
     """Train low-rank adapters and freeze the weights; engines get merged weights."""
     liger_kernels: bool = False
     """Fused norms, rotary embeddings and MLPs (needs a GPU and the package liger-kernel)."""
-    weight_transfer: WeightTransfer = "auto"
+    weight_transfer: WeightTransfer = "files"
     """How engines get the weights. `files`: written to cluster.weights_dir and read from there;
     `nccl`: broadcast from GPU to GPU; `ipc`: read from the memory of a GPU that both are on; `tcp`:
     sent between CPUs, for nodes that share no folder. `auto`: `ipc` where they share GPUs, `nccl`
     where they have some each, `files` elsewhere. All but `files` need vllm; `nccl` and `ipc` have
-    not been run yet."""
+    not been run yet, and are not the default for that reason."""
     verify_weights: Literal["first", "always", "never"] = "first"
     """Which syncs engines verify, tensor by tensor, against checksums that the policy takes;
     `first`: two, since vllm takes a shorter way from the second on, and two after a restart."""

@@ -160,8 +160,8 @@ def test_a_colocated_run_shares_every_gpu_and_waits_for_the_update(
 )
 def test_weights_take_the_way_that_the_cluster_offers(cluster: str, expected: str) -> None:
     chosen = ["+experiment=medqa_qwen7b", f"cluster={cluster}"]
-    assert weight_transfer(compose(chosen)) == expected
-    assert weight_transfer(compose([*chosen, "policy.weight_transfer=files"])) == "files"
+    assert weight_transfer(compose(chosen)) == "files"
+    assert weight_transfer(compose([*chosen, "policy.weight_transfer=auto"])) == expected
     impossible = "nccl" if expected != "nccl" else "tcp"
     (problem,) = option_problems(compose([*chosen, f"policy.weight_transfer={impossible}"]))
     assert f"policy.weight_transfer={impossible}" in problem
