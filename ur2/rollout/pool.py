@@ -1,52 +1,17 @@
-"""The rollout workers as one: which worker plays which group, and what happens when one dies."""
+"""The rollout workers as one: which worker plays which group."""
 
-import asyncio
-import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from contextlib import AsyncExitStack
-from functools import partial
+from collections.abc import Callable, Sequence
 from itertools import chain, pairwise
-from typing import Any, Protocol, TypeVar
 
 from ur2.errors import ComponentError
 from ur2.rollout.board import Account, Board
+from ur2.rollout.crew import Crew, Respawn, Worker, name_of, within
 from ur2.rollout.options import RolloutOptions, SamplingOptions
-from ur2.rollout.receiver import TakesWeights, WorkerReceiver
 from ur2.rollout.search import Trace, trace_searches
 from ur2.rollout.tasks import gather_or_cancel
 from ur2.transfer.publication import Publication
 from ur2.types import Assignment, Group
-
-T = TypeVar("T")
-Change = Callable[["Worker"], Awaitable[None]]
-logger = logging.getLogger(__name__)
-
-
-class Worker(TakesWeights, Protocol):
-    """What the pool asks of a worker, wherever it runs."""
-
-    def start(self) -> Coroutine[Any, Any, None]:
-        """Loads the model."""
-        ...
-
-    def run_group(
-        self, assignment: Assignment, num_samples: int, sampling: SamplingOptions, first: int = 0
-    ) -> Coroutine[Any, Any, Group]:
-        """Plays the samples `first`, ..., `first + num_samples - 1` of a group."""
-        ...
-
-    def sleep(self, *, keep_weights: bool) -> Coroutine[Any, Any, None]:
-        """Gives the engine's memory back."""
-        ...
-
-    def wake(self) -> Coroutine[Any, Any, None]:
-        """Takes it again."""
-        ...
-
-    def close(self) -> Coroutine[Any, Any, None]:
-        """Frees processes and memory."""
-        ...
 
 
 class RolloutPool:
@@ -71,29 +36,18 @@ class RolloutPool:
         options: RolloutOptions,
         *,
         trace: Trace = lambda *_: None,
-        respawn: Callable[[int], Awaitable[Worker]] | None = None,
+        respawn: Respawn | None = None,
     ) -> None:
-        self._workers = list(workers)
         self._options = options
         self._trace = trace
-        self._respawn = respawn
-        self._restarts_left = options.max_worker_restarts if respawn else 0
-        self._changing = [asyncio.Lock() for _ in workers]
-        self._publication: Publication | None = None
-        self._awake = asyncio.Event()
-        self._awake.set()
         self._board = Board(len(workers), options.max_in_play)
+        self._crew = Crew(workers, options, self._board, trace=trace, respawn=respawn)
         self._began_s: list[float] = []
         """When each group in play began."""
 
     async def start(self) -> None:
-        """Starts all workers at once.
-
-        Raises:
-            InputError: an engine is not installed or does not know the model.
-            ComponentError: a worker did not come up.
-        """
-        await gather_or_cancel(self._start(i, w) for i, w in enumerate(self._workers))
+        """See `Crew.start`."""
+        await self._crew.start()
 
     async def play(
         self, assignment: Assignment, num_samples: int, sampling: SamplingOptions
@@ -108,7 +62,7 @@ class RolloutPool:
         Raises:
             ComponentError: a worker died or hangs, and there is no further restart.
         """
-        num_parts = min(len(self._workers), num_samples) if self._options.spread_groups else 1
+        num_parts = min(len(self._crew), num_samples) if self._options.spread_groups else 1
         starts = [num_samples * part // num_parts for part in range(num_parts + 1)]
         parts = await gather_or_cancel(
             self._play(assignment, first, last - first, sampling)
@@ -145,51 +99,16 @@ class RolloutPool:
         return await gather_or_cancel(play(assignment) for assignment in assignments)
 
     async def update_weights(self, publication: Publication) -> None:
-        """Gives all engines new weights.
-
-        The publication is kept until the next one, for workers that start later.
-
-        Raises:
-            ComponentError: the policy failed; or a worker died, hangs or refuses the weights, and
-                there is no further restart.
-        """
-        async with AsyncExitStack() as unchanging:
-            for lock in self._changing:
-                await unchanging.enter_async_context(lock)
-            previous, self._publication = self._publication, publication
-            workers = list(self._workers)
-            failures = await publication.deliver(
-                [self._receiver(*item) for item in enumerate(workers)]
-            )
-        await gather_or_cancel(
-            self._replace(index, worker, failure)
-            for index, (worker, failure) in enumerate(zip(workers, failures, strict=True))
-            if failure is not None
-        )
-        if previous is not None and previous is not publication:
-            previous.discard()
+        """See `Crew.update_weights`."""
+        await self._crew.update_weights(publication)
 
     async def sleep(self, *, keep_weights: bool) -> None:
-        """Makes all engines give their memory back; what is in play waits.
-
-        Args:
-            keep_weights: whether engines keep a copy; otherwise `update_weights` must come before
-                `wake`.
-
-        Raises:
-            ComponentError: a worker died or hangs, and there is no further restart.
-        """
-        self._awake.clear()
-        await self._everywhere("sleep", lambda worker: worker.sleep(keep_weights=keep_weights))
+        """See `Crew.sleep`."""
+        await self._crew.sleep(keep_weights=keep_weights)
 
     async def wake(self) -> None:
-        """Gives all engines their memory again; without effect on those that have it.
-
-        Raises:
-            ComponentError: a worker died or hangs, and there is no further restart.
-        """
-        self._awake.set()
-        await self._everywhere("wake", lambda worker: worker.wake())
+        """See `Crew.wake`."""
+        await self._crew.wake()
 
     @property
     def searches_known_s(self) -> float:
@@ -204,111 +123,27 @@ class RolloutPool:
         return self._board.take_account()
 
     async def close(self) -> None:
-        """Closes all workers; safe to call twice."""
-        limit_s = self._options.update_timeout_s
-        await gather_or_cancel(
-            _within(limit_s, worker.close(), _name(index, "close"))
-            for index, worker in enumerate(self._workers)
-        )
+        """See `Crew.close`."""
+        await self._crew.close()
 
     async def _play(
         self, assignment: Assignment, first: int, num_samples: int, sampling: SamplingOptions
     ) -> Group:
         while True:
             index = await self._board.take(num_samples)
-            worker, group, start_s = self._workers[index], None, time.time()
+            worker, group, start_s = self._crew[index], None, time.time()
             self._began_s.append(start_s)
             try:
-                group = await _within(
+                group = await within(
                     self._options.group_timeout_s,
                     worker.run_group(assignment, num_samples, sampling, first),
-                    _name(index, f"group '{assignment.id}'"),
+                    name_of(index, f"group '{assignment.id}'"),
                 )
                 trace_searches(group, self._trace)
                 return group
             except ComponentError as error:
-                await self._awake.wait()  # until then others need the memory
-                await self._replace(index, worker, error)
+                await self._crew.replace(index, worker, error)
             finally:
                 self._began_s.remove(start_s)
                 self._board.release(index, num_samples, group)
                 self._trace(f"rollout worker {index}", assignment.id, start_s, time.time())
-
-    async def _start(self, index: int, worker: Worker) -> None:
-        await _within(self._options.engine.start_timeout_s, worker.start(), _name(index, "start"))
-
-    async def _everywhere(self, what: str, change: Change) -> None:
-        """Changes all workers at once; one that fails is replaced by one that is so already."""
-        await gather_or_cancel(
-            self._change_or_replace(index, what, change) for index in range(len(self._workers))
-        )
-
-    async def _change_or_replace(self, index: int, what: str, change: Change) -> None:
-        async with self._changing[index]:
-            worker = self._workers[index]
-            try:
-                await self._change(index, worker, what, change)
-                return
-            except ComponentError as error:
-                failure = error
-        await self._replace(index, worker, failure)
-
-    async def _change(self, index: int, worker: Worker, what: str, change: Change) -> None:
-        await self._timed(index, what, change(worker))
-
-    async def _timed(self, index: int, what: str, call: Awaitable[None]) -> None:
-        start_s = time.time()
-        await _within(self._options.update_timeout_s, call, _name(index, what))
-        self._trace(f"rollout worker {index}", what, start_s, time.time())
-
-    def _receiver(self, index: int, worker: Worker) -> WorkerReceiver:
-        return WorkerReceiver(
-            worker=worker,
-            num_ranks=self._options.engine.tensor_parallel_size,
-            limit_s=self._options.update_timeout_s,
-            timed=partial(self._timed, index),
-        )
-
-    async def _bring_up(self, index: int, worker: Worker) -> None:
-        """Starts a worker late: it gets the newest weights, and sleeps where the others do."""
-        await self._start(index, worker)
-        if self._publication is not None:  # it starts with version 0
-            (failure,) = await self._publication.deliver([self._receiver(index, worker)])
-            if failure is not None:
-                raise failure
-        if not self._awake.is_set():
-            await self._change(index, worker, "sleep", lambda w: w.sleep(keep_weights=True))
-
-    async def _replace(self, index: int, failed: Worker, error: ComponentError) -> None:
-        """Puts a fresh worker in the place of one that failed, unless that has happened already.
-
-        Raises:
-            ComponentError: `error`, where there is no further restart; or the next worker failed.
-        """
-        async with self._changing[index]:
-            if self._workers[index] is not failed:
-                return
-            if self._respawn is None or not self._restarts_left:
-                raise error
-            self._restarts_left -= 1
-            logger.warning("%s; starting another (%d more)", error, self._restarts_left)
-            self._board.set_down(index, down=True)
-            try:
-                worker = await self._respawn(index)
-                await self._bring_up(index, worker)
-                self._workers[index] = worker
-            finally:
-                self._board.set_down(index, down=False)
-
-
-def _name(index: int, what: str) -> str:
-    return f"rollout worker {index}, {what}"
-
-
-async def _within(limit_s: float, call: Awaitable[T], what: str) -> T:
-    """Turns silence into an error that names the worker."""
-    try:
-        async with asyncio.timeout(limit_s):
-            return await call
-    except TimeoutError as error:
-        raise ComponentError(f"{what}: no answer within {limit_s:g} s") from error
