@@ -171,15 +171,10 @@ def test_a_run_is_stopped_requeued_and_finished_and_leaves_no_process(nodes: Nod
     slurm = {"SLURM_JOB_ID": "17", "SLURM_JOB_NODELIST": "a,b", "SLURM_SUBMIT_DIR": "."}
     steps = "trainer.steps=3"
 
-    run = nodes.launch("launch_ssh.sh", steps)
-    nodes.stop_after(1, run, signal.SIGINT)
+    run = nodes.launch("launch_slurm.sh", steps, **slurm)
+    nodes.stop_after(1, run, signal.SIGUSR1)
     output = finish(run, 130)
     assert "continue with run_dir=" in output
-    assert nodes.processes() == []
-
-    run = nodes.launch("launch_slurm.sh", steps, **slurm)
-    nodes.stop_after(2, run, signal.SIGUSR1)
-    finish(run, 130)
     assert (nodes.folder / "requeued").read_text() == "17\n"
     assert nodes.processes() == []
 
