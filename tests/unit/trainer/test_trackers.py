@@ -6,6 +6,12 @@ from ur2.trainer.options import TrainerOptions
 from ur2.trainer.trackers import Trackers
 
 
+@pytest.fixture(autouse=True)
+def heard(monkeypatch):
+    """Libraries that tests load before may have silenced loggers that were there already."""
+    monkeypatch.setattr(module.logger, "disabled", False)
+
+
 class Recording:
     def __init__(self, *, fails_at=None):
         self.fails_at, self.steps, self.is_closed = fails_at, [], False
