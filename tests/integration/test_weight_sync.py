@@ -206,15 +206,18 @@ async def test_a_channel_outlives_a_worker_that_is_killed(tiny_model: str) -> No
         parts.policy._stream = Stream(parts.policy, "tcp", "always", part_bytes=20_000)
         batch = await parts.play(0, num_groups=4)
         await parts.policy.update(batch)
+        await parts.sync(1)
+        batch = await parts.play(1, num_groups=4)
+        await parts.policy.update(batch)
         first, second = parts.workers
         kill(await first.actor.call("whereabouts"))
-        await parts.sync(1)
+        await parts.sync(2)
         assert parts.workers[0] is not first
         assert parts.workers[1] is second
-        batch = await parts.play(1, num_groups=4)  # the survivor, and one that started late
+        batch = await parts.play(2, num_groups=4)  # the survivor, and one that started late
         await parts.policy.update(batch)
-        await parts.sync(2)
-        await parts.play(2, num_groups=4)
+        await parts.sync(3)
+        await parts.play(3, num_groups=4)
     finally:
         await cluster.close()
 
