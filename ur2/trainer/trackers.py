@@ -94,7 +94,7 @@ class Trackers:
         for name in options.trackers:
             try:
                 trackers._trackers[name] = TRACKERS[name](options, run_dir, config)
-            except Exception as error:
+            except Exception as error:  # whatever a service's client raises
                 trackers.close()
                 raise InputError(
                     f"trainer.trackers: {name} does not start ({error}); see to it, or leave it "
