@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from ray.exceptions import RayError, RayTaskError
 
 from ur2.errors import ComponentError, RetrievalError, Ur2Error
+from ur2.policy.weights import free_port
 from ur2.policy.worker import PolicyWorker
 from ur2.retrieval.client import Passages
 from ur2.retrieval.errors import RetrievalUnavailableError
@@ -112,9 +112,7 @@ class PolicyProcess(PolicyWorker, Process):
 
     def rendezvous(self) -> tuple[str, int]:
         """Address of this node and a free port on it."""
-        with socket.socket() as probe:
-            probe.bind(("", 0))
-            return ray.util.get_node_ip_address(), probe.getsockname()[1]
+        return ray.util.get_node_ip_address(), free_port()
 
 
 class RolloutProcess(RolloutWorker, Process):
