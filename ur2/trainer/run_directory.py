@@ -16,7 +16,7 @@ from ur2.errors import InputError
 from ur2.types import ScoredGroup
 
 CHECKPOINT = "step_{:06d}"
-VOLATILE_KEYS = ("run_dir", "resume", "dry_run")
+VOLATILE_KEYS = ("run_dir", "resume", "dry_run", "cluster.address")
 
 
 class RunDirectory:
@@ -38,6 +38,8 @@ class RunDirectory:
     ) -> "RunDirectory":
         """The directory to use: the explicit one, the newest unfinished run of this config, or new.
 
+        A new one is made at once, so that no other run gets it.
+
         Raises:
             InputError: `resume=none` and the explicit directory already holds a run.
         """
@@ -56,7 +58,7 @@ class RunDirectory:
             ):
                 if candidate.is_unfinished() and not candidate.changed_keys(config):
                     return candidate
-        return cls(base / now)
+        return cls(_own_folder(base, now))
 
     def is_unfinished(self) -> bool:
         """Whether a run began here and can be continued."""
@@ -145,6 +147,19 @@ class RunDirectory:
         shutil.rmtree(staged, ignore_errors=True)
         staged.mkdir(parents=True)
         return staged
+
+
+def _own_folder(base: Path, name: str) -> Path:
+    """Makes a folder that no other run has, also where several start in the same second."""
+    folder, number = base / name, 1
+    while True:
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+            folder = base / f"{name}-{number}"
+        else:
+            return folder
 
 
 def write_text(path: Path, text: str) -> None:

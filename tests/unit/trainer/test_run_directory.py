@@ -32,6 +32,17 @@ def test_the_same_command_after_a_kill_continues_the_run() -> None:
     assert choose() == Path("runs/toy/earlier")
 
 
+def test_runs_that_start_in_the_same_second_have_folders_of_their_own() -> None:
+    chosen = [choose(config=CONFIG | {"seed": seed}) for seed in range(3)]
+    assert len(set(chosen)) == 3
+
+
+def test_a_run_is_continued_on_other_nodes() -> None:
+    killed_run("earlier", {**CONFIG, "cluster": {"address": "10.0.0.1:6379", "placement": "x"}})
+    elsewhere = {**CONFIG, "cluster": {"address": "10.0.0.7:6379", "placement": "x"}}
+    assert choose(config=elsewhere) == Path("runs/toy/earlier")
+
+
 def test_a_finished_run_or_another_config_is_not_continued() -> None:
     killed_run("finished").write_summary({"steps": 10})
     killed_run("other", CONFIG | {"seed": 1})
