@@ -51,6 +51,14 @@ def test_top_k_and_top_p_cut_each_row_by_its_own_limits_and_renormalise():
     assert torch.allclose(logprobs[300:], torch.tensor(0.0), atol=1e-6)
 
 
+def test_a_greedy_logprob_is_that_of_the_whole_distribution_whatever_is_cut():
+    logits = torch.log(torch.tensor([[0.1, 0.5, 0.3, 0.1]])).expand(3, 4)
+    rows = [row(temperature=0.0, **cut) for cut in ({"top_p": 0.5}, {"top_k": 1}, {})]
+    tokens, logprobs = sample(logits, rows)
+    assert tokens.tolist() == [1, 1, 1]
+    assert torch.allclose(logprobs.exp(), torch.tensor(0.5))
+
+
 class ByteTokenizer:
     """Token ids are bytes; `<s>` is one added token."""
 

@@ -38,7 +38,7 @@ class Generation:
     """As sampled, with the stop token."""
     logprobs: tuple[float, ...]
     """Log-probability of each sampled token in the distribution it was drawn from: under the
-    request's temperature, top_p and top_k; under temperature 1 where the request is greedy."""
+    request's temperature, top_p and top_k; under temperature 1, uncut, where it is greedy."""
     text: str
     """All of `token_ids` decoded, special tokens included."""
     finish: Finish

@@ -180,12 +180,13 @@ def sample(logits_BV: Tensor, rows: list[Row]) -> tuple[Tensor, Tensor]:
 
 
 def _filter(logits_BV: Tensor, rows: list[Row]) -> Tensor:
-    """Minus infinity outside each row's top_k and top_p."""
-    if all(r.request.top_k == 0 and r.request.top_p == 1.0 for r in rows):
+    """Minus infinity outside each row's top_k and top_p; they cut nothing where it is greedy."""
+    limits = [(r.request.top_k, r.request.top_p) if r.request.temperature else (0, 1) for r in rows]
+    if all(limit == (0, 1) for limit in limits):
         return logits_BV
     device, vocabulary = logits_BV.device, logits_BV.shape[1]
-    top_k_B1 = torch.tensor([[r.request.top_k or vocabulary] for r in rows], device=device)
-    top_p_B1 = torch.tensor([[r.request.top_p] for r in rows], device=device)
+    top_k_B1 = torch.tensor([[top_k or vocabulary] for top_k, _ in limits], device=device)
+    top_p_B1 = torch.tensor([[float(top_p)] for _, top_p in limits], device=device)
     sorted_BV, order_BV = logits_BV.sort(descending=True, dim=-1)
     sorted_BV = sorted_BV.masked_fill(
         torch.arange(vocabulary, device=device) >= top_k_B1, float("-inf")
