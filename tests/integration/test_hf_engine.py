@@ -166,6 +166,26 @@ async def test_weights_of_another_model_are_named(engine, tmp_path):
         await engine.load_weights(str(tmp_path), 1)
 
 
+async def test_nothing_is_sampled_from_weights_of_which_a_part_fits(engine, model, tmp_path):
+    for folder in ("whole", "part"):
+        (tmp_path / folder).mkdir()
+    weights = {name: p.detach() * 1.1 for name, p in model.named_parameters()}
+    save_file(weights, tmp_path / "whole" / "0.safetensors")
+    del weights["model.norm.weight"]
+    save_file(weights, tmp_path / "part" / "0.safetensors")
+    running = asyncio.create_task(engine.generate(REQUESTS[7]))
+    await asyncio.sleep(0)
+    with pytest.raises(ComponentError, match=r"missing model\.norm\.weight"):
+        await engine.load_weights(str(tmp_path / "part"), 1)
+    late = asyncio.create_task(engine.generate(REQUESTS[0]))
+    await asyncio.sleep(0.3)  # enough for both
+    assert not running.done()
+    assert not late.done()
+    await engine.load_weights(str(tmp_path / "whole"), 2)
+    assert [run.version for run in (await late).weight_versions] == [2]
+    assert {run.version for run in (await running).weight_versions} <= {0, 2}
+
+
 async def test_closing_fails_what_is_still_running(tiny_model):
     engine = make(tiny_model)
     await engine.start()

@@ -49,8 +49,9 @@ class HfEngine:
         self._futures: dict[int, asyncio.Future[Finish]] = {}
         self._work = asyncio.Event()
         self._stepping = asyncio.Lock()
-        self._awake = asyncio.Event()
-        self._awake.set()
+        self._going = asyncio.Event()
+        self._going.set()
+        self._asleep = False
         self._has_weights = True
         self._thread: ThreadPoolExecutor | None = None
         self._loop_task: asyncio.Task[None] | None = None
@@ -96,13 +97,20 @@ class HfEngine:
         )
 
     async def load_weights(self, path: str, version: int) -> None:
-        """Copies the weights between two steps; rows in flight compute their cache again."""
+        """Copies the weights between two steps; rows in flight compute their cache again.
+
+        Where it fails, nothing goes on until others fit: some may have been copied.
+        """
         weight_files(path)
         async with self._stepping:
+            self._going.clear()
+            self._has_weights = False
             await self._on_thread(self._copy_weights, path, version)
             self._waiting = [*self._batch.evict(), *self._waiting]
             self._version = version
             self._has_weights = True
+            if not self._asleep:
+                self._going.set()
 
     async def join_policy(self, meeting: Meeting) -> None:
         """Refuses: it has no channels."""
@@ -115,7 +123,8 @@ class HfEngine:
     async def sleep(self, *, keep_weights: bool) -> None:
         """Drops the cache, and the weights or, on GPU, moves them to host memory."""
         async with self._stepping:
-            self._awake.clear()
+            self._going.clear()
+            self._asleep = True
             self._waiting = [*self._batch.evict(), *self._waiting]
             self._has_weights = self._has_weights and keep_weights
             await self._on_thread(self._give_memory_back)
@@ -123,10 +132,13 @@ class HfEngine:
     async def wake(self) -> None:
         """Moves the weights back to where they are computed with."""
         async with self._stepping:
+            if not self._asleep:
+                return
             if not self._has_weights:
                 raise ComponentError("the hf engine sleeps without weights and has got none")
             await self._on_thread(self._model.to, self._device)
-            self._awake.set()
+            self._asleep = False
+            self._going.set()
 
     async def close(self) -> None:
         """Stops the thread and drops the model."""
@@ -141,9 +153,9 @@ class HfEngine:
     async def _run(self) -> None:
         while True:
             await self._work.wait()
-            await self._awake.wait()
+            await self._going.wait()
             async with self._stepping:
-                if not self._awake.is_set():
+                if not self._going.is_set():
                     continue
                 admitted = self._admit()
                 finished = await self._on_thread(self._batch.step, admitted, self._version)
