@@ -19,6 +19,9 @@ from ur2.types import VersionRun
 
 _INITIAL_VERSION = 0
 _SHUTDOWN_TIMEOUT_S = 30.0
+_IN_CORE = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
+"""The model in the core's own process. Asked for "uni", the CPU build still gives it another, and
+the two poll each other's memory for every token, which costs a core."""
 _FINISHES: dict[str, Finish] = {"stop": "stop", "length": "length"}
 
 
@@ -103,7 +106,7 @@ class VllmEngine:
             "max_model_len": self._max_model_len,
             "max_num_seqs": options.max_num_seqs,
             "tensor_parallel_size": options.tensor_parallel_size,
-            "distributed_executor_backend": "mp" if options.tensor_parallel_size > 1 else "uni",
+            "distributed_executor_backend": "mp" if options.tensor_parallel_size > 1 else _IN_CORE,
             "enforce_eager": options.enforce_eager,
             "enable_prefix_caching": options.prefix_caching,
             "logprobs_mode": "processed_logprobs",
