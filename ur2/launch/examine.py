@@ -19,6 +19,8 @@ class Examined(Protocol):
     """A node that answers with the methods of `NodeChecks`."""
 
     host: str
+    address: str | None
+    """Where the others reach it, if that is known; otherwise it is asked."""
 
     async def ask(self, do: str, *, within_s: float, **request: Any) -> Any:
         """The answer; a ComponentError where none came."""
@@ -37,7 +39,6 @@ async def examine(
     *,
     token: str,
     ports: Sequence[Ports] = (),
-    head_address: str | None = None,
 ) -> tuple[list[Found], list[Problem]]:
     """What nodes found, and all that is wrong with it.
 
@@ -47,7 +48,6 @@ async def examine(
         options: what the nodes must have.
         token: tells this preflight's probe files from others'.
         ports: of the ray to be started, by node; none where it runs already.
-        head_address: the head's, where it is not the one that leads outside.
     """
     within_s = options.preflight_timeout_s
 
@@ -60,12 +60,10 @@ async def examine(
             held=ports[number].between_nodes if ports else [],
             inputs=list(needs.inputs),
             hub_models=list(needs.hub_models),
-            towards=head_address or ANY_ADDRESS,
+            towards=nodes[0].address or ANY_ADDRESS,
             within_s=within_s,
         )
-        if number == 0 and head_address is not None:
-            answer["address"] = head_address
-        return answer
+        return answer if node.address is None else answer | {"address": node.address}
 
     known, problems = await of_each(nodes, facts)
     if problems:

@@ -27,6 +27,7 @@ class RayNode:
 
     def __init__(self, node: dict[str, Any]) -> None:
         self.host = node["NodeManagerHostname"]
+        self.address = node["NodeManagerAddress"]
         place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         options = {"num_cpus": 0, "scheduling_strategy": place}
         self.checks = ray.remote(NodeChecks).options(**options).remote()

@@ -61,6 +61,7 @@ class Launcher:
         }
         root = str(Path.cwd())
         self.nodes = [Node(host, agent_words(options, host, root)) for host in options.hosts]
+        self.nodes[0].address = options.head_address
         words = agent_words(options, options.hosts[0], root)
         self.driver = Node(options.hosts[0], words, shows_output=True)
         self.stops: list[signal.Signals] = []
@@ -104,7 +105,6 @@ class Launcher:
                 self.options,
                 token=self.mark,
                 ports=[ports_of(self.options, number) for number in range(len(self.nodes))],
-                head_address=self.options.head_address,
             )
         if found:
             self.console.print(nodes_table(found))

@@ -30,6 +30,7 @@ class Node:
             shows_output: the agent's output is the user's to see, and not read here.
         """
         self.host = host
+        self.address: str | None = None
         self.words = words
         self.shows_output = shows_output
         self.process: asyncio.subprocess.Process | None = None

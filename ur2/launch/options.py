@@ -1,6 +1,6 @@
 """Options of a launch and of a ray job; on a command line they begin with `launch.` or `job.`."""
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -10,6 +10,8 @@ from ur2.options import Options
 class PreflightOptions(Options):
     """What nodes must have before a run starts on them."""
 
+    prefix: ClassVar[str] = ""
+    """What they begin with on a command line."""
     python: str = ".venv/bin/python"
     """Python on the nodes, from this folder: a path, or a container's command, as in
     'apptainer exec --nv ur2.sif python'."""
@@ -30,6 +32,7 @@ class PreflightOptions(Options):
 class JobOptions(PreflightOptions):
     """A run on a ray cluster that is up already."""
 
+    prefix = "job."
     address: str
     """Of the cluster's dashboard, as in http://head:8265."""
     root: str | None = None
@@ -42,6 +45,7 @@ class JobOptions(PreflightOptions):
 class LaunchOptions(PreflightOptions):
     """Which nodes, how they are reached, and the ports of the ray that is started on them."""
 
+    prefix = "launch."
     hosts: tuple[str, ...]
     """The nodes; the first is the head, where training starts."""
     through: Literal["ssh", "srun"] = "ssh"

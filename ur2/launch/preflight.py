@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from ur2.launch.options import PreflightOptions
+from ur2.launch.options import LaunchOptions, PreflightOptions
 
 GIB = 1 << 30
 EVERYWHERE = "all"
@@ -53,7 +53,7 @@ def problems_of(found: Sequence[Found], needs: Needs, options: PreflightOptions)
     """Everything that is wrong; the first node is the head, with which the others are compared."""
     return [
         *_of_ports(found),
-        *_of_network(found),
+        *_of_network(found, options),
         *_of_versions(found),
         *_of_machines(found, needs, options),
         *_of_paths(found, needs),
@@ -74,14 +74,19 @@ def _of_ports(found: Sequence[Found]) -> Iterator[Problem]:
                 )
 
 
-def _of_network(found: Sequence[Found]) -> Iterator[Problem]:
+def _of_network(found: Sequence[Found], options: PreflightOptions) -> Iterator[Problem]:
+    do = "open the ports above 1023 between the nodes"
+    if isinstance(options, LaunchOptions):
+        do = (
+            "open launch.ports and those above 32767 between the nodes, or name the head's other "
+            "address with launch.head_address"
+        )
     for node in found:
         if node.unreached:
             yield Problem(
                 node=node.node,
                 what=f"does not reach {', '.join(node.unreached)}",
-                do="open launch.ports and those above 32767 between the nodes, or name the head's "
-                "other address with launch.head_address",
+                do=do,
             )
 
 
@@ -102,16 +107,15 @@ def _of_versions(found: Sequence[Found]) -> Iterator[Problem]:
 def _of_machines(
     found: Sequence[Found], needs: Needs, options: PreflightOptions
 ) -> Iterator[Problem]:
-    def machine(node: Found) -> dict[str, Hashable]:
-        kinds = Counter(node.facts["gpus"])
-        return {"GPUs": ", ".join(f"{n} x {kind}" for kind, n in kinds.items()) or "none"}
-
-    for name, host, value, head in _different(found, machine):
-        yield Problem(
-            node=host,
-            what=f"{name}: {value}; on the head: {head}",
-            do="use nodes of one kind, with one driver",
-        )
+    with_gpus = [node for node in found if node.facts["gpus"]]  # a head may have none
+    for node in with_gpus[1:]:
+        if _gpus(node) != _gpus(with_gpus[0]):
+            yield Problem(
+                node=node.node,
+                what=f"GPUs: {', '.join(_gpus(node))}; "
+                f"on {with_gpus[0].node}: {', '.join(_gpus(with_gpus[0]))}",
+                do="use nodes of one kind, with one driver",
+            )
     total = sum(len(node.facts["gpus"]) for node in found)
     if total < needs.num_gpus:
         yield Problem(
@@ -126,13 +130,14 @@ def _of_machines(
                 node=node.node,
                 what=f"/dev/shm has {size_gib:.2f} GiB of {options.min_shared_memory_gib:g} wanted",
                 do="start its container with a larger --shm-size, or lower "
-                "launch.min_shared_memory_gib",
+                f"{options.prefix}min_shared_memory_gib",
             )
         if abs(node.skew_s) > options.max_clock_skew_s:
             yield Problem(
                 node=node.node,
                 what=f"its clock is {node.skew_s:+.1f} s from the checking one's",
-                do="synchronise the clocks (chronyc makestep), or raise max_clock_skew_s",
+                do="synchronise the clocks (chronyc makestep), or raise "
+                f"{options.prefix}max_clock_skew_s",
             )
 
 
@@ -168,6 +173,11 @@ def _of_models(found: Sequence[Found], needs: Needs) -> Iterator[Problem]:
                 )
 
 
+def _gpus(node: Found) -> list[str]:
+    """How many of which kind."""
+    return [f"{number} x {kind}" for kind, number in Counter(node.facts["gpus"]).items()]
+
+
 def _different(found: Sequence[Found], look: Any) -> Iterator[tuple[str, str, Hashable, Hashable]]:
     """Name, node, its value and the head's, for all that differ."""
     head = look(found[0])
@@ -184,7 +194,6 @@ def nodes_table(found: Sequence[Found]) -> Table:
     )
     for node in found:
         facts = node.facts
-        kinds = Counter(facts["gpus"])
         cached = [name for name, here in facts["hub"].items() if here]
         table.add_row(
             node.node,
@@ -192,7 +201,7 @@ def nodes_table(found: Sequence[Found]) -> Table:
             str(facts["cpus"]),
             f"{facts['memory_bytes'] / GIB:.0f} GiB",
             f"{facts['shared_memory_bytes'] / GIB:.0f} GiB",
-            "\n".join(f"{number} x {kind}" for kind, number in kinds.items()) or "none",
+            "\n".join(_gpus(node)) or "none",
             facts["hub_home"] + (f" (has {', '.join(cached)})" if cached else ""),
         )
     return table

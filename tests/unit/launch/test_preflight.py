@@ -56,7 +56,7 @@ def test_equal_nodes_have_no_problem() -> None:
         (node("b", code="0.1.0 def"), "ur2 is 0.1.0 def, on the head 0.1.0 abc"),
         (
             node("b", gpus=["NVIDIA H100, 570.9, 81559 MiB"] * 2),
-            "GPUs: 2 x NVIDIA H100, 570.9, 81559 MiB; on the head: 2 x " + GPUS[0],
+            "GPUs: 2 x NVIDIA H100, 570.9, 81559 MiB; on a: 2 x " + GPUS[0],
         ),
         (node("b", shared_memory_bytes=1 << 26), "/dev/shm has 0.06 GiB of 1 wanted"),
         (
@@ -95,6 +95,14 @@ def test_gpus_are_counted_over_all_nodes() -> None:
     (problem,) = problems_of(none, NEEDS, PreflightOptions())
     assert "wants 4 GPUs and the nodes have 0" in problem.what
     assert problem.node == "all"
+
+
+def test_a_head_without_gpus_is_not_compared_with_nodes_that_have_some() -> None:
+    other = ["NVIDIA A100, 560.1, 81559 MiB"] * 2
+    head, workers = node("head", gpus=[]), [node("b"), node("c")]
+    assert problems_of([head, *workers], NEEDS, PreflightOptions()) == []
+    (problem,) = problems_of([head, *workers, node("d", gpus=other)], NEEDS, PreflightOptions())
+    assert (problem.node, problem.what) == ("d", f"GPUs: 2 x {other[0]}; on b: 2 x {GPUS[0]}")
 
 
 def test_a_model_that_is_not_cached_may_be_fetched() -> None:
