@@ -16,8 +16,9 @@ nothing is in play while the policy is updated.
 """
 
 import asyncio
+from bisect import insort
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +54,19 @@ class _InPlay:
     """The weights that it began under."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Played:
+    scored: ScoredGroup
+    informative: bool
+    version: int
+    """The weights that it began under."""
+
+    @property
+    def age(self) -> tuple[int, str]:
+        """Sorts those that began first to the front."""
+        return self.version, _drawn(self.scored)
+
+
 class Feed:
     """Draws, plays, scores and filters groups.
 
@@ -76,8 +90,10 @@ class Feed:
         self._is_informative = is_informative
         self._queue: deque[Assignment] = deque()
         self._in_play: dict[asyncio.Task[ScoredGroup], _InPlay] = {}
-        self._played: list[tuple[int, ScoredGroup]] = []
-        """With the version of the weights that each began under."""
+        self._done: list[asyncio.Task[ScoredGroup]] = []
+        """Over, and not filed yet."""
+        self._played: list[_Played] = []
+        """In the order they began."""
         self._changed = asyncio.Event()
         self._version = 0
         self._num_taken = 0
@@ -90,21 +106,22 @@ class Feed:
         """
         size = self._options.questions_per_step
         self._version, self._num_taken = step - 1, (step - 1) * size
+        self._gather()
         self._start_more()
         while not self._is_complete():
             await self._changed.wait()
             self._changed.clear()
             self._gather()
             self._start_more()
-        count = self._places().index(size) + 1
-        taken = sorted((group for _, group in self._played[:count]), key=_drawn)
+        count = self._num_played_of_step()
+        taken = sorted(self._played[:count], key=lambda played: _drawn(played.scored))
         del self._played[:count]
         self._num_taken += size
         num_given_up = await self._give_up_tail()
         self._start_more()
         return Harvest(
-            accepted=tuple(group for group in taken if self._is_informative(group)),
-            rejected=tuple(group for group in taken if not self._is_informative(group)),
+            accepted=tuple(played.scored for played in taken if played.informative),
+            rejected=tuple(played.scored for played in taken if not played.informative),
             num_given_up=num_given_up,
         )
 
@@ -115,17 +132,19 @@ class Feed:
         """
         stopped = asyncio.ensure_future(stop.wait())
         running = set(self._in_play) if self._options.mode == "one_step_off" else set()
-        while running and not stop.is_set():
-            await asyncio.wait({stopped, *running}, return_when=asyncio.FIRST_COMPLETED)
-            running = {task for task in running if not task.done()}
-        stopped.cancel()
+        try:
+            while running and not stop.is_set():
+                await asyncio.wait({stopped, *running}, return_when=asyncio.FIRST_COMPLETED)
+                running = {task for task in running if not task.done()}
+        finally:
+            stopped.cancel()
 
     def pending(self) -> list[dict[str, Any]]:
         """What was drawn and not consumed, as plain data for JSON."""
         drawn = [
             *self._queue,
             *(playing.assignment for playing in self._in_play.values()),
-            *(scored.group.assignment for _, scored in self._played),
+            *(played.scored.group.assignment for played in self._played),
         ]
         return [
             {
@@ -179,46 +198,61 @@ class Feed:
         bound = min(ahead, options.steps) * size
         if ahead < options.steps or options.tail == "give_up":
             bound += options.num_extra_groups
-        num_played = self._places()[-1] if self._played else 0
-        for place in range(self._num_taken + num_played + len(self._in_play), bound):
+        num_taken = self._num_taken + len(self._in_play)
+        num_taken += max(self._places(played.informative for played in self._played), default=0)
+        for place in range(num_taken, bound):
             if not self._queue:
                 self._queue.extend(self._curriculum.draw(place // size + 1, 1))
             assignment = self._queue.popleft()
             task = asyncio.ensure_future(self._play(assignment))
-            task.add_done_callback(lambda _: self._changed.set())
+            task.add_done_callback(self._finish)
             self._in_play[task] = _InPlay(assignment, self._version)
+
+    def _finish(self, task: asyncio.Task[ScoredGroup]) -> None:
+        self._done.append(task)
+        self._changed.set()
 
     def _gather(self) -> None:
         """Files what has been played, in the order it began."""
-        for task in [task for task in self._in_play if task.done()]:
-            self._played.append((self._in_play.pop(task).version, task.result()))
-        self._played.sort(key=lambda played: (played[0], _drawn(played[1])))
+        done, self._done = self._done, []
+        for task in done:
+            if (playing := self._in_play.pop(task, None)) is not None:  # None: was given up
+                scored = task.result()
+                played = _Played(scored, self._is_informative(scored), playing.version)
+                insort(self._played, played, key=lambda other: other.age)
 
-    def _places(self) -> list[int]:
-        """How many places are taken by the groups up to each one that was played."""
-        places, taken, refills = [], 0, self._options.max_refills
-        for _, group in self._played:
-            if self._is_informative(group) or not refills:
+    def _places(self, informative: Iterable[bool]) -> Iterator[int]:
+        """How many places groups take from the beginning of a step on, up to each of them."""
+        taken, refills = 0, self._options.max_refills
+        for takes_a_place in informative:
+            if takes_a_place or not refills:
                 taken += 1
                 if taken % self._options.questions_per_step == 0:
                     refills = self._options.max_refills
             else:
                 refills -= 1
-            places.append(taken)
-        return places
+            yield taken
+
+    def _num_played_of_step(self) -> int:
+        """How many of those played, from the first on, fill the step; 0: more are needed."""
+        size = self._options.questions_per_step
+        places = self._places(played.informative for played in self._played)
+        return next((count for count, taken in enumerate(places, start=1) if taken == size), 0)
 
     def _is_complete(self) -> bool:
-        size, places = self._options.questions_per_step, self._places()
-        if size not in places:
-            return False
+        count = self._num_played_of_step()
+        if not count or not self._in_play:
+            return count > 0
         left = sorted(
-            [version for version, _ in self._played[places.index(size) + 1 :]]
-            + [playing.version for playing in self._in_play.values()]
+            [(*played.age, played.informative) for played in self._played[count:]]
+            + [(playing.version, playing.assignment.id, True) for playing in self._in_play.values()]
         )
         max_age = self._options.staleness + bool(self._options.num_extra_groups)
-        return not self._in_play or all(
-            count <= (version + max_age - self._version) * size
-            for count, version in enumerate(left, start=1)
+        places = self._places(informative for *_, informative in left)
+        return all(
+            place <= (version + max_age - self._version) * self._options.questions_per_step
+            for place, (version, _, informative) in zip(places, left, strict=True)
+            if informative
         )
 
     async def _give_up_tail(self) -> int:

@@ -156,6 +156,14 @@ def test_a_step_without_signal_does_not_draw_forever():
     assert [len(h.rejected) for h in game.harvests] == [SIZE + 5] * 2
 
 
+@pytest.mark.parametrize("staleness", [1, 2, 3])
+def test_groups_without_signal_do_not_make_a_step_wait_for_all_that_is_in_play(staleness):
+    given_ = options(steps=20, mode="async", max_staleness=staleness, max_refills=9)
+    game = asyncio.run(Game(given_, [5, 9, 30, 14], dull=2).run(1, 20))
+    during_updates = game.seen_in_play[: -3 * (staleness + 1)]
+    assert sum(during_updates) / len(during_updates) > staleness
+
+
 def test_the_tail_is_given_up_and_played_anew():
     game = asyncio.run(
         Game(options(num_extra_groups=1, tail="give_up"), [2, 2, 2, 2, 90]).run(1, 3)
