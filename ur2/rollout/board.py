@@ -42,7 +42,7 @@ class Account:
         """Share of the workers' time without a group in play."""
         available_s = self.wall_s * len(self.workers)
         busy_s = sum(worker.busy_s for worker in self.workers)
-        return 1.0 - busy_s / available_s if available_s > 0 else 0.0
+        return max(1.0 - busy_s / available_s, 0.0) if available_s > 0 else 0.0
 
 
 @dataclass(slots=True)

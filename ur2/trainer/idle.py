@@ -15,7 +15,7 @@ def idle_fraction(busy: Iterable[Interval], start_s: float, end_s: float) -> flo
     for begin_s, until_s in sorted(busy):
         idle_s += max(0.0, min(begin_s, end_s) - reached_s)
         reached_s = max(reached_s, min(until_s, end_s))
-    return (idle_s + end_s - reached_s) / (end_s - start_s)
+    return min((idle_s + end_s - reached_s) / (end_s - start_s), 1.0)  # sums are rounded
 
 
 class Idleness:

@@ -28,7 +28,6 @@ from ur2.trainer.interrupt import unless_stopped
 from ur2.trainer.metrics import (
     harvest_metrics,
     has_zero_variance,
-    num_sampled_tokens,
     retrieval_metrics,
     step_metrics,
 )
@@ -87,7 +86,7 @@ class Trainer:
             if self.state.before is None:
                 before = await unless_stopped(self._measure("before"), self.stop)
                 self.state.before = before.to_json() if before else None
-            self._take_idleness()  # what comes before the first step is no step's
+            self._take_account()  # what comes before the first step is no step's
             while self.state.step < self.options.steps:
                 await self._step(self.state.step + 1)
             await self.save()
@@ -138,12 +137,12 @@ class Trainer:
                 await self.save()
         with phase("report"):
             report |= step_metrics(scored, version=step - 1) | retrieval_metrics(scored)
-            report |= harvest_metrics(harvest) | self._take_idleness()
+            report |= harvest_metrics(harvest) | self._take_account()
             report |= self.curriculum.metrics() | await self.service_metrics()
             self.reporter.trajectories(step, scored)
             self.reporter.events(self.curriculum.take_events())
             self.timeline.flush()
-        self.reporter.step(step, report | self._timing(started, num_sampled_tokens(scored), batch))
+        self.reporter.step(step, report | self._timing(started, batch))
 
     async def _update(
         self, step: int, batch: Batch, scored: Sequence[ScoredGroup]
@@ -228,22 +227,24 @@ class Trainer:
         except ComponentError as error:  # what stopped the run is the error to report
             logger.warning("no checkpoint could be written: %s", error)
 
-    def _take_idleness(self) -> dict[str, float]:
-        """How long each kind of worker had nothing to do since the last call."""
-        workers = self.rollouts.take_account().idle_fraction
-        others = self.timeline.idleness.take(self.rollouts.searches_known_s)
-        return {"idle/rollout": workers, **others}
+    def _take_account(self) -> dict[str, float]:
+        """What the engines did since the last call, and who had nothing to do for how long."""
+        account = self.rollouts.take_account()
+        return {
+            "throughput/sampled_tokens_per_s": account.sampled_tokens_per_s,
+            "idle/rollout": account.idle_fraction,
+            **self.timeline.idleness.take(self.rollouts.searches_known_s),
+        }
 
     def _due(self, every: int) -> bool:
         return every > 0 and self.state.step % every == 0
 
-    def _timing(self, started: float, sampled: int, batch: Batch) -> dict[str, float]:
+    def _timing(self, started: float, batch: Batch) -> dict[str, float]:
         """Phases, throughput; also adds the phases to the run's account."""
         seconds = self.clock.take()
         self.state.add_seconds(seconds)
         return {
             **{f"time/{name}_s": value for name, value in seconds.items()},
             "time/step_s": time.perf_counter() - started,
-            "throughput/sampled_tokens_per_s": sampled / seconds["rollout"],
             "throughput/trained_tokens_per_s": batch.num_policy_tokens / seconds["update"],
         }

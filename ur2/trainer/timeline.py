@@ -59,11 +59,12 @@ class Timeline:
             lane: the worker, e.g. `rollout worker 0`.
             name: what it did; a long one is cut.
             start_s: seconds since the epoch.
-            end_s: seconds since the epoch.
+            end_s: seconds since the epoch; before `start_s` where the clock was set back.
         """
-        start_us, end_us = round(start_s * 1e6), round(end_s * 1e6)
+        end_s = max(start_s, end_s)
         self.idleness.add(lane, start_s, end_s)
-        self._spans.append(_Span(start_us, max(start_us, end_us), lane, name[:MAX_NAME_CHARS]))
+        start_us, end_us = round(start_s * 1e6), round(end_s * 1e6)
+        self._spans.append(_Span(start_us, end_us, lane, name[:MAX_NAME_CHARS]))
 
     def flush(self) -> None:
         """Writes what was added; the file is whole after each call."""

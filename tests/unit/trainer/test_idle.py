@@ -1,7 +1,10 @@
+import math
+
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from ur2.rollout.board import Account, WorkerAccount
 from ur2.trainer.idle import Idleness, idle_fraction
 
 POINTS = st.integers(-10, 60)
@@ -18,6 +21,23 @@ def counted(spans, start, end):
 def test_the_idle_share_is_that_of_the_cells_of_a_grid_in_no_span(spans, start, length):
     share = idle_fraction(spans, start, start + length)
     assert share == pytest.approx(counted(spans, start, start + length))
+
+
+@given(
+    spans=st.lists(st.tuples(st.floats(-10, 60), st.floats(-10, 60)).map(sorted), max_size=12),
+    start=st.floats(0, 30),
+    length=st.floats(0.001, 30),
+)
+@example(spans=[(2.7, 2.7)], start=1.8, length=1.6)
+def test_no_rounding_takes_a_share_out_of_its_bounds(spans, start, length):
+    assert 0.0 <= idle_fraction(spans, start, start + length) <= 1.0
+
+
+@given(wall_s=st.floats(1e-6, 1e5), num_workers=st.integers(1, 60))
+def test_workers_that_are_always_busy_are_never_idle(wall_s, num_workers):
+    workers = (WorkerAccount(busy_s=wall_s),) * num_workers
+    share = Account(wall_s=wall_s, workers=workers).idle_fraction
+    assert 0.0 <= share <= math.ulp(1.0) * num_workers
 
 
 class Clock:

@@ -16,7 +16,7 @@ from ur2.curriculum.options import CurriculumOptions
 from ur2.errors import ComponentError, NotFiniteError, RunInterruptedError
 from ur2.policy.group import PolicyGroup
 from ur2.policy.options import PolicyOptions
-from ur2.rollout.board import Account
+from ur2.rollout.board import Account, WorkerAccount
 from ur2.rollout.options import RolloutOptions, SamplingOptions
 from ur2.trainer.checkpoint import Checkpoints, LoopState
 from ur2.trainer.clock import Clock
@@ -71,7 +71,7 @@ class ScriptedRollouts:
         return self._group(assignment, num_samples)
 
     def take_account(self) -> Account:
-        return Account(wall_s=1.0, workers=())
+        return Account(wall_s=2.0, workers=(WorkerAccount(num_sampled_tokens=500, busy_s=1.5),))
 
     @property
     def searches_known_s(self) -> float:
@@ -317,6 +317,16 @@ async def test_the_trainer_is_idle_but_for_the_update(tmp_path: Path) -> None:
         assert 0.2 < busy < 0.8
         assert metrics["idle/trainer"] == pytest.approx(1 - busy, abs=0.15)
         assert metrics["idle/retrieval"] == 1.0
+
+
+async def test_sampled_tokens_count_by_the_wall_time_not_by_what_the_loop_waited_for_them(
+    tmp_path: Path,
+) -> None:
+    trainer = make_trainer(tmp_path, steps=2)
+    await trainer.run()
+    for metrics in trainer.reporter.run.read_metrics():
+        assert metrics["throughput/sampled_tokens_per_s"] == 250.0
+        assert metrics["idle/rollout"] == 0.25
 
 
 async def test_every_phase_and_worker_is_on_the_timeline(tmp_path: Path) -> None:
