@@ -11,4 +11,9 @@ cd "$(dirname "$0")/.."
 case ${1:-} in
   -h | --help | "") sed -n '2,7s/^# \{0,1\}//p' scripts/launch_ray_job.sh; [ $# -gt 0 ] || exit 2; exit 0 ;;
 esac
-exec "${UR2_PYTHON:-.venv/bin/python}" -m ur2.launch.job "job.address=$1" "${@:2}"
+python=${UR2_PYTHON:-.venv/bin/python}
+if ! command -v "$python" >/dev/null; then
+  echo "launch_ray_job: no interpreter at $python; run \`bash scripts/setup.sh\`, or set UR2_PYTHON" >&2
+  exit 2
+fi
+exec "$python" -m ur2.launch.job "job.address=$1" "${@:2}"

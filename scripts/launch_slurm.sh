@@ -21,5 +21,7 @@ cd "$SLURM_SUBMIT_DIR"  # SLURM runs a copy of this file, from elsewhere
 [ -f scripts/launch_slurm.sh ] || fail "submit this from the repository root, not from $PWD"
 
 hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed 's/.*/"&"/' | paste -sd, -)
+python=${UR2_PYTHON:-.venv/bin/python}
+command -v "$python" >/dev/null || fail "no interpreter at $python; run \`bash scripts/setup.sh\`, or set UR2_PYTHON"
 # exec: the signals of SLURM are for the launcher
-exec "${UR2_PYTHON:-.venv/bin/python}" -m ur2.launch launch.through=srun "launch.hosts=[$hosts]" "$@"
+exec "$python" -m ur2.launch launch.through=srun "launch.hosts=[$hosts]" "$@"

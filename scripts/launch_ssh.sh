@@ -16,11 +16,14 @@ case ${1:-} in
   -h | --help) sed -n '2,8s/^# \{0,1\}//p' "$0"; cd "$root"; exec "$python" -m ur2.launch --help ;;
 esac
 if [ -n "${HOSTS:-}" ]; then
-  hosts=$(tr ',' '\n' <<<"$HOSTS")
+  from=HOSTS lines=$(tr ',' '\n' <<<"$HOSTS")
 else
   [ -f "${1:-}" ] || fail "no file '${1:-}' with one host a line; name one, or set HOSTS=a,b"
-  hosts=$(sed 's/#.*//' "$1" | awk 'NF { print $1 }')
+  from=$1 lines=$(sed 's/#.*//' "$1")
   shift
 fi
+hosts=$(tr -d '\r' <<<"$lines" | awk 'NF { printf "%s\"%s\"", (n++ ? "," : ""), $1 }')
+[ -n "$hosts" ] || fail "$from names no host"
 cd "$root"
-exec "$python" -m ur2.launch "launch.hosts=[$(sed 's/.*/"&"/' <<<"$hosts" | paste -sd, -)]" "$@"
+command -v "$python" >/dev/null || fail "no interpreter at $python; run \`bash scripts/setup.sh\`, or set UR2_PYTHON"
+exec "$python" -m ur2.launch "launch.hosts=[$hosts]" "$@"

@@ -67,7 +67,8 @@ class Launcher:
         self.stops: list[signal.Signals] = []
         self.stopped = asyncio.Event()
         for number in STOPS:
-            asyncio.get_running_loop().add_signal_handler(number, self._stop, number)
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup
+                asyncio.get_running_loop().add_signal_handler(number, self._stop, number)
 
     async def run(self, module: str, arguments: Sequence[str]) -> int:
         """Runs a module on the head, with the cluster's address appended to its arguments.

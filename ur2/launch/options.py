@@ -70,8 +70,10 @@ class LaunchOptions(PreflightOptions):
 
     @model_validator(mode="after")
     def _nodes_and_ports_fit(self) -> Self:
-        if not self.hosts:
+        if not self.hosts or not all(host.strip() for host in self.hosts):
             raise ValueError("hosts names no node")
+        if len(self.ports) == 1 and len(set(self.hosts)) < len(self.hosts):
+            raise ValueError("hosts names a node twice, and its ports would clash")
         if len(self.ports) not in (1, len(self.hosts)):
             raise ValueError(f"{len(self.ports)} ports, {len(self.hosts)} hosts: one, or one each")
         last = max(self.ports) + 9 + self.num_worker_ports

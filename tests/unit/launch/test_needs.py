@@ -75,6 +75,8 @@ def test_the_launchers_words_are_told_from_the_runs() -> None:
     "options",
     [
         {"hosts": ()},
+        {"hosts": ("a", " ")},
+        {"hosts": ("a", "b", "a")},
         {"hosts": ("a", "b", "c"), "ports": (7000, 8000)},
         {"hosts": ("a",), "ports": (65000,)},
         {"hosts": ("a",), "ports": (80,)},
