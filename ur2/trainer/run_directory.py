@@ -106,12 +106,16 @@ class RunDirectory:
         """All steps' metrics, oldest first."""
         if not self.metrics_path.exists():
             return []
-        return [json.loads(line) for line in self.metrics_path.read_text().splitlines()]
+        lines = self.metrics_path.read_text().splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]  # a kill cuts the last
 
     def forget_after(self, step: int) -> None:
-        """Drops metrics of steps past the checkpoint that a run continues from."""
+        """Drops what came after the checkpoint that a run continues from."""
         kept = [json.dumps(m) for m in self.read_metrics() if m["step"] <= step]
         write_text(self.metrics_path, "".join(line + "\n" for line in kept))
+        for later in self.checkpoints.glob("step_*"):
+            if later.name > CHECKPOINT.format(step):
+                shutil.rmtree(later)
 
     def write_trajectories(self, step: int, groups: Iterable[ScoredGroup]) -> None:
         """Writes `trajectories/step_N.jsonl.zst`, one trajectory a line."""

@@ -357,6 +357,18 @@ async def test_interrupted_and_resumed_replays_the_stream_of_a_whole_run(tmp_pat
     assert second.state.before == whole.state.before
 
 
+async def test_a_run_that_goes_back_to_an_older_checkpoint_keeps_what_it_then_makes(
+    tmp_path: Path,
+) -> None:
+    await make_trainer(tmp_path).run()
+    again = make_trainer(tmp_path)
+    await again.resume(tmp_path / "checkpoints" / "step_000002")
+    rank: Any = again.policy.ranks[0]
+    rank.updates = 40
+    await again.run()
+    assert np.load(await again.save() / "policy" / "updates.npy") == 42
+
+
 async def test_a_failed_update_leaves_the_last_checkpoint_and_no_half_made_one(
     tmp_path: Path,
 ) -> None:

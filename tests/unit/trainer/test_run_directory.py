@@ -84,6 +84,26 @@ def test_only_the_newest_checkpoints_are_kept() -> None:
     assert [p.name for p in sorted(run.checkpoints.iterdir())] == ["step_000010", "step_000011"]
 
 
+def test_metrics_that_a_kill_cut_off_in_the_middle_of_a_line_are_read_up_to_it() -> None:
+    run = killed_run("earlier")
+    run.append_metrics({"step": 1})
+    run.append_metrics({"step": 2, "reward/mean": 0.5})
+    run.metrics_path.write_text(run.metrics_path.read_text()[:-9])
+    assert run.read_metrics() == [{"step": 1}]
+    run.forget_after(1)
+    run.append_metrics({"step": 2})
+    assert run.read_metrics() == [{"step": 1}, {"step": 2}]
+
+
+def test_checkpoints_past_the_one_that_a_run_continues_from_are_forgotten() -> None:
+    run = killed_run("earlier")
+    run.commit_checkpoint(run.stage_checkpoint(), 20, keep=3)
+    run.commit_checkpoint(run.stage_checkpoint(), 30, keep=3)
+    run.forget_after(10)
+    run.commit_checkpoint(run.stage_checkpoint(), 15, keep=2)
+    assert [p.name for p in sorted(run.checkpoints.iterdir())] == ["step_000010", "step_000015"]
+
+
 def test_metrics_past_the_checkpoint_are_forgotten() -> None:
     run = RunDirectory("run")
     run.open(CONFIG)
