@@ -52,7 +52,8 @@ def test_hosts_are_the_first_word_of_each_line(run: Run, tmp_path: Path, text: s
 
 @pytest.mark.parametrize("hosts", ["a,b", "a, b", "a,b,"])
 def test_hosts_may_be_a_variable(run: Run, hosts: str) -> None:
-    assert words(run("launch_ssh.sh", "+e=x", HOSTS=hosts))[2:] == ['launch.hosts=["a","b"]', "+e=x"]
+    given = words(run("launch_ssh.sh", "+e=x", HOSTS=hosts))
+    assert given[2:] == ['launch.hosts=["a","b"]', "+e=x"]
 
 
 def test_no_host_is_one_error(run: Run, tmp_path: Path) -> None:
