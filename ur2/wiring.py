@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,13 +82,15 @@ async def start_parts(options: RunOptions, cluster: Cluster, timeline: Timeline)
     transfer = weight_transfer(options)
     if transfer == "files" and options.cluster.address != "local":
         await cluster.check_weights_dir(ranks[0])
-    starting = [] if service is None else [service.call("start")]
+    starting = []
+    if service is not None:
+        starting.append(_traced(service.call("start"), timeline, "start", "retrieval"))
     if options.cluster.placement == "colocated":
         await asyncio.gather(rollouts.start(), *starting)
         await rollouts.sleep(keep_weights=True)
-        await cluster.join(ranks)
+        await _join(cluster, ranks, timeline)
     else:
-        await asyncio.gather(rollouts.start(), cluster.join(ranks), *starting)
+        await asyncio.gather(rollouts.start(), _join(cluster, ranks, timeline), *starting)
     policy = PolicyGroup(
         ranks, options.policy, cluster.weights_dir, trace=timeline.add, transfer=transfer
     )
@@ -235,6 +238,19 @@ def _ranks(options: RunOptions, cluster: Cluster, seats: Seats) -> list[Actor]:
         )
         for rank, seat in enumerate(seats.ranks)
     ]
+
+
+async def _join(cluster: Cluster, ranks: Sequence[Actor], timeline: Timeline) -> None:
+    lanes = (f"policy rank {rank}" for rank in range(len(ranks)))
+    await _traced(cluster.join(ranks), timeline, "setup", *lanes)
+
+
+async def _traced(work: Awaitable[None], timeline: Timeline, what: str, *lanes: str) -> None:
+    """Waits for work that several do, and shows it on the timeline."""
+    start_s = time.time()
+    await work
+    for lane in lanes:
+        timeline.add(lane, what, start_s, time.time())
 
 
 async def _shared_gpus(ranks: Sequence[Actor], seats: Seats) -> list[tuple[str, ...]]:

@@ -108,9 +108,10 @@ class PolicyGroup:
 
     async def _call(self, rank: int, method: str, *args: Any) -> Any:
         start_s = time.time()
-        result = await self.ranks[rank].call(method, *args)
-        self._trace(f"policy rank {rank}", method, start_s, time.time())
-        return result
+        try:
+            return await self.ranks[rank].call(method, *args)
+        finally:
+            self._trace(f"policy rank {rank}", method, start_s, time.time())
 
     async def _gather(self, calls: Sequence[Any]) -> list[Any]:
         """Waits for all ranks; the first failure is the one that is reported."""

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ur2.types import Group
 
@@ -88,21 +88,22 @@ class Board:
         """Gives a place back; `group` is what came of it, None where it failed."""
         seat = self._seats[index]
         seat.in_play -= size
-        busy_s = seat.account.busy_s
-        if seat.in_play == 0 and seat.busy_since_s is not None:
-            busy_s += self._clock() - seat.busy_since_s
-            seat.busy_since_s = None
+        if seat.in_play == 0:
+            self._end_busy(seat)
         tokens = sum(t.num_policy_tokens for t in group.trajectories) if group else 0
         seat.account = WorkerAccount(
             num_groups=seat.account.num_groups + (group is not None),
             num_sampled_tokens=seat.account.num_sampled_tokens + tokens,
-            busy_s=busy_s,
+            busy_s=seat.account.busy_s,
         )
         self._serve()
 
     def set_down(self, index: int, *, down: bool) -> None:
-        """Takes a worker off the board, or puts it back."""
-        self._seats[index].down = down
+        """Takes a worker off the board, or puts it back; one that is off is not busy."""
+        seat = self._seats[index]
+        seat.down = down
+        if down:
+            self._end_busy(seat)
         self._serve()
 
     def take_account(self) -> Account:
@@ -123,6 +124,12 @@ class Board:
             seat.busy_since_s = now if seat.busy_since_s is not None else None
         wall_s, self._since_s = now - self._since_s, now
         return Account(wall_s=wall_s, workers=tuple(accounts))
+
+    def _end_busy(self, seat: _Seat) -> None:
+        if seat.busy_since_s is not None:
+            busy_s = seat.account.busy_s + self._clock() - seat.busy_since_s
+            seat.account = replace(seat.account, busy_s=busy_s)
+            seat.busy_since_s = None
 
     def _serve(self) -> None:
         """Gives free places to those who wait, in order."""

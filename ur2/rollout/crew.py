@@ -161,8 +161,8 @@ class Crew:
         await self._replace(index, failed, error)
 
     async def _start(self, index: int, worker: Worker) -> None:
-        what = name_of(index, "start")
-        await within(self._options.engine.start_timeout_s, worker.start(), what)
+        limit_s = self._options.engine.start_timeout_s
+        await self._timed(index, "start", worker.start(), limit_s=limit_s)
 
     async def _everywhere(self, what: str, change: Change) -> None:
         """Changes all workers at once; one that fails is replaced by one that is so already."""
@@ -180,10 +180,15 @@ class Crew:
                 failure = error
         await self._replace(index, worker, failure)
 
-    async def _timed(self, index: int, what: str, call: Awaitable[None]) -> None:
+    async def _timed(
+        self, index: int, what: str, call: Awaitable[None], *, limit_s: float | None = None
+    ) -> None:
+        """Waits as long as for an update, or another limit; the timeline shows failures too."""
         start_s = time.time()
-        await within(self._options.update_timeout_s, call, name_of(index, what))
-        self._trace(f"rollout worker {index}", what, start_s, time.time())
+        try:
+            await within(limit_s or self._options.update_timeout_s, call, name_of(index, what))
+        finally:
+            self._trace(f"rollout worker {index}", what, start_s, time.time())
 
     def _receiver(self, index: int, worker: Worker) -> WorkerReceiver:
         return WorkerReceiver(

@@ -134,16 +134,18 @@ class RolloutPool:
             worker, group, start_s = self._crew[index], None, time.time()
             self._began_s.append(start_s)
             try:
-                group = await within(
-                    self._options.group_timeout_s,
-                    worker.run_group(assignment, num_samples, sampling, first),
-                    name_of(index, f"group '{assignment.id}'"),
-                )
+                try:
+                    group = await within(
+                        self._options.group_timeout_s,
+                        worker.run_group(assignment, num_samples, sampling, first),
+                        name_of(index, f"group '{assignment.id}'"),
+                    )
+                finally:
+                    self._began_s.remove(start_s)
+                    self._trace(f"rollout worker {index}", assignment.id, start_s, time.time())
                 trace_searches(group, self._trace)
                 return group
             except ComponentError as error:
                 await self._crew.replace(index, worker, error)
             finally:
-                self._began_s.remove(start_s)
                 self._board.release(index, num_samples, group)
-                self._trace(f"rollout worker {index}", assignment.id, start_s, time.time())

@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
+from ur2.errors import ComponentError
 from ur2.policy.group import PolicyGroup
 from ur2.policy.options import PolicyOptions
 from ur2.transfer.publication import Files, Stream
@@ -58,6 +60,26 @@ async def test_a_channel_writes_nothing_and_follows_the_weights(tmp_path: Path) 
     assert published.version == 4  # until it is published as such
     assert await group.publish(4) is published
     assert published.version == 4
+
+
+async def test_what_a_rank_does_is_traced_though_it_fails(tmp_path: Path) -> None:
+    class Fails(ScriptedRank):
+        async def call(self, method: str, *args: Any) -> Any:
+            raise ComponentError("no")
+
+    spans: list[tuple[Any, ...]] = []
+    group = PolicyGroup(
+        [ScriptedRank(), Fails()],
+        PolicyOptions(),
+        tmp_path,
+        trace=lambda *span: spans.append(span),
+    )
+    with pytest.raises(ComponentError):
+        await group.everywhere("send")
+    assert sorted(span[:2] for span in spans) == [
+        ("policy rank 0", "send"),
+        ("policy rank 1", "send"),
+    ]
 
 
 async def test_rank_0_answers_for_all(tmp_path: Path) -> None:

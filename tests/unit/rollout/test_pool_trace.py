@@ -3,6 +3,9 @@
 import asyncio
 import time
 
+import pytest
+
+from ur2.errors import ComponentError
 from ur2.rollout.options import EngineOptions, RolloutOptions, SamplingOptions
 from ur2.rollout.pool import RolloutPool
 from ur2.types import Group, SearchEvent, Status, Trajectory
@@ -61,3 +64,57 @@ async def test_searches_are_known_until_the_oldest_group_in_play_began(game):
     worker.may_end["waiting"].set()
     await plays["waiting"]
     assert abs(pool.searches_known_s - time.time()) < 1.0
+
+
+class Dies(Worker):
+    """Dies at once when it is to play."""
+
+    async def run_group(self, assignment, num_samples, sampling, first=0):
+        raise ComponentError("died")
+
+
+class StartsSlowly(Worker):
+    async def start(self):
+        await asyncio.sleep(0.2)
+
+    async def run_group(self, assignment, num_samples, sampling, first=0):
+        self.may_end.setdefault(assignment.id, asyncio.Event()).set()
+        return await super().run_group(assignment, num_samples, sampling, first)
+
+
+async def test_a_worker_that_starts_again_plays_nothing_meanwhile_and_the_timeline_shows_both(game):
+    spans = []
+
+    async def respawn(index):
+        return StartsSlowly()
+
+    pool = RolloutPool(
+        [Dies()], RolloutOptions(), trace=lambda *span: spans.append(span), respawn=respawn
+    )
+    await pool.play(game.assignment(id="g"), 1, SAMPLING)
+    died, started, played = [span for span in spans if span[0] == "rollout worker 0"]
+    assert [died[1], started[1], played[1]] == ["g", "start", "g"]
+    assert died[3] <= started[2] <= started[3] <= played[2]
+    assert started[3] - started[2] >= 0.2
+    account = pool.take_account()
+    assert account.idle_fraction > 0.9
+
+
+async def test_what_a_worker_does_is_on_the_timeline_though_it_fails(game):
+    spans = []
+
+    class Refuses(Worker):
+        async def start(self): ...
+
+        async def wake(self):
+            await asyncio.sleep(0.01)
+            raise ComponentError("no")
+
+    pool = RolloutPool([Refuses()], RolloutOptions(), trace=lambda *span: spans.append(span))
+    await pool.start()
+    with pytest.raises(ComponentError):
+        await pool.wake()
+    assert [span[:2] for span in spans] == [
+        ("rollout worker 0", "start"),
+        ("rollout worker 0", "wake"),
+    ]
