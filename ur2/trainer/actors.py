@@ -1,6 +1,7 @@
 """What runs in processes of its own, and how the rest reaches it: `cluster` starts and ends it."""
 
 import asyncio
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -213,38 +214,41 @@ class RemoteRollouts:
 
     async def start(self) -> None:
         """See `RolloutWorker.start`."""
-        await self.actor.call("start")
+        await self._call("start")
 
     async def run_group(
         self, assignment: Assignment, num_samples: int, sampling: SamplingOptions, first: int = 0
     ) -> Group:
         """See `RolloutWorker.run_group`."""
-        group: Group = await self.actor.call("run_group", assignment, num_samples, sampling, first)
+        group: Group = await self._call("run_group", assignment, num_samples, sampling, first)
         return group
 
     async def update_weights(self, path: str, version: int) -> None:
         """See `RolloutWorker.update_weights`."""
-        await self.actor.call("update_weights", path, version)
+        await self._call("update_weights", path, version)
 
     async def join_policy(self, meeting: Meeting) -> None:
         """See `RolloutWorker.join_policy`."""
-        await self.actor.call("join_policy", meeting)
+        await self._call("join_policy", meeting)
 
     async def receive_weights(self, manifest: Manifest, version: int) -> None:
         """See `RolloutWorker.receive_weights`."""
-        await self.actor.call("receive_weights", manifest, version)
+        await self._call("receive_weights", manifest, version)
 
     async def sleep(self, *, keep_weights: bool) -> None:
         """See `RolloutWorker.sleep`."""
-        await self.actor.call("sleep", keep_weights)
+        await self._call("sleep", keep_weights)
 
     async def wake(self) -> None:
         """See `RolloutWorker.wake`."""
-        await self.actor.call("wake")
+        await self._call("wake")
 
     async def close(self) -> None:
         """See `RolloutWorker.close`."""
-        await self.actor.call("close")
+        await self._call("close")
+
+    async def _call(self, method: str, *args: Any) -> Any:
+        return await self.actor.call(method, *args, timeout_s=math.inf)
 
 
 def _shared_memory_in_use() -> list[str]:
