@@ -38,7 +38,7 @@ def load_inputs(options: DifficultyOptions) -> list[Question]:
     Raises:
         InputError: an option, a file or a question is wrong.
     """
-    problems = list(length_problems(options))
+    problems = [*length_problems(options), *_sampling_problems(options)]
     if options.with_retrieval:
         problems += retrieval_problems(options)
     if problems:
@@ -55,6 +55,14 @@ def load_inputs(options: DifficultyOptions) -> list[Question]:
     questions = load_checked(options.dataset.train, renderer)[: options.limit]
     Rubric.from_options(options.reward, renderer.protocol).check(questions)
     return questions
+
+
+def _sampling_problems(options: DifficultyOptions) -> Iterator[str]:
+    if options.samples > 1 and options.rollout.sampling.temperature == 0:
+        yield (
+            f"rollout.sampling.temperature must be above 0: the {options.samples} samples of a "
+            "question would be the same, and no measure of its pass rate"
+        )
 
 
 def _inputs(options: DifficultyOptions) -> Iterator[Input]:

@@ -24,7 +24,7 @@ from ur2.datasets import load_questions
 from ur2.endpoints.options import EndpointOptions
 from ur2.errors import InputError
 from ur2.prompts.render import PromptRenderer
-from ur2.rollout.chat import text_renderer
+from ur2.rollout.chat import check_chat_sampling, text_renderer
 from ur2.rollout.engines.endpoint import api_key, endpoint_url
 from ur2.rollout.engines.factory import check_installed
 from ur2.trainer.run_directory import RunDirectory
@@ -197,6 +197,7 @@ def _renderer(options: EvaluationOptions) -> PromptRenderer:
         endpoint_url(engine)
         api_key(engine.remote.key_variable)
     if _is_chat(options):
+        check_chat_sampling(options.rollout.eval_sampling)
         return text_renderer(options.rollout, options.prompt)
     if engine.name != "remote":
         check_model_length(options)

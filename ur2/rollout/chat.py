@@ -2,7 +2,7 @@
 
 An endpoint like this tells no token ids, so segments hold text alone, and each observation is a
 message of the user. Token budgets of what the environment writes count characters instead,
-`CHARS_PER_TOKEN` for a token; those of what the model writes are the endpoint's own count.
+`CHARS_PER_TOKEN` for a token; what the model writes counts as the endpoint says, if it does.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
-from ur2.errors import ComponentError
+from ur2.errors import ComponentError, InputError
 from ur2.prompts.options import PromptOptions
 from ur2.prompts.protocol import Answer, Protocol, Search, Stop
 from ur2.prompts.render import PromptRenderer
@@ -76,8 +76,10 @@ class ChatWorker:
         """Plays the episodes `first`, ..., `first + num_samples - 1` of one question, all at once.
 
         Raises:
+            InputError: the sampling is not for chat endpoints.
             ComponentError: the endpoint gave no answer after its retries.
         """
+        check_chat_sampling(sampling)
         trajectories = await gather_or_cancel(
             _Conversation(self, assignment, sampling, f"{assignment.id}/{index}").play()
             for index in range(first, first + num_samples)
@@ -123,6 +125,7 @@ class _Conversation:
         self._segments = [Segment(author=Author.PROMPT, token_ids=(), text=prompt.text)]
         self._searches: list[SearchEvent] = []
         self._num_turns = 0
+        self._num_tokens_left = worker.options.max_tokens
 
     async def play(self) -> Trajectory:
         """The whole episode."""
@@ -161,7 +164,7 @@ class _Conversation:
         body = {
             "model": self._worker.endpoint.model,
             "messages": self._messages,
-            "max_tokens": options.turn_tokens(self._rules.task),
+            "max_tokens": min(options.turn_tokens(self._rules.task), self._num_tokens_left),
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "stop": list(self._protocol.stop_strings),
@@ -172,7 +175,9 @@ class _Conversation:
             async with asyncio.timeout(options.generate_timeout_s):
                 answer = await self._worker.endpoint.request("POST", "chat/completions", body)
             choice = answer["choices"][0]
-            return str(choice["message"]["content"] or ""), str(choice["finish_reason"])
+            text = str(choice["message"]["content"] or "")
+            self._num_tokens_left -= _num_sampled(answer, text)
+            return text, str(choice["finish_reason"])
         except TimeoutError as error:
             raise ComponentError(
                 f"the endpoint gave '{self._id}' no turn within {options.generate_timeout_s:g} s "
@@ -196,6 +201,10 @@ class _Conversation:
         if self._rules.must_answer(num_turns=self._num_turns, num_searches=len(self._searches)):
             last_turn = self._worker.renderer.last_turn(self._question, step=documents.step)
             said += [last_turn] if last_turn else []
+        num_tokens = sum(len(segment.token_ids) for segment in said)
+        if num_tokens >= self._num_tokens_left:
+            return Status.TRUNCATED
+        self._num_tokens_left -= num_tokens
         self._say("user", *said)
         return None
 
@@ -204,6 +213,21 @@ class _Conversation:
         text = "".join(segment.text for segment in segments)
         self._messages.append({"role": role, "content": text})
         self._segments.extend(replace(segment, token_ids=()) for segment in segments)
+
+
+def check_chat_sampling(sampling: SamplingOptions) -> None:
+    """Raises an InputError for what chat endpoints have no word for, and may ignore."""
+    if sampling.top_k:
+        raise InputError(
+            f"chat endpoints have no top_k (it is {sampling.top_k}): set it to 0, or "
+            "rollout.engine.remote.api=completions for an endpoint that takes it"
+        )
+
+
+def _num_sampled(answer: Mapping[str, Any], text: str) -> int:
+    usage = answer.get("usage")
+    told = usage.get("completion_tokens") if isinstance(usage, dict) else None
+    return told if isinstance(told, int) else len(_tokens(text))
 
 
 def close_marker(text: str, protocol: Protocol, task: Task) -> str:
@@ -247,4 +271,8 @@ class _Messages:
         return json.dumps(messages, ensure_ascii=False)
 
     def encode(self, text: str, **_: object) -> range:
-        return range(-(-len(text) // CHARS_PER_TOKEN))
+        return _tokens(text)
+
+
+def _tokens(text: str) -> range:
+    return range(-(-len(text) // CHARS_PER_TOKEN))

@@ -2,12 +2,15 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from ur2.options import Options
 from ur2.types import Task
 
 EngineName = Literal["vllm", "hf", "remote"]
+
+MIN_TEMPERATURE = 0.01
+"""vllm samples at it where less is asked for."""
 
 
 class RemoteOptions(Options):
@@ -57,13 +60,21 @@ class SamplingOptions(Options):
     """The distribution that tokens are drawn from."""
 
     temperature: float = Field(1.0, ge=0.0, le=2.0)
-    """Logits are divided by it; 0 takes the most likely token; vllm refuses more than 2."""
+    """Logits are divided by it; 0 takes the most likely token. Beyond 0.01 to 2 vllm refuses, or
+    samples at another one."""
     top_p: float = Field(1.0, gt=0.0, le=1.0)
     """Keep the most likely tokens that hold this much probability; 1 is off."""
     top_k: int = Field(0, ge=0)
     """Keep this many most likely tokens; 0 is off."""
     seeded: bool = False
     """Draw each trajectory from its own seed, so that a run can be replayed; slows vllm on GPU."""
+
+    @field_validator("temperature")
+    @classmethod
+    def _means_the_same_to_all_engines(cls, given: float) -> float:
+        if 0.0 < given < MIN_TEMPERATURE:
+            raise ValueError(f"must be 0, or {MIN_TEMPERATURE:g} to 2")
+        return given
 
 
 class RolloutOptions(Options):

@@ -1,5 +1,6 @@
 import pytest
 
+from ur2.config.difficulty import load_inputs
 from ur2.config.load import compose_difficulty
 from ur2.errors import InputError
 
@@ -24,3 +25,11 @@ def test_an_experiment_lends_its_questions_prompts_and_graders():
 def test_what_is_missing_or_wrong_is_named(overrides, message):
     with pytest.raises(InputError, match=message):
         compose_difficulty(overrides)
+
+
+def test_a_pass_rate_over_equal_samples_is_refused():
+    given = ["+experiment=quickstart", "out=x", "rollout.sampling.temperature=0"]
+    with pytest.raises(InputError, match=r"rollout\.sampling\.temperature must be above 0"):
+        load_inputs(compose_difficulty(given))
+    with pytest.raises(InputError, match="does not exist"):  # the next check
+        load_inputs(compose_difficulty([*given, "samples=1", "model.path=nowhere/at/all"]))

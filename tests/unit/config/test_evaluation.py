@@ -144,6 +144,7 @@ def test_a_dry_run_checks_everything_and_writes_nothing(
         (["rollout.max_prompt_tokens=5"], "max_prompt_tokens"),
         (["rollout.engine.remote.url=null"], "remote.url is required"),
         (["rollout.engine.remote.key_variable=UR2_NO_SUCH"], "UR2_NO_SUCH is not set"),
+        (["rollout.eval_sampling.top_k=5"], "chat endpoints have no top_k (it is 5)"),
         (["rollout.engine.remote.api=completions"], "checkpoint: 'gpt' does not exist"),
     ],
 )

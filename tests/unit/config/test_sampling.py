@@ -37,6 +37,13 @@ def test_greedy_training_is_refused() -> None:
         check_options(compose([QUICK, "rollout.sampling.temperature=0"]))
 
 
+@pytest.mark.parametrize("key", ["rollout.sampling", "rollout.eval_sampling"])
+def test_a_temperature_that_engines_understand_differently_is_refused(key: str) -> None:
+    with pytest.raises(InputError, match=rf"{key}.*must be 0, or 0\.01 to 2, got 0\.005"):
+        compose([QUICK, f"{key}.temperature=0.005"])
+    compose([QUICK, f"{key}.temperature=0.01"])
+
+
 def test_the_command_ends_with_one_error_and_code_2(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -192,18 +192,27 @@ def test_no_more_requests_are_in_flight_than_allowed(serve_http, http_answer):
     assert server.most_at_once == 3
 
 
-def chat_reply(*contents: str, finish: str = "stop"):
+def chat_reply(*contents: str, finish: str = "stop", num_tokens: int | None = None):
     left = iter(contents)
+    usage = {} if num_tokens is None else {"usage": {"completion_tokens": num_tokens}}
 
     def reply(path, body):
         message = {"role": "assistant", "content": next(left)}
-        return 200, {"choices": [{"message": message, "finish_reason": finish}]}
+        return 200, {"choices": [{"message": message, "finish_reason": finish}], **usage}
 
     return reply
 
 
 async def chat(
-    game, server, *, retriever=None, knowledge=None, retrieval=True, last_turn=None, **options
+    game,
+    server,
+    *,
+    retriever=None,
+    knowledge=None,
+    retrieval=True,
+    last_turn=None,
+    sampling=None,
+    **options,
 ):
     retriever = retriever or game.ScriptedRetriever()
     worker = ChatWorker(
@@ -218,7 +227,9 @@ async def chat(
     await worker.start()
     try:
         group = await worker.run_group(
-            game.assignment(retrieval=retrieval), 1, SamplingOptions(temperature=0.3, top_p=0.5)
+            game.assignment(retrieval=retrieval),
+            1,
+            sampling or SamplingOptions(temperature=0.3, top_p=0.5),
         )
     finally:
         await worker.close()
@@ -284,6 +295,36 @@ def test_a_chat_episode_without_its_retriever_is_a_tool_failure(game, serve):
     retriever = game.ScriptedRetriever(RetrievalFailed(reason="down"))
     trajectory = asyncio.run(chat(game, server, retriever=retriever))
     assert trajectory.status is Status.TOOL_FAILED
+
+
+@pytest.mark.parametrize(
+    ("num_tokens", "used"),
+    # of 19 characters; the documents have 35
+    [(None, 5 + 9), (20, 20 + 9)],
+)
+def test_what_is_written_and_read_counts_towards_a_chat_episodes_budget(
+    game, serve, num_tokens, used
+):
+    def play(max_tokens):
+        server = serve(chat_reply("hm <search> capital", "<answer> P", num_tokens=num_tokens))
+        trajectory = asyncio.run(chat(game, server, max_tokens=max_tokens))
+        return trajectory, [body["max_tokens"] for _, body in server.requests]
+
+    trajectory, asked = play(used + 1)
+    assert trajectory.status is Status.ANSWERED
+    assert asked == [used + 1, 1]
+    trajectory, asked = play(used)
+    assert trajectory.status is Status.TRUNCATED
+    assert asked == [used]
+    assert [segment.author for segment in trajectory.segments] == [Author.PROMPT, Author.POLICY]
+    assert [event.outcome for event in trajectory.searches] == ["found"]
+
+
+def test_a_cut_that_chat_endpoints_do_not_know_is_refused(game, serve):
+    server = serve(chat_reply("<answer> Paris"))
+    with pytest.raises(InputError, match=r"top_k.*api=completions"):
+        asyncio.run(chat(game, server, sampling=SamplingOptions(top_k=5)))
+    assert server.requests == []
 
 
 @pytest.mark.parametrize(
