@@ -4,11 +4,16 @@ scripts/launch_ray_job.sh calls this; keys that begin with `job.` are its own, a
 """
 
 import asyncio
+import os
+import secrets
 import shlex
 import signal
 import sys
+import time
 from pathlib import Path
 
+import aiohttp
+from ray.exceptions import RayError
 from ray.job_submission import JobInfo, JobStatus, JobSubmissionClient
 
 from ur2.errors import EXIT_INTERRUPTED, ComponentError, run_entry
@@ -19,6 +24,13 @@ from ur2.launch.words import ROOT_VARIABLE, enter_root, split_words
 from ur2.options import parse_command_line
 
 POLL_S = 1.0
+PATIENCE_S = 120.0
+"""Longest time without an answer of the cluster; its dashboard may start anew."""
+STOPS = (signal.SIGINT, signal.SIGTERM)
+FAILURES = (OSError, RuntimeError, ValueError, RayError, aiohttp.ClientError)
+"""What ray's client raises, `requests` and the log's websocket included."""
+RAYS_OWN_ADDRESSES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
+"""Variables that ray would obey in place of the address that was named."""
 
 
 def main() -> None:
@@ -32,36 +44,53 @@ def main() -> None:
         argv=own,
     )
     compose_first(overrides)  # a wrong command line is told at once
-    sys.exit(asyncio.run(run_job(options, overrides)))
+    sys.exit(asyncio.run(run_job(connect(options), options, overrides)))
 
 
-async def run_job(options: JobOptions, overrides: list[str]) -> int:
+def connect(options: JobOptions) -> JobSubmissionClient:
+    """Reaches the cluster.
+
+    Raises:
+        ComponentError: there is none that takes jobs.
+    """
+    for variable in RAYS_OWN_ADDRESSES:
+        os.environ.pop(variable, None)
+    try:
+        return JobSubmissionClient(options.address)
+    except FAILURES as error:
+        raise _takes_no_jobs(options, error) from error
+
+
+async def run_job(client: JobSubmissionClient, options: JobOptions, overrides: list[str]) -> int:
     """Submits the run, shows its log, and stops it when this is stopped.
 
     Returns:
         The run's exit code.
 
     Raises:
-        ComponentError: there is no cluster that takes jobs, or the job could not be started.
+        ComponentError: the job could not be started, or the cluster does not answer any more.
     """
+    job = f"ur2-{secrets.token_hex(8)}"
+
+    def stop() -> None:
+        sys.stderr.write(f"▸ stopping job {job}\n")
+        try:
+            client.stop_job(job)
+        except FAILURES as error:
+            sys.stderr.write(f"▸ it could not be stopped: {error}\n")
+
+    for number in STOPS:  # a stop while the job is being submitted is carried out after it
+        asyncio.get_running_loop().add_signal_handler(number, stop)
     try:
-        client = JobSubmissionClient(options.address)
-        job = client.submit_job(
-            entrypoint=entrypoint(options, overrides), runtime_env=runtime_env(options)
+        client.submit_job(
+            submission_id=job,
+            entrypoint=entrypoint(options, overrides),
+            runtime_env=runtime_env(options),
         )
-    except (ConnectionError, RuntimeError) as error:
-        raise ComponentError(
-            f"the cluster at {options.address} takes no jobs ({error}); check the address, "
-            "and that ray[default] is installed there"
-        ) from error
+    except FAILURES as error:
+        raise _takes_no_jobs(options, error) from error
     sys.stderr.write(f"▸ job {job} at {options.address}\n")
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, client.stop_job, job)
-    async for text in client.tail_job_logs(job):
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    info = await _ended(client, job)
+    info = await _follow(client, options, job)
     if info.status is JobStatus.STOPPED:
         return EXIT_INTERRUPTED
     if info.driver_exit_code is None:
@@ -69,12 +98,37 @@ async def run_job(options: JobOptions, overrides: list[str]) -> int:
     return int(info.driver_exit_code)
 
 
-async def _ended(client: JobSubmissionClient, job: str) -> JobInfo:
-    while True:  # its log may end before its status is known
-        info = client.get_job_info(job)
-        if info.status.is_terminal():
-            return info
+async def _follow(client: JobSubmissionClient, options: JobOptions, job: str) -> JobInfo:
+    """Shows a job's log until the job ends, also over connections that break."""
+    num_shown, broken_since_s = 0, None
+    while True:
+        try:
+            num_seen = 0  # each connection begins with the log's beginning
+            async for text in client.tail_job_logs(job):
+                sys.stdout.write(text[max(0, num_shown - num_seen) :])
+                sys.stdout.flush()
+                num_seen += len(text)
+                num_shown, broken_since_s = max(num_shown, num_seen), None
+            info = client.get_job_info(job)
+        except FAILURES as error:
+            broken_since_s = broken_since_s or time.monotonic()
+            if time.monotonic() > broken_since_s + PATIENCE_S:
+                raise ComponentError(
+                    f"the cluster at {options.address} has not answered for {PATIENCE_S:g} s "
+                    f"({error}); job {job} may run on: look at the dashboard"
+                ) from error
+        else:
+            if info.status.is_terminal():
+                return info
+            broken_since_s = None
         await asyncio.sleep(POLL_S)
+
+
+def _takes_no_jobs(options: JobOptions, error: Exception) -> ComponentError:
+    return ComponentError(
+        f"the cluster at {options.address} takes no jobs ({error}); check the address, and that "
+        "ray[default] is installed there"
+    )
 
 
 def entrypoint(options: JobOptions, overrides: list[str]) -> str:
@@ -100,8 +154,9 @@ def runtime_env(options: JobOptions) -> dict[str, object]:
 
 
 def _python(options: JobOptions) -> str:
+    """As a shell reads it."""
     is_path = not options.upload and "/" in options.python and " " not in options.python
-    return str(Path(_root(options), options.python)) if is_path else options.python
+    return shlex.quote(str(Path(_root(options), options.python))) if is_path else options.python
 
 
 def _root(options: JobOptions) -> str:

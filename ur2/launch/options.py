@@ -2,7 +2,7 @@
 
 from typing import ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ur2.options import Options
 
@@ -40,6 +40,13 @@ class JobOptions(PreflightOptions):
     upload: bool = False
     """Send this folder, without what git ignores, instead of using the cluster's; then `python` is
     the cluster's own, and inputs need absolute paths."""
+
+    @field_validator("address")
+    @classmethod
+    def _address_is_a_url(cls, address: str) -> str:
+        if "://" not in address:
+            raise ValueError("write the dashboard's URL, as in http://head:8265")
+        return address
 
 
 class LaunchOptions(PreflightOptions):
