@@ -110,6 +110,8 @@ async def _follow(client: JobSubmissionClient, options: JobOptions, job: str) ->
                 num_seen += len(text)
                 num_shown, broken_since_s = max(num_shown, num_seen), None
             info = client.get_job_info(job)
+        except BrokenPipeError:  # of our own output
+            raise
         except FAILURES as error:
             broken_since_s = broken_since_s or time.monotonic()
             if time.monotonic() > broken_since_s + PATIENCE_S:
