@@ -79,6 +79,7 @@ class Trainer:
             RunInterruptedError: `stop` was set.
             ComponentError: a component failed past its retries.
         """
+        self.reporter.run.forget_after(self.state.step)  # a killed run may have been further
         try:
             if self.colocated:
                 await self.policy.everywhere("release_memory")
@@ -103,7 +104,6 @@ class Trainer:
         self.state = await self.checkpoints.load(checkpoint)
         self.curriculum.load_state_dict(self.state.curriculum)
         self._feed.restore(self.state.pending, self.questions)
-        self.reporter.run.forget_after(self.state.step)
         await self.publish(self.state.step)
 
     async def _step(self, step: int) -> None:

@@ -152,7 +152,7 @@ def _idle(metrics: Metrics) -> Figure:
 def _bars(before: Mapping[str, Any], after: Mapping[str, Any], key: str, title: str) -> Figure:
     figure = Figure(figsize=(7, 4))
     axes = figure.subplots()
-    buckets = list(before[key])
+    buckets = [b for b in before[key] if b in after[key]]  # a run may go on with other questions
     for offset, label, values, color in (
         (-0.2, "before", before[key], BEFORE),
         (0.2, "after", after[key], AFTER),

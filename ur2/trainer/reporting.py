@@ -127,7 +127,7 @@ def _comparison(before: Mapping[str, Any], after: Mapping[str, Any]) -> Table:
     for column in ("bucket", "accuracy before", "after", "searches before", "after"):
         table.add_column(column, justify="left" if column == "bucket" else "right")
     keys = ("accuracy_by_bucket", "searches_by_bucket")
-    for bucket in before["accuracy_by_bucket"]:
+    for bucket in (b for b in before[keys[0]] if b in after[keys[0]]):
         cells = [f"{part[key][bucket]:.2f}" for key in keys for part in (before, after)]
         table.add_row(bucket, *cells)
     table.add_row("all", f"{before['accuracy']:.2f}", f"{after['accuracy']:.2f}", "", "")

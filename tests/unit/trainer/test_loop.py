@@ -319,6 +319,20 @@ async def test_the_trainer_is_idle_but_for_the_update(tmp_path: Path) -> None:
         assert metrics["idle/retrieval"] == 1.0
 
 
+async def test_a_run_that_was_killed_before_its_first_checkpoint_leaves_no_metrics(
+    tmp_path: Path,
+) -> None:
+    killed = RunDirectory(tmp_path)
+    killed.open({})
+    killed.append_metrics({"step": 1, "reward/mean": -9.0})
+    with killed.metrics_path.open("a") as file:
+        file.write('{"step": 2, "rewa')
+    await make_trainer(tmp_path, steps=3).run()
+    metrics = killed.read_metrics()
+    assert [m["step"] for m in metrics] == [1, 2, 3]
+    assert metrics[0]["reward/mean"] == 0.5
+
+
 async def test_sampled_tokens_count_by_the_wall_time_not_by_what_the_loop_waited_for_them(
     tmp_path: Path,
 ) -> None:

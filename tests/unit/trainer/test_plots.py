@@ -1,6 +1,12 @@
+import io
+
 import pytest
+from rich.console import Console
 
 from ur2.trainer import plots
+from ur2.trainer.reporting import Reporter
+from ur2.trainer.run_directory import RunDirectory
+from ur2.trainer.trackers import Trackers
 
 METRICS = [
     {
@@ -55,3 +61,27 @@ def test_the_step_at_which_a_stage_began_is_marked(with_stages):
     figure = plots._curves(metrics, "reward/mean", "reward/part/", "reward")
     dotted = [line for line in figure.axes[0].lines if line.get_linestyle() == ":"]
     assert [line.get_xdata()[0] for line in dotted] == ([4.0] if with_stages else [])
+
+
+def measured(**accuracy):
+    return {
+        "accuracy": 0.5,
+        "num_questions": 8,
+        "accuracy_by_bucket": {f"qa/{level}": value for level, value in accuracy.items()},
+        "searches_by_bucket": {f"qa/{level}": 1.0 for level in accuracy},
+    }
+
+
+def test_a_run_that_went_on_with_other_held_out_questions_shows_the_buckets_of_both(tmp_path):
+    before, after = measured(easy=0.2, hard=0.1), measured(hard=0.6, very_hard=0.3)
+    figure = plots._bars(before, after, "accuracy_by_bucket", "accuracy")
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["qa/hard"]
+    assert [bar.get_height() for bar in figure.axes[0].patches] == [0.1, 0.6]
+    run = RunDirectory(tmp_path)
+    said = io.StringIO()
+    reporter = Reporter(
+        run, Trackers({}), num_steps=1, dump_trajectories=False, console=Console(file=said)
+    )
+    reporter.finish({"steps": 1}, before, after)
+    assert run.finished_steps() == 1
+    assert "qa/hard" in said.getvalue()
