@@ -124,8 +124,24 @@ def test_token_ids_go_out_and_come_back_as_they_are(serve, tiny_model, monkeypat
     assert body["return_token_ids"] is True
 
 
-def test_an_endpoint_without_token_ids_is_named_with_the_remedy(serve, tiny_model):
-    server = serve(lambda path, body: (200, {"choices": [{"text": "x", "finish_reason": "stop"}]}))
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"token_ids": None},
+        {"token_ids": [50]},
+        {"token_ids": []},
+        {"token_ids": ["fifty", "one"]},
+        {"logprobs": None},
+        {"logprobs": {"token_logprobs": [None, -0.5]}},
+        {"logprobs": {"token_logprobs": ["?", -0.5]}},
+        {"finish_reason": "abort"},
+    ],
+)
+def test_an_endpoint_without_token_ids_and_logprobs_is_named_with_the_remedy(
+    serve, tiny_model, wrong
+):
+    choice = completion(50, 51)["choices"][0] | wrong
+    server = serve(lambda path, body: (200, {"choices": [choice]}))
     with pytest.raises(ComponentError, match="api=chat"):
         asyncio.run(generate(engine_options(server), tiny_model))
 

@@ -61,7 +61,9 @@ class RemoteEngine:
             token_ids = tuple(int(token) for token in choice["token_ids"])
             logprobs = tuple(float(x) for x in choice["logprobs"]["token_logprobs"])
             finish = _FINISHES[choice["finish_reason"]]
-        except (KeyError, IndexError, TypeError) as error:
+            if not 0 < len(token_ids) == len(logprobs):
+                raise ValueError(f"{len(token_ids)} token ids with {len(logprobs)} logprobs")
+        except (KeyError, IndexError, TypeError, ValueError) as error:
             raise ComponentError(
                 "the endpoint returned no token ids with logprobs: it must be a recent "
                 "`vllm serve`; set rollout.engine.remote.api=chat for one that knows text only"
