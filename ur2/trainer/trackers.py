@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,21 +25,24 @@ class Tracker(Protocol):
 
 
 class TensorBoard:
-    """Event files under `<run>/tensorboard`."""
+    """Event files under `<run>/tensorboard`; steps that a resumed run makes again count once."""
 
     def __init__(self, options: TrainerOptions, run_dir: Path, config: Mapping[str, Any]) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer = SummaryWriter(str(run_dir / "tensorboard"))
+        self.open = partial(SummaryWriter, str(run_dir / "tensorboard"))
+        self.writer: SummaryWriter | None = None
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Takes one step's metrics."""
+        self.writer = self.writer or self.open(purge_step=step)
         for key, value in metrics.items():
             self.writer.add_scalar(key, value, step)
 
     def close(self) -> None:
         """Flushes."""
-        self.writer.close()
+        if self.writer is not None:
+            self.writer.close()
 
 
 class Wandb:

@@ -1,3 +1,5 @@
+import time
+
 import pytest
 
 from ur2.errors import InputError
@@ -58,3 +60,19 @@ def test_a_tracker_that_does_not_start_is_wrong_input_and_closes_those_before_it
     with pytest.raises(InputError, match=r"wandb does not start \(no API key\)"):
         Trackers.open(options, tmp_path, {})
     assert opened.is_closed
+
+
+def test_steps_that_a_resumed_run_makes_again_are_in_tensorboard_once(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    options = TrainerOptions(steps=9, questions_per_step=1, trackers=("tensorboard",))
+    for steps, reward in (((1, 2, 3, 4), 0.0), ((3, 4, 5), 1.0)):
+        trackers = Trackers.open(options, tmp_path, {})
+        for step in steps:
+            trackers.log({"reward/mean": reward}, step)
+        trackers.close()
+        time.sleep(1.1)  # its files are named by the second
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    shown = [(event.step, event.value) for event in events.Scalars("reward/mean")]
+    assert shown == [(1, 0.0), (2, 0.0), (3, 1.0), (4, 1.0), (5, 1.0)]
