@@ -29,9 +29,7 @@ from ur2.rollout.engines.base import Engine, Generation, GenerationRequest
 from ur2.rollout.engines.text import load_tokenizer
 from ur2.rollout.episode import Players, turn_seed
 from ur2.rollout.options import EngineOptions, RolloutOptions, SamplingOptions
-from ur2.rollout.pool import RolloutPool
-from ur2.rollout.worker import RolloutWorker
-from ur2.types import Assignment, Group, Level, Passage, Question, Status, VersionRun
+from ur2.types import Assignment, Level, Passage, Question, VersionRun
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SEED = 0
@@ -144,14 +142,6 @@ def make_players(
         options=OPTIONS,
     )
     return players, client
-
-
-async def play_episodes(players: Players, groups: Sequence[Assignment]) -> list[Group]:
-    """Plays all groups at once as a run does; all of them to their answers."""
-    pool = RolloutPool([RolloutWorker(players, seed=SEED)], players.options)
-    played = await pool.collect(groups, SAMPLES, SAMPLING)
-    assert all(t.status is Status.ANSWERED for group in played for t in group.trajectories)
-    return played
 
 
 class PacedEngine:

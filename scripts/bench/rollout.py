@@ -1,22 +1,25 @@
 """Rollouts beside a lock-step loop and beside the bare engine; what an event loop spends on a turn.
 
-    python scripts/bench/rollout.py [model=FOLDER] [repeats=3] [parts=[speed,prefix]]
+    python scripts/bench/rollout.py [model=FOLDER] [repeats=7] [parts=[speed,prefix]]
 
 overhead   processor time of the event loop per turn, 2,000 trajectories under way: pool, worker,
            episode, prompt, search, documents; resident memory over 50,000 trajectories; and what
            a search over HTTP adds.
-simulated  128 trajectories with a scripted engine of 20 ms per step and 0.05 ms per sequence in it,
-           about a 14B model on a GPU with 2 TB/s; many workloads, in the time of a loop that does
-           not wait. Three turns, a generation and a search each, then the answer; as another
-           reading of "three turns", two of them and the answer; and a stream of 512 trajectories
-           where the engine decodes 128 at once, which the baseline plays in rounds of 128.
+simulated  trajectories/s by those of a loop in lock-step, with a scripted engine of 20 ms per step
+           and 0.05 ms per sequence in it, about a 14B model on a GPU with 2 TB/s; many workloads,
+           in the time of a loop that does not wait. Batches of 128 trajectories of three turns,
+           a generation and a search each, then the answer; or, as another reading of "three
+           turns", two of them and the answer. One batch; four, one per step of a synchronous
+           run with 2 extra groups (`_oversampled`); and all four at once, where the engine decodes
+           128 (`_stream`). The longest trajectory alone bounds what any loop can do on one batch.
 speed      the same on a real vllm engine, retrieval over HTTP in a process of its own.
 single     tokens/s of one-turn episodes beside AsyncLLM.generate with the same prompts, lengths,
            seeds and sampling.
 prefix     prompt tokens that vllm computes for groups of 16 (1 = once per group), and tokens that
            it computes for a second turn, by those that are new to it.
 
-paced.py says how long turns and searches take, lockstep.py what the baseline does. Without `model`
+paced.py says how long turns and searches take, plays.py how we play them, lockstep.py what the
+baseline does. Without `model`
 a random one in the quickstart's shape is made: the lengths are given whatever the model says. Times
 are medians of interleaved repeats.
 """
@@ -27,7 +30,7 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from statistics import median
 from typing import Any, Literal
 
@@ -36,7 +39,6 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 from lockstep import play_in_rounds
 from paced import (
-    OPTIONS,
     QUESTION,
     SAMPLES,
     SAMPLING,
@@ -47,26 +49,22 @@ from paced import (
     draw,
     make_players,
     make_random_model,
-    play_episodes,
     script,
     serving,
 )
+from paced_vllm import BenchEngine, make_engine
+from plays import NUM_GROUPS, SHAPES, Shape, play_episodes
 from rich.console import Console
 from rich.progress import track
-from scripted import CONCURRENT, measure_overhead, measure_searches, simulate
+from scripted import CONCURRENT, longest_alone_s, measure_overhead, measure_searches, simulate
 
 from ur2.errors import run_entry
 from ur2.options import Options, parse_command_line
 from ur2.retrieval.client import HttpTransport, RetrievalClient
 from ur2.rollout.engines.base import GenerationRequest
-from ur2.rollout.engines.vllm import VllmEngine
 from ur2.rollout.episode import Players, turn_seed
 from ur2.types import Assignment
 
-NUM_GROUPS = 8
-SHAPES = {"": (3, 1), "_two_searches": (2, 1), "_stream": (3, 4)}
-"""Searches, and how many times 128 trajectories."""
-MAX_MODEL_LEN = 2048
 NUM_WORKLOADS = 20
 LONG_QUESTION = " ".join([QUESTION] * 20)
 Figures = dict[str, float]
@@ -78,58 +76,10 @@ class BenchOptions(Options):
 
     model: str | None = None
     """A model folder; by default one is made from nothing."""
-    repeats: int = 3
-    """Of each side of `speed`, in turn; `single` has three times as many."""
+    repeats: int = 7
+    """Of each side of `speed` and `single`, in turn."""
     parts: tuple[Part, ...] = ("overhead", "simulated", "speed", "single", "prefix")
     """Which of the parts above."""
-
-
-class BenchEngine(VllmEngine):
-    """The engine of a run, which lets no turn end by itself and counts what it computes."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.computed: dict[int, int] = {}
-        """Tokens of the context that were not in the cache, by the seed of the request."""
-
-    def _arguments(self) -> dict[str, Any]:
-        longer = {"max_position_embeddings": MAX_MODEL_LEN}
-        return {**super()._arguments(), "hf_overrides": longer}
-
-    def _sampling(self, request: GenerationRequest) -> Any:
-        sampling = super()._sampling(request)
-        sampling.ignore_eos = True
-        return sampling
-
-    async def start(self) -> None:
-        await super().start()
-        generate = self._llm.generate
-
-        async def counted(prompt: Any, sampling: Any, id: str) -> AsyncIterator[Any]:
-            async for output in generate(prompt, sampling, id):
-                num_tokens = len(output.prompt_token_ids)
-                self.computed[sampling.seed] = num_tokens - output.num_cached_tokens
-                yield output
-
-        self._llm.generate = counted
-
-    async def bare(self, requests: Sequence[GenerationRequest]) -> None:
-        """All requests at once, without anything of ours around them."""
-        from vllm.inputs import tokens_input
-
-        async def one(id: str, request: GenerationRequest) -> None:
-            prompt = tokens_input(list(request.token_ids))
-            async for _ in self._llm.generate(prompt, self._sampling(request), id):
-                pass
-
-        await asyncio.gather(
-            *(one(f"bare-{next(self._request_ids)}", request) for request in requests)
-        )
-
-    async def forget(self) -> None:
-        """Empties the prefix cache, so that a repeat computes what the first did."""
-        await self._llm.reset_prefix_cache()
-        self.computed.clear()
 
 
 class Bench:
@@ -141,17 +91,16 @@ class Bench:
         self.engine: BenchEngine = players.engine.inner
         self.repeats = repeats
 
-    async def speed(self, num_searches: int, num_rounds: int) -> float:
+    async def speed(self, shape: Shape) -> float:
         """How many times the trajectories/s of the lock-step loop."""
         pairs = []
-        groups = assignments(NUM_GROUPS * num_rounds)
-        title = describe("vllm", num_searches, num_rounds)
-        for seed in progress(max(1, self.repeats // num_rounds), title):
-            self.load(draw(seed, len(groups) * SAMPLES, num_searches), groups)
+        groups, title = shape.groups, f"vllm, {shape}"
+        for seed in progress(max(1, self.repeats // shape.num_batches), title):
+            self.load(shape.draw(seed), groups)
             lock_step_s = await self.timed(
                 play_in_rounds(self.players, self.client, groups, SAMPLES, SAMPLING, seed=SEED)
             )
-            pairs.append((lock_step_s, await self.timed(play_episodes(self.players, groups))))
+            pairs.append((lock_step_s, await self.timed(shape.play(self.players, groups))))
         return report(title, "lock-step", pairs)
 
     async def single(self) -> float:
@@ -162,7 +111,7 @@ class Bench:
         prompts = [
             prompt(group.question, True).token_ids for group in groups for _ in range(SAMPLES)
         ]
-        for seed in progress(3 * self.repeats, "single"):
+        for seed in progress(self.repeats, "single"):
             turns = self.load(draw(seed, len(prompts), 0), groups)
             requests = [
                 GenerationRequest(token_ids=token_ids, max_tokens=turn.num_tokens, seed=seed)
@@ -214,13 +163,7 @@ class Bench:
 async def with_engine(options: BenchOptions, model: str) -> Figures:
     """All that a real engine is needed for."""
     figures: Figures = {}
-    engine = BenchEngine(
-        OPTIONS.engine,
-        model_path=model,
-        dtype="float32",
-        max_model_len=MAX_MODEL_LEN,
-        seed=SEED,
-    )
+    engine = make_engine(model)
     with serving() as url:
         transport = HttpTransport(url)
         players, client = make_players(model, engine, transport)
@@ -232,7 +175,7 @@ async def with_engine(options: BenchOptions, model: str) -> Figures:
             await play_episodes(players, groups)  # connections, kernels
             if "speed" in options.parts:
                 for name, shape in SHAPES.items():
-                    figures[f"real_ratio{name}"] = await bench.speed(*shape)
+                    figures[f"real_ratio{name}"] = await bench.speed(shape)
             if "single" in options.parts:
                 figures["single_turn_share"] = await bench.single()
             if "prefix" in options.parts:
@@ -262,14 +205,18 @@ def without_engine(options: BenchOptions, model: str) -> Figures:
         print(f"a search over HTTP, 500 under way: {median(search_ms):.3f} ms")
         figures["http_ms_per_search"] = median(search_ms)
     if "simulated" in options.parts:
-        for name, (num_searches, num_rounds) in SHAPES.items():
-            groups = assignments(NUM_GROUPS * num_rounds)
-            title = describe("scripted", num_searches, num_rounds)
-            pairs = [
-                simulate(model, draw(seed, len(groups) * SAMPLES, num_searches), groups)
-                for seed in progress(NUM_WORKLOADS // num_rounds, title)
-            ]
+        for name, shape in SHAPES.items():
+            title = f"scripted, {shape}"
+            seeds = progress(NUM_WORKLOADS // shape.num_batches, title)
+            pairs = [simulate(model, shape, seed) for seed in seeds]
             figures[f"scripted_ratio{name}"] = report(title, "lock-step", pairs)
+            if shape.num_batches == 1:
+                bounds = [
+                    lock_step_s / longest_alone_s(shape.draw(seed))
+                    for seed, (lock_step_s, _) in enumerate(pairs)
+                ]
+                figures[f"scripted_bound{name}"] = median(bounds)
+                print(f"  the longest trajectory alone allows a ratio of {median(bounds):.2f}")
     return figures
 
 
@@ -282,12 +229,6 @@ def report(title: str, baseline: str, pairs: Sequence[tuple[float, float]]) -> f
         f"({min(ratios):.2f} to {max(ratios):.2f}, {len(ratios)} pairs)"
     )
     return median(ratios)
-
-
-def describe(engine: str, num_searches: int, num_rounds: int) -> str:
-    """What is played."""
-    num = NUM_GROUPS * SAMPLES * num_rounds
-    return f"{engine}, {num} trajectories, {num_searches} searches"
 
 
 def progress(count: int, what: str) -> Iterable[int]:

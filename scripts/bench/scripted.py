@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,9 +21,9 @@ from paced import (
     assignments,
     generation,
     make_players,
-    play_episodes,
     script,
 )
+from plays import Shape, play_episodes
 from rich.console import Console
 from rich.progress import track
 from skipping import SkippingLoop
@@ -31,7 +31,6 @@ from skipping import SkippingLoop
 from ur2.retrieval.client import HttpTransport, LocalTransport, RetrievalClient
 from ur2.rollout.engines.base import Generation, GenerationRequest
 from ur2.rollout.options import EngineOptions
-from ur2.types import Assignment
 
 STEP_S = 0.020
 SEQUENCE_S = 0.00005
@@ -42,26 +41,29 @@ ROUNDS = 25
 WARM_ROUNDS = 5
 
 
-def simulate(model: str, work: Workload, groups: Sequence[Assignment]) -> tuple[float, float]:
+def simulate(model: str, shape: Shape, seed: int) -> tuple[float, float]:
     """Seconds in lock-step, and with us."""
+    work, groups = shape.draw(seed), shape.groups
 
-    async def lock_step() -> float:
+    async def seconds(is_ours: bool) -> float:
         engine = ScriptedEngine(step_s=STEP_S, sequence_s=SEQUENCE_S)
         players, client = make_players(model, engine, LocalTransport(Replayed()))
         players.engine.script = script(work, groups)
-        started = asyncio.get_running_loop().time()
-        await play_in_rounds(players, client, groups, SAMPLES, SAMPLING, seed=SEED)
-        return asyncio.get_running_loop().time() - started
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        if is_ours:
+            await shape.play(players, groups)
+        else:
+            await play_in_rounds(players, client, groups, SAMPLES, SAMPLING, seed=SEED)
+        return loop.time() - started
 
-    async def ours() -> float:
-        engine = ScriptedEngine(step_s=STEP_S, sequence_s=SEQUENCE_S)
-        players, _ = make_players(model, engine, LocalTransport(Replayed()))
-        players.engine.script = script(work, groups)
-        started = asyncio.get_running_loop().time()
-        await play_episodes(players, groups)
-        return asyncio.get_running_loop().time() - started
+    return skipping(seconds(False)), skipping(seconds(True))
 
-    return skipping(lock_step()), skipping(ours())
+
+def longest_alone_s(work: Workload) -> float:
+    """Seconds that the longest trajectory takes with the scripted engine to itself."""
+    decoding_s = work.lengths_BT.sum(axis=1) * (STEP_S + SEQUENCE_S)
+    return float((decoding_s + work.latencies_BS.sum(axis=1)).max())
 
 
 def skipping(work: Coroutine[Any, Any, Any]) -> Any:

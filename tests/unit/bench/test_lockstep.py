@@ -19,6 +19,7 @@ try:
     paced = importlib.import_module("paced")
     skipping = importlib.import_module("skipping")
     lockstep = importlib.import_module("lockstep")
+    plays = importlib.import_module("plays")
 finally:
     sys.path.remove(str(SCRIPTS))
 
@@ -69,7 +70,7 @@ def both(model, work, *, sequence_s):
         )
 
     def as_a_run(players, client):
-        return paced.play_episodes(players, groups)
+        return plays.play_episodes(players, groups)
 
     return run(play(in_lock_step)), run(play(as_a_run))
 
@@ -90,6 +91,30 @@ def test_both_sides_do_the_same_work_and_wait_for_nothing_else(model, seed, num_
     alone = work.lengths_BT.sum(axis=1) + work.latencies_BS.sum(axis=1)
     # A turn begins with the engine's next step.
     assert alone.max() - 1e-4 <= ours_s <= alone.max() + num_searches
+
+
+@settings(max_examples=3, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_steps_with_extra_groups_do_the_same_work_in_less_time(model, seed):
+    shape = plays.SHAPES["_oversampled"]
+    groups = shape.groups
+
+    async def play(way):
+        engine = Counting(paced.ScriptedEngine(step_s=0.02, sequence_s=0.0))
+        players, client = paced.make_players(model, engine, LocalTransport(paced.Replayed()))
+        players.engine.script = paced.script(shape.draw(seed), groups)
+        await way(players, client)
+        return engine.asked, loop_s()
+
+    def in_lock_step(players, client):
+        return lockstep.play_in_rounds(
+            players, client, groups, paced.SAMPLES, paced.SAMPLING, seed=paced.SEED
+        )
+
+    theirs, lock_step_s = run(play(in_lock_step))
+    ours, ours_s = run(play(lambda players, _: shape.play(players, groups)))
+    assert theirs == ours
+    assert ours_s < lock_step_s
 
 
 def test_a_step_takes_longer_the_more_sequences_are_in_it(model):
