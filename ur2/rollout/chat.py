@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
+from ur2.endpoints.chat import printable
 from ur2.errors import ComponentError, InputError
 from ur2.prompts.options import PromptOptions
 from ur2.prompts.protocol import Answer, Protocol, Search, Stop
@@ -175,7 +176,7 @@ class _Conversation:
             async with asyncio.timeout(options.generate_timeout_s):
                 answer = await self._worker.endpoint.request("POST", "chat/completions", body)
             choice = answer["choices"][0]
-            text = str(choice["message"]["content"] or "")
+            text = printable(choice["message"]["content"] or "")
             self._num_tokens_left -= _num_sampled(answer, text)
             return text, str(choice["finish_reason"])
         except TimeoutError as error:
@@ -183,7 +184,7 @@ class _Conversation:
                 f"the endpoint gave '{self._id}' no turn within {options.generate_timeout_s:g} s "
                 "(rollout.generate_timeout_s)"
             ) from error
-        except (KeyError, IndexError, TypeError) as error:
+        except (LookupError, TypeError, AttributeError) as error:
             raise ComponentError(f"the endpoint sent no chat completion: {answer}") from error
 
     async def _search(self, query: str) -> Status | None:

@@ -336,6 +336,23 @@ def test_what_is_written_and_read_counts_towards_a_chat_episodes_budget(
     assert [event.outcome for event in trajectory.searches] == ["found"]
 
 
+def test_half_a_character_from_a_chat_endpoint_reaches_nobody(game, serve):
+    server = serve(chat_reply("<search> x\ud83d", "<answer> y"))
+    retriever = game.ScriptedRetriever()
+    trajectory = asyncio.run(chat(game, server, retriever=retriever))
+    assert trajectory.status is Status.ANSWERED
+    assert retriever.queries == ["x?"]
+
+
+@pytest.mark.parametrize(
+    "choices", [[], [{"message": {"content": ["Paris"]}, "finish_reason": "stop"}]]
+)
+def test_a_reply_that_is_no_chat_completion_is_shown(game, serve, choices):
+    server = serve(lambda path, body: (200, {"choices": choices}))
+    with pytest.raises(ComponentError, match=r"no chat completion: .*choices"):
+        asyncio.run(chat(game, server))
+
+
 def test_a_cut_that_chat_endpoints_do_not_know_is_refused(game, serve):
     server = serve(chat_reply("<answer> Paris"))
     with pytest.raises(InputError, match=r"top_k.*api=completions"):
