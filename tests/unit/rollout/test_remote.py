@@ -201,6 +201,20 @@ def test_a_refused_key_a_missing_key_and_an_unknown_model_are_the_users_to_mend(
         asyncio.run(ask(engine_options(server, model="other")))
 
 
+def test_an_address_that_is_no_endpoints_is_the_users_to_mend(serve_http):
+    server = serve_http(lambda sent: 404)
+    options = EngineOptions(name="remote", remote=RemoteOptions(url=server.url))
+    with pytest.raises(InputError, match=r"has no /models .*rollout\.engine\.remote\.url.* /v1"):
+        asyncio.run(ask(options))
+
+
+@pytest.mark.parametrize("listed", ["{}", '{"data": null}', '{"data": [null, "m"]}'])
+def test_an_endpoint_that_lists_no_models_is_taken_at_its_word(serve_http, http_answer, listed):
+    server = serve_http(lambda sent: http_answer(body=listed.encode()))
+    options = EngineOptions(name="remote", remote=RemoteOptions(url=server.url))
+    assert len(asyncio.run(ask(options))) == 1
+
+
 def test_no_more_requests_are_in_flight_than_allowed(serve_http, http_answer):
     server = serve_http(lambda sent: http_answer(body=b"{}", delay_s=0.02))
     remote = RemoteOptions(url=server.url)

@@ -10,6 +10,7 @@ from ur2.errors import InputError
 from ur2.rollout.options import EngineOptions
 
 WHERE = "rollout.engine.remote"
+NOT_FOUND = 404
 
 
 class Endpoint:
@@ -44,13 +45,22 @@ class Endpoint:
         """Connects, and looks for the model; returns what the endpoint tells of it, if anything.
 
         Raises:
-            InputError: the key's variable is not set, the key is refused, or the endpoint lists
-                models and this is not one of them.
+            InputError: the key's variable is not set, the key is refused, the address is not that
+                of an endpoint, or it lists models and this is not one of them.
             ComponentError: it does not answer.
         """
         api_key(self._key_variable)
-        listed = await self.request("GET", "models")
-        models = {str(model.get("id")): model for model in listed.get("data", [])}
+        try:
+            listed = (await self.request("GET", "models")).get("data")
+        except EndpointError as error:
+            if error.status == NOT_FOUND:
+                raise InputError(
+                    f"{self._url} has no /models (HTTP 404): is rollout.engine.remote.url the "
+                    "endpoint's base address? It often ends in /v1"
+                ) from error
+            raise
+        entries = listed if isinstance(listed, list) else []
+        models = {str(entry.get("id")): entry for entry in entries if isinstance(entry, dict)}
         if models and self.model not in models:
             shown = ", ".join(sorted(models)[:20])
             raise InputError(
