@@ -128,7 +128,6 @@ def make_rollouts(
             knowledge=knowledge,
             seed=options.seed,
             number=number,
-            notes_dir=cluster.weights_dir,
             seat=seats[number] if seats else None,
             gpus=gpus[number] if gpus else None,
         )

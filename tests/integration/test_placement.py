@@ -113,7 +113,6 @@ async def test_a_colocated_engine_gets_the_gpus_of_ranks_on_its_node(
             knowledge=Knowledge(retriever=NoRetriever(), top_k=1),
             seed=0,
             number=3,
-            notes_dir=cluster.weights_dir,
             seat=seats.engines[3],
             gpus=gpus,
         )

@@ -16,8 +16,7 @@ import pytest
 import zstandard
 from safetensors.numpy import load_file
 
-from ur2.trainer.actors import SHARED_MEMORY
-from ur2.trainer.cluster import remove_leftovers
+from ur2.trainer.leftovers import SHARED_MEMORY, remove_leftovers
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
@@ -182,5 +181,5 @@ def test_nothing_outlives_a_killed_run(finished: Path, tmp_path: Path) -> None:
     os.kill(run.pid, signal.SIGKILL)
     run.wait()
     wait_until(lambda: not marked(mark), "processes outlive the run", timeout_s=60)
-    remove_leftovers(SHARED_MEMORY)
+    remove_leftovers()
     assert set(SHARED_MEMORY.iterdir()) <= shared_memory

@@ -52,8 +52,8 @@ def own_processes():
 
 
 def shared_memory():
-    """Without the weights of whole runs beside the tests, which no engine makes."""
-    return {path for path in Path("/dev/shm").iterdir() if not path.name.startswith("ur2-weights-")}
+    """Without what whole runs beside the tests note there, which no engine makes."""
+    return {path for path in Path("/dev/shm").iterdir() if not path.name.startswith("ur2-")}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

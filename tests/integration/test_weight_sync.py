@@ -130,7 +130,6 @@ class Parts:
             knowledge=Knowledge(retriever=retriever, top_k=1),
             seed=0,
             number=number,
-            notes_dir=self.cluster.weights_dir,
         )
         return RemoteRollouts(actor)
 

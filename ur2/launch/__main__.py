@@ -13,7 +13,7 @@ import sys
 from rich.console import Console
 
 from ur2.config.schema import RunOptions
-from ur2.errors import EXIT_INTERRUPTED, run_entry
+from ur2.errors import EXIT_INTERRUPTED, ComponentError, run_entry
 from ur2.launch.launcher import Launcher
 from ur2.launch.needs import compose_first, needs_of
 from ur2.launch.options import LaunchOptions
@@ -37,8 +37,22 @@ def main() -> None:
     code, stops = asyncio.run(launch(options, run, overrides))
     job = os.environ.get("SLURM_JOB_ID")
     if code == EXIT_INTERRUPTED and job and signal.SIGUSR1 in stops:
-        subprocess.run(["scontrol", "requeue", job], check=True)
+        requeue(job)
     sys.exit(code)
+
+
+def requeue(job: str) -> None:
+    """Puts a SLURM job back into the queue.
+
+    Raises:
+        ComponentError: SLURM refuses.
+    """
+    done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise ComponentError(
+            f"job {job} has its checkpoint, but SLURM does not put it back into the queue "
+            f"({done.stderr.strip()}); submit it again to continue"
+        )
 
 
 async def launch(

@@ -20,6 +20,7 @@ from typing import IO, Any, NamedTuple
 import psutil
 
 from ur2.launch.checks import NodeChecks, reaches
+from ur2.trainer.leftovers import remove_leftovers
 
 REPLY = "ur2-agent "
 """Begins the lines that are answers; login scripts may print others."""
@@ -71,6 +72,7 @@ class Agent:
             self.checks.close()
             code = self._end_command()
             end_descendants()
+            remove_leftovers()
         return code
 
     def _do(self, do: str, **request: Any) -> None:

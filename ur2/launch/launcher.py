@@ -136,7 +136,7 @@ class Launcher:
                     arguments=arguments,
                     outlive={"address": head} if number else driver,
                     timeout_s=self.options.start_timeout_s,
-                    within_s=self.options.start_timeout_s + END_TIMEOUT_S,
+                    within_s=self.options.start_timeout_s + 4 * END_TIMEOUT_S,
                 )
                 if done["code"] == 0:
                     return

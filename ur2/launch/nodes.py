@@ -79,7 +79,7 @@ class Node:
         try:
             async with asyncio.timeout(timeout_s):
                 while line := (await self.process.stdout.readline()).decode(errors="replace"):
-                    if line.startswith(REPLY):
+                    if REPLY in line:  # a login script's last line may have no end
                         break
                     self._errors.append(line.rstrip())
         except TimeoutError as error:
@@ -88,7 +88,7 @@ class Node:
             if self._reader is not None:
                 await self._reader
             raise ComponentError(f"the connection ended{self._said()}")
-        reply = json.loads(line.removeprefix(REPLY))
+        reply = json.loads(line.partition(REPLY)[2])
         if "error" in reply:
             raise ComponentError(reply["error"])
         return reply["answer"]

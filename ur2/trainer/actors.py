@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 import ray
 import torch
 from ray.exceptions import RayError, RayTaskError
@@ -23,11 +22,10 @@ from ur2.retrieval.service import RetrievalService
 from ur2.rollout.chat import ChatWorker
 from ur2.rollout.options import SamplingOptions
 from ur2.rollout.worker import RolloutWorker, make_players
+from ur2.trainer.leftovers import SHARED_MEMORY, Notes, remove_leftovers, shared_memory_in_use
 from ur2.transfer.records import Manifest, Meeting
 from ur2.types import Assignment, Group
 
-SHARED_MEMORY = Path("/dev/shm")
-NOTES_PREFIX = "engine-"
 PROBE = "probe"
 
 
@@ -93,9 +91,9 @@ class Process:
         )
 
     def write_probe(self, folder: str, text: str) -> None:
-        """Leaves a file for the others to see."""
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        (Path(folder) / PROBE).write_text(text)
+        """Leaves a file for the others to see, unless this node lacks the folder."""
+        if Path(folder).is_dir():
+            (Path(folder) / PROBE).write_text(text)
 
     def sees_probe(self, folder: str, text: str) -> bool:
         """See `sees_probe`."""
@@ -124,7 +122,6 @@ class RolloutProcess(RolloutWorker, Process):
         *args: Any,
         seed: int,
         number: int,
-        notes_dir: Path,
         gpus: Sequence[str] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -138,7 +135,7 @@ class RolloutProcess(RolloutWorker, Process):
         super().__init__(
             make_players(*args, seed=seed + number, sleeps=gpus is not None, **kwargs), seed=seed
         )
-        self._notes = notes_dir / f"{NOTES_PREFIX}{number}"
+        self._notes: Notes | None = None
 
     def whereabouts(self) -> Whereabouts:
         """Where it runs; the threads are those of the engine, which may have further processes."""
@@ -146,10 +143,17 @@ class RolloutProcess(RolloutWorker, Process):
         return replace(super().whereabouts(), num_threads=threads)
 
     async def start(self) -> None:
-        """Loads the model, and notes the engine's shared memory in case everything is killed."""
+        """Loads the model, and notes the engine's shared memory in case it is killed."""
+        remove_leftovers()  # of an engine that was killed here, whose place this may take
         await super().start()
-        self._notes.parent.mkdir(parents=True, exist_ok=True)
-        self._notes.write_text("\n".join(_shared_memory_in_use()))
+        if SHARED_MEMORY.is_dir():
+            self._notes = Notes(shared_memory_in_use())
+
+    async def close(self) -> None:
+        """Ends the engine."""
+        await super().close()
+        if self._notes is not None:
+            self._notes.close()
 
 
 class ChatProcess(ChatWorker, Process):
@@ -249,14 +253,3 @@ class RemoteRollouts:
 
     async def _call(self, method: str, *args: Any) -> Any:
         return await self.actor.call(method, *args, timeout_s=math.inf)
-
-
-def _shared_memory_in_use() -> list[str]:
-    """Files in shared memory that this process and its children have mapped."""
-    me = psutil.Process()
-    mapped = {
-        Path(region.path)
-        for process in (me, *me.children(recursive=True))
-        for region in process.memory_maps()
-    }
-    return sorted(str(path) for path in mapped if path.parent == SHARED_MEMORY and path.exists())

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import os
-import shutil
 import tempfile
 import time
 import uuid
@@ -12,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import (
@@ -21,19 +19,12 @@ from ray.util.scheduling_strategies import (
 )
 
 from ur2.errors import ComponentError, InputError
-from ur2.trainer.actors import (
-    NOTES_PREFIX,
-    SHARED_MEMORY,
-    Actor,
-    RolloutProcess,
-    Whereabouts,
-    sees_probe,
-)
+from ur2.trainer.actors import Actor, RolloutProcess, Whereabouts, sees_probe
+from ur2.trainer.leftovers import SHARED_MEMORY, OwnedFolder, remove_leftovers
 from ur2.trainer.options import ClusterOptions
 from ur2.trainer.placement import Bundle, Demand, Node, plan
 
 logger = logging.getLogger(__name__)
-WEIGHTS_PREFIX = "ur2-weights-"
 CLOSE_TIMEOUT_S = 30.0
 RETRY_S = 1.0
 GRANT_S = 10.0
@@ -68,27 +59,18 @@ class Cluster:
         """Starts ray, or joins a running cluster.
 
         Raises:
-            InputError: there is no cluster at `options.address`.
+            InputError: there is no cluster at `options.address`, or no folder for the weights.
         """
         self.options = options
         self.actors: list[Actor] = []
-        local = options.address == "local"
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        self._folder = _weights_folder(options)
+        self.weights_dir = self._folder.path
         try:
-            ray.init(
-                address=options.address,
-                include_dashboard=False if local else None,
-                object_store_memory=options.object_store_bytes if local else None,
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-            )
-        except ConnectionError as error:
-            raise InputError(
-                f"cluster.address: no ray cluster answers at '{options.address}' ({error}); start "
-                "one with `ray start --head`, or set cluster.address=local"
-            ) from error
+            _join_ray(options)
+        except BaseException:
+            self._folder.remove()
+            raise
         self.here = ray.get_runtime_context().get_node_id()
-        self.weights_dir = _weights_dir(options)
 
     async def reserve(self, *, num_ranks: int = 0, num_engines: int = 0) -> Seats:
         """Sets aside, all at once, what ranks and engines need; waits while other runs have it.
@@ -174,9 +156,12 @@ class Cluster:
 
     async def close(self) -> None:
         """Ends every worker and ray."""
-        await self.stop(self.actors)
-        ray.shutdown()
-        shutil.rmtree(self.weights_dir, ignore_errors=True)
+        try:
+            await self.stop(self.actors)
+        finally:
+            ray.shutdown()
+            self._folder.remove()
+            remove_leftovers()  # of engines that were killed
 
     async def _take(self, demand: Demand) -> Seats | None:
         """Takes what is free, where that is enough."""
@@ -203,6 +188,29 @@ class Cluster:
                 address = node["NodeManagerAddress"]
                 nodes.append(Node(id=id_, address=address, gpus=gpus, cpus=cpus))
         return sorted(nodes, key=lambda node: node.id != self.here)
+
+
+def _join_ray(options: ClusterOptions) -> None:
+    """Starts ray, or joins a running cluster.
+
+    Raises:
+        InputError: there is none.
+    """
+    local = options.address == "local"
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        ray.init(
+            address=options.address,
+            include_dashboard=False if local else None,
+            object_store_memory=options.object_store_bytes if local else None,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+        )
+    except ConnectionError as error:
+        raise InputError(
+            f"cluster.address: no ray cluster answers at '{options.address}' ({error}); start "
+            "one with `ray start --head`, or set cluster.address=local"
+        ) from error
 
 
 def _group(bundles: Sequence[Bundle]) -> PlacementGroup | None:
@@ -244,26 +252,14 @@ def _seats(demand: Demand, bundles: Sequence[Bundle], group: PlacementGroup | No
     return Seats(ranks=tuple(ranks), engines=tuple(engines), hosts=tuple(hosts), group=group)
 
 
-def _weights_dir(options: ClusterOptions) -> Path:
+def _weights_folder(options: ClusterOptions) -> OwnedFolder:
     """Where this run's weights pass through."""
     if options.weights_dir is not None:
         base = Path(options.weights_dir).absolute()
-        try:
-            base.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"cluster.weights_dir: {error}") from error
     else:
         base = SHARED_MEMORY if SHARED_MEMORY.is_dir() else Path(tempfile.gettempdir())
-        remove_leftovers(base)
-    return Path(tempfile.mkdtemp(prefix=f"{WEIGHTS_PREFIX}{os.getpid()}-", dir=base))
-
-
-def remove_leftovers(base: Path) -> None:
-    """Removes what runs that were killed left in shared memory: weights, and engines' buffers."""
-    for left in base.glob(f"{WEIGHTS_PREFIX}*"):
-        if psutil.pid_exists(int(left.name.removeprefix(WEIGHTS_PREFIX).split("-")[0])):
-            continue
-        for notes in left.glob(f"{NOTES_PREFIX}*"):
-            for path in notes.read_text().splitlines():
-                Path(path).unlink(missing_ok=True)
-        shutil.rmtree(left, ignore_errors=True)
+    try:
+        base.mkdir(parents=True, exist_ok=True)
+        return OwnedFolder(base)
+    except OSError as error:
+        raise InputError(f"cluster.weights_dir: {error}") from error

@@ -4,10 +4,13 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from ur2.errors import ComponentError
+from ur2.launch.__main__ import requeue
 from ur2.launch.launcher import STOPS, Launcher
 from ur2.launch.options import LaunchOptions
 from ur2.launch.preflight import Needs
@@ -35,3 +38,14 @@ async def test_a_launch_under_nohup_outlives_its_terminal() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
     await launch.stopped.wait()
     assert launch.stops == [signal.SIGTERM]
+
+
+def test_a_job_that_slurm_does_not_requeue_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shim = tmp_path / "scontrol"
+    shim.write_text("#!/bin/sh\necho Requested operation is presently disabled >&2; exit 1\n")
+    shim.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with pytest.raises(ComponentError, match=r"job 17 .*presently disabled.*submit it again"):
+        requeue("17")

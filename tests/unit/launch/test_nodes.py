@@ -15,8 +15,9 @@ def shell(line: str) -> Node:
     return Node("x", ["sh", "-c", line])
 
 
-async def test_what_a_login_script_prints_is_no_answer() -> None:
-    node = shell(f"echo Welcome to x; echo Last login: today >&2; {AGENT}")
+@pytest.mark.parametrize("greeting", ["echo Welcome to x", "printf 'Loading modules ... '"])
+async def test_what_a_login_script_prints_is_no_answer(greeting: str) -> None:
+    node = shell(f"{greeting}; echo Last login: today >&2; {AGENT}")
     try:
         await node.connect("m", {}, 1.0)
         assert (await node.ask("time", within_s=20))["time"] > 0
