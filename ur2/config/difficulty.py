@@ -2,23 +2,19 @@
 
 from collections.abc import Iterator
 
-from ur2.config.evaluation import model_of
+from ur2.config.evaluation import engine_renderer, is_chat, model_of
 from ur2.config.preflight import (
     Input,
-    check_gpus,
     check_indexes,
     check_inputs_exist,
-    check_model_length,
     find_input,
     load_checked,
-    make_renderer,
     own_indexes,
 )
 from ur2.config.problems import length_problems, retrieval_problems
 from ur2.config.schema import DifficultyOptions
 from ur2.errors import InputError
 from ur2.rewards.rubric import Rubric
-from ur2.rollout.engines.factory import check_installed
 from ur2.types import Question
 
 
@@ -46,12 +42,7 @@ def load_inputs(options: DifficultyOptions) -> list[Question]:
     check_inputs_exist(list(_inputs(options)))
     if options.with_retrieval:
         check_indexes(options)
-    check_installed(options.rollout.engine)
-    check_model_length(options)
-    check_gpus(
-        options.rollout.num_workers * options.cluster.num_gpus_per_rollout_worker, options.cluster
-    )
-    renderer = make_renderer(options, options.model.path)
+    renderer = engine_renderer(options, options.rollout.sampling)
     questions = load_checked(options.dataset.train, renderer)[: options.limit]
     Rubric.from_options(options.reward, renderer.protocol).check(questions)
     return questions
@@ -66,7 +57,8 @@ def _sampling_problems(options: DifficultyOptions) -> Iterator[str]:
 
 
 def _inputs(options: DifficultyOptions) -> Iterator[Input]:
-    named = [("model.path", options.model.path), ("dataset.train", options.dataset.train)]
+    named = [] if is_chat(options) else [("model.path", options.model.path)]
+    named.append(("dataset.train", options.dataset.train))
     if options.with_retrieval:
         named += own_indexes(options).items()
     for key, path in named:

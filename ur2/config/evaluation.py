@@ -27,6 +27,7 @@ from ur2.prompts.render import PromptRenderer
 from ur2.rollout.chat import check_chat_sampling, text_renderer
 from ur2.rollout.engines.endpoint import api_key, endpoint_url
 from ur2.rollout.engines.factory import check_installed
+from ur2.rollout.options import SamplingOptions
 from ur2.trainer.run_directory import RunDirectory
 
 SOURCES = {"actor": ("index", "indexes"), "http": (), "web": ("web",), "none": ()}
@@ -67,7 +68,7 @@ def load_benchmarks(options: EvaluationOptions) -> list[Benchmark]:
     if problems:
         raise InputError("config: " + "; ".join(problems))
     check_inputs_exist(list(_inputs(options)))
-    renderer = _renderer(options)
+    renderer = engine_renderer(options, options.rollout.eval_sampling)
     if options.search:
         check_indexes(options)
     benchmarks = []
@@ -167,7 +168,7 @@ def _search_problems(options: EvaluationOptions) -> Iterator[str]:
 
 
 def _inputs(options: EvaluationOptions) -> Iterator[Input]:
-    if not _is_chat(options):
+    if not is_chat(options):
         yield _find("model.path", options.model.path, "checkpoint", options)
     for name, benchmark in options.benchmarks.items():
         yield _find("", benchmark.file, f"benchmarks.{name}.file", options)
@@ -189,15 +190,19 @@ def _find(kind: str, path: str, key: str, options: EvaluationOptions) -> Input:
     return Input(key=key, path=path, state=found.state)
 
 
-def _renderer(options: EvaluationOptions) -> PromptRenderer:
-    """The prompts as the workers render them, after checking that the engine can be had."""
+def engine_renderer(options: InferenceOptions, sampling: SamplingOptions) -> PromptRenderer:
+    """The prompts as the workers render them, after checking that the engine can be had.
+
+    Raises:
+        InputError: it cannot, or not with this sampling; or there is no tokenizer.
+    """
     engine = options.rollout.engine
     check_installed(engine)
     if engine.name == "remote":
         endpoint_url(engine)
         api_key(engine.remote.key_variable)
-    if _is_chat(options):
-        check_chat_sampling(options.rollout.eval_sampling)
+    if is_chat(options):
+        check_chat_sampling(sampling)
         return text_renderer(options.rollout, options.prompt)
     if engine.name != "remote":
         check_model_length(options)
@@ -208,6 +213,7 @@ def _renderer(options: EvaluationOptions) -> PromptRenderer:
     return make_renderer(options, options.model.path)
 
 
-def _is_chat(options: EvaluationOptions) -> bool:
+def is_chat(options: InferenceOptions) -> bool:
+    """Whether the engine is an endpoint that knows text only: no model is needed here."""
     engine = options.rollout.engine
     return engine.name == "remote" and engine.remote.api == "chat"

@@ -33,3 +33,32 @@ def test_a_pass_rate_over_equal_samples_is_refused():
         load_inputs(compose_difficulty(given))
     with pytest.raises(InputError, match="does not exist"):  # the next check
         load_inputs(compose_difficulty([*given, "samples=1", "model.path=nowhere/at/all"]))
+
+
+REMOTE = ["+experiment=quickstart", "out=x", "engine=remote", "model.path=gpt"]
+QUESTION = '{"id": "a", "task": "qa", "text": "Where?", "answers": ["Paris"], "level": "easy"}'
+URL = "rollout.engine.remote.url=http://127.0.0.1:1/v1"
+CHAT = "rollout.engine.remote.api=chat"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([URL], "model.path: 'gpt' does not exist"),
+        ([CHAT], "remote.url is required"),
+        ([URL, CHAT, "rollout.engine.remote.key_variable=UR2_NO_SUCH"], "UR2_NO_SUCH is not set"),
+        ([URL, CHAT, "rollout.sampling.top_k=5"], "chat endpoints have no top_k"),
+    ],
+)
+def test_an_endpoint_is_checked_before_anything_starts(tmp_path, overrides, message):
+    file = tmp_path / "questions.jsonl"
+    file.write_text(QUESTION)
+    with pytest.raises(InputError, match=message):
+        load_inputs(compose_difficulty([*REMOTE, f"dataset.train={file}", *overrides]))
+
+
+def test_an_endpoint_needs_no_gpu_and_no_model_here(tmp_path):
+    file = tmp_path / "questions.jsonl"
+    file.write_text(QUESTION)
+    given = [*REMOTE, URL, CHAT, f"dataset.train={file}", "cluster.num_gpus_per_rollout_worker=8"]
+    assert [question.id for question in load_inputs(compose_difficulty(given))] == ["a"]
