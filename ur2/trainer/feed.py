@@ -75,6 +75,7 @@ class Feed:
         curriculum: what is drawn next.
         play: plays and scores one group.
         is_informative: whether a group is worth training on.
+        drop: told of a group that was over at the moment when it was given up.
     """
 
     def __init__(
@@ -83,11 +84,13 @@ class Feed:
         curriculum: Curriculum,
         play: Play,
         is_informative: Callable[[ScoredGroup], bool],
+        drop: Callable[[ScoredGroup], object] = lambda scored: None,
     ) -> None:
         self._options = options
         self._curriculum = curriculum
         self._play = play
         self._is_informative = is_informative
+        self._drop = drop
         self._queue: deque[Assignment] = deque()
         self._in_play: dict[asyncio.Task[ScoredGroup], _InPlay] = {}
         self._done: list[asyncio.Task[ScoredGroup]] = []
@@ -117,8 +120,11 @@ class Feed:
         taken = sorted(self._played[:count], key=lambda played: _drawn(played.scored))
         del self._played[:count]
         self._num_taken += size
-        num_given_up = await self._give_up_tail()
-        self._start_more()
+        num_given_up = 0
+        if self._options.tail == "give_up":
+            num_given_up = await self._give_up_tail()
+        else:
+            self._start_more()
         return Harvest(
             accepted=tuple(played.scored for played in taken if played.informative),
             rejected=tuple(played.scored for played in taken if not played.informative),
@@ -188,7 +194,9 @@ class Feed:
         self._in_play.clear()
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+            if not isinstance(outcome, BaseException):
+                self._drop(outcome)
 
     def _start_more(self) -> None:
         """Starts groups up to the bound, none for steps after the last."""
@@ -256,13 +264,15 @@ class Feed:
         )
 
     async def _give_up_tail(self) -> int:
-        """Stops, where the options say so, the groups that the extra ones made superfluous."""
-        if self._options.tail != "give_up":
-            return 0
-        stopped = sorted(self._in_play.items(), key=lambda item: item[1].assignment.id)
+        """Stops the groups that the extra ones made superfluous; says how many."""
+        tail = [playing.assignment for playing in self._in_play.values()]
+        for played in self._played:  # several were over at once
+            tail.append(played.scored.group.assignment)
+            self._drop(played.scored)
+        self._played.clear()
         await self.close()
-        self._queue.extendleft(playing.assignment for _, playing in reversed(stopped))
-        return len(stopped)
+        self._queue.extendleft(sorted(tail, key=lambda assignment: assignment.id, reverse=True))
+        return len(tail)
 
 
 def _drawn(scored: ScoredGroup) -> str:

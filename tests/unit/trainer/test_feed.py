@@ -190,6 +190,19 @@ def test_continued_from_any_step_no_question_is_lost_or_drawn_twice(mode):
     assert sorted(asyncio.run(in_parts()).questions) == sorted(whole.questions)
 
 
+@given(delays=DELAYS, dull=st.sampled_from([0, 3]), refills=st.sampled_from([0, 9]))
+@settings(max_examples=50, deadline=None)
+def test_where_the_tail_is_given_up_each_group_is_played_under_the_weights_it_updates(
+    delays, dull, refills
+):
+    given_ = options(num_extra_groups=3, tail="give_up", max_refills=refills)
+    game = asyncio.run(Game(given_, delays, dull).run(1, 6))
+    assert set(game.seen_in_play) == {0}
+    for version, harvest in enumerate(game.harvests):
+        for scored in harvest.played:
+            assert game.versions[scored.group.assignment.id] == {version}
+
+
 def test_a_question_that_is_gone_is_named():
     async def run() -> None:
         game = await Game(options(mode="async"), [50]).run(1, 1)
