@@ -246,6 +246,8 @@ class Group:
 
     assignment: Assignment
     trajectories: tuple[Trajectory, ...]
+    played_s: float = 0.0
+    """Seconds on a worker, times its trajectories."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

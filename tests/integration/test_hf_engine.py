@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import time
 
 import pytest
 import torch
@@ -71,6 +72,23 @@ async def test_a_cancelled_request_frees_its_place(engine):
     for task in endless:
         task.cancel()
     assert (await asyncio.wait_for(engine.generate(REQUESTS[0]), 10)).token_ids
+
+
+async def test_tokens_of_cancelled_requests_are_counted_once(engine):
+    request = GenerationRequest(token_ids=(20, 21, 22), max_tokens=100)
+    started = time.perf_counter()
+    await engine.generate(request)
+    whole_s = time.perf_counter() - started
+    given_up = [asyncio.create_task(engine.generate(request)) for _ in range(2)]
+    await asyncio.sleep(whole_s / 2)
+    for task in given_up:
+        task.cancel()
+    await asyncio.gather(*given_up, return_exceptions=True)
+    await engine.generate(REQUESTS[0])
+    counted = engine.num_abandoned_tokens
+    assert 0 < counted < 2 * 100
+    await engine.generate(REQUESTS[0])
+    assert engine.num_abandoned_tokens == counted
 
 
 async def test_requests_in_flight_go_on_under_the_new_weights(engine, model, tmp_path):

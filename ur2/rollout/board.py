@@ -45,6 +45,16 @@ class Account:
         return max(1.0 - busy_s / available_s, 0.0) if available_s > 0 else 0.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loss:
+    """What went into groups that came to nothing: they were given up, or their worker failed."""
+
+    num_tokens: int
+    """Sampled; without those of workers that died, which nobody knows."""
+    played_s: float
+    """See `Group.played_s`."""
+
+
 @dataclass(slots=True)
 class _Seat:
     """One worker's state."""

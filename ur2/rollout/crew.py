@@ -36,6 +36,10 @@ class Worker(TakesWeights, Protocol):
         """Plays the samples `first`, ..., `first + num_samples - 1` of a group."""
         ...
 
+    def take_lost_tokens(self) -> Coroutine[Any, Any, int]:
+        """Tokens sampled since the last call for groups that were given up or failed."""
+        ...
+
     def sleep(self, *, keep_weights: bool) -> Coroutine[Any, Any, None]:
         """Gives the engine's memory back."""
         ...
@@ -95,6 +99,12 @@ class Crew:
             ComponentError: a worker did not come up.
         """
         await gather_or_cancel(self._start(i, w) for i, w in enumerate(self._workers))
+
+    async def take_lost_tokens(self) -> int:
+        """Of all workers, see `Worker`; what one sampled that died, nobody knows."""
+        return sum(
+            await gather_or_cancel(self._lost_tokens(*item) for item in enumerate(self._workers))
+        )
 
     async def update_weights(self, publication: Publication) -> None:
         """Gives all engines new weights.
@@ -189,6 +199,14 @@ class Crew:
             await within(limit_s or self._options.update_timeout_s, call, name_of(index, what))
         finally:
             self._trace(f"rollout worker {index}", what, start_s, time.time())
+
+    async def _lost_tokens(self, index: int, worker: Worker) -> int:
+        limit_s = self._options.update_timeout_s
+        try:
+            return await within(limit_s, worker.take_lost_tokens(), name_of(index, "account"))
+        except ComponentError as error:  # its groups say so too
+            logger.warning("%s", error)
+            return 0
 
     def _receiver(self, index: int, worker: Worker) -> WorkerReceiver:
         return WorkerReceiver(

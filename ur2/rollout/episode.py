@@ -2,6 +2,7 @@
 
 import asyncio
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol as Interface
 
@@ -55,6 +56,7 @@ async def run_episode(
     *,
     trajectory_id: str,
     seed: int,
+    on_sampled: Callable[[int], object] = lambda num_tokens: None,
 ) -> Trajectory:
     """Plays one episode to its end.
 
@@ -65,13 +67,15 @@ async def run_episode(
         sampling: the distribution that tokens are drawn from.
         trajectory_id: unique in the run.
         seed: of the run; with the trajectory's id it fixes the draws where `sampling.seeded`.
+        on_sampled: told after each turn how many tokens it has.
 
     Raises:
         ComponentError: the engine died, or took longer than `generate_timeout_s` for a turn.
     """
     episode = _Episode(players, assignment, prompt, sampling, trajectory_id, seed)
-    while (status := await episode.play_turn()) is None:
-        pass
+    status = None
+    while status is None:
+        status = await episode.play_turn(on_sampled)
     return Trajectory(
         id=trajectory_id,
         segments=tuple(episode.segments),
@@ -113,10 +117,11 @@ class _Episode:
     def _num_tokens_left(self) -> int:
         return self._players.options.max_tokens - (len(self._context) - self._num_prompt_tokens)
 
-    async def play_turn(self) -> Status | None:
+    async def play_turn(self, on_sampled: Callable[[int], object]) -> Status | None:
         """One turn of the policy and the environment's reaction; a status where it ends."""
         step = self._num_turns
         generation = await self._generate(step)
+        on_sampled(len(generation.token_ids))
         self._append(
             Segment(
                 author=Author.POLICY,

@@ -2,16 +2,19 @@
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import chain, pairwise
 
 from ur2.errors import ComponentError
-from ur2.rollout.board import Account, Board
+from ur2.rollout.board import Account, Board, Loss
 from ur2.rollout.crew import Crew, Respawn, Worker, name_of, within
 from ur2.rollout.options import RolloutOptions, SamplingOptions
 from ur2.rollout.search import Trace, trace_searches
 from ur2.rollout.tasks import gather_or_cancel
 from ur2.transfer.publication import Publication
 from ur2.types import Assignment, Group
+
+NO_LOSS = Loss(num_tokens=0, played_s=0.0)
 
 
 class RolloutPool:
@@ -44,6 +47,7 @@ class RolloutPool:
         self._crew = Crew(workers, options, self._board, trace=trace, respawn=respawn)
         self._began_s: list[float] = []
         """When each group in play began."""
+        self._loss = NO_LOSS
 
     async def start(self) -> None:
         """See `Crew.start`."""
@@ -64,12 +68,20 @@ class RolloutPool:
         """
         num_parts = min(len(self._crew), num_samples) if self._options.spread_groups else 1
         starts = [num_samples * part // num_parts for part in range(num_parts + 1)]
-        parts = await gather_or_cancel(
-            self._play(assignment, first, last - first, sampling)
-            for first, last in pairwise(starts)
+        done: list[Group] = []
+        try:
+            parts = await gather_or_cancel(
+                self._play(assignment, first, last - first, sampling, done)
+                for first, last in pairwise(starts)
+            )
+        except BaseException:  # a cancellation too
+            self.write_off(*done)
+            raise
+        return Group(
+            assignment=assignment,
+            trajectories=tuple(chain.from_iterable(part.trajectories for part in parts)),
+            played_s=sum(part.played_s for part in parts),
         )
-        trajectories = chain.from_iterable(part.trajectories for part in parts)
-        return Group(assignment=assignment, trajectories=tuple(trajectories))
 
     async def collect(
         self,
@@ -122,13 +134,30 @@ class RolloutPool:
         """What the workers did since the last call."""
         return self._board.take_account()
 
+    async def take_loss(self) -> Loss:
+        """What was lost since the last call."""
+        loss, self._loss = self._loss, NO_LOSS
+        num_tokens = loss.num_tokens + await self._crew.take_lost_tokens()
+        return replace(loss, num_tokens=num_tokens)
+
+    def write_off(self, *groups: Group) -> None:
+        """Counts groups that were played as lost: nobody waits for them any more."""
+        tokens = sum(t.num_policy_tokens for group in groups for t in group.trajectories)
+        self._lose(tokens, sum(group.played_s for group in groups))
+
     async def close(self) -> None:
         """See `Crew.close`."""
         await self._crew.close()
 
     async def _play(
-        self, assignment: Assignment, first: int, num_samples: int, sampling: SamplingOptions
+        self,
+        assignment: Assignment,
+        first: int,
+        num_samples: int,
+        sampling: SamplingOptions,
+        done: list[Group],
     ) -> Group:
+        """Plays one part of a group, and adds it to `done`."""
         while True:
             index = await self._board.take(num_samples)
             worker, group, start_s = self._crew[index], None, time.time()
@@ -142,10 +171,21 @@ class RolloutPool:
                     )
                 finally:
                     self._began_s.remove(start_s)
-                    self._trace(f"rollout worker {index}", assignment.id, start_s, time.time())
+                    end_s = time.time()
+                    self._trace(f"rollout worker {index}", assignment.id, start_s, end_s)
+                    played_s = num_samples * (end_s - start_s)
+                    if group is None:
+                        self._lose(0, played_s)
                 trace_searches(group, self._trace)
-                return group
+                done.append(replace(group, played_s=played_s))
+                return done[-1]
             except ComponentError as error:
                 await self._crew.replace(index, worker, error)
             finally:
                 self._board.release(index, num_samples, group)
+
+    def _lose(self, num_tokens: int, played_s: float) -> None:
+        loss = self._loss
+        self._loss = Loss(
+            num_tokens=loss.num_tokens + num_tokens, played_s=loss.played_s + played_s
+        )

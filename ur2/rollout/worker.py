@@ -40,6 +40,9 @@ class RolloutWorker:
             )
         self._players = players
         self._seed = seed
+        self._num_lost_tokens = 0
+        """Of turns that were played for groups which came to nothing."""
+        self._num_told_tokens = 0
 
     async def start(self) -> None:
         """Loads the model.
@@ -59,18 +62,30 @@ class RolloutWorker:
             ComponentError: the engine died or hangs; the group's other episodes are cancelled.
         """
         prompt = self._players.renderer.prompt(assignment.question, assignment.retrieval)
-        trajectories = await gather_or_cancel(
-            run_episode(
-                self._players,
-                assignment,
-                prompt,
-                sampling,
-                trajectory_id=f"{assignment.id}/{index}",
-                seed=self._seed,
+        sampled: list[int] = []
+        try:
+            trajectories = await gather_or_cancel(
+                run_episode(
+                    self._players,
+                    assignment,
+                    prompt,
+                    sampling,
+                    trajectory_id=f"{assignment.id}/{index}",
+                    seed=self._seed,
+                    on_sampled=sampled.append,
+                )
+                for index in range(first, first + num_samples)
             )
-            for index in range(first, first + num_samples)
-        )
+        except BaseException:  # a cancellation too
+            self._num_lost_tokens += sum(sampled)
+            raise
         return Group(assignment=assignment, trajectories=tuple(trajectories))
+
+    async def take_lost_tokens(self) -> int:
+        """Tokens sampled since the last call for groups that were given up or failed."""
+        total = self._num_lost_tokens + self._players.engine.num_abandoned_tokens
+        lost, self._num_told_tokens = total - self._num_told_tokens, total
+        return lost
 
     async def update_weights(self, path: str, version: int) -> None:
         """Gives the engine the weights of directory `path`, under the label `version`.

@@ -227,6 +227,11 @@ class RemoteRollouts:
         group: Group = await self._call("run_group", assignment, num_samples, sampling, first)
         return group
 
+    async def take_lost_tokens(self) -> int:
+        """See `RolloutWorker.take_lost_tokens`."""
+        num_tokens: int = await self._call("take_lost_tokens")
+        return num_tokens
+
     async def update_weights(self, path: str, version: int) -> None:
         """See `RolloutWorker.update_weights`."""
         await self._call("update_weights", path, version)

@@ -70,7 +70,9 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self._updating = False
-        self._feed = Feed(self.options, self.curriculum, self._play, self._is_informative)
+        self._feed = Feed(
+            self.options, self.curriculum, self._play, self._is_informative, self._drop
+        )
 
     async def run(self) -> Evaluation | None:
         """Trains to the last step; returns the held-out measurement after it.
@@ -137,7 +139,9 @@ class Trainer:
                 await self.save()
         with phase("report"):
             report |= step_metrics(scored, version=step - 1) | retrieval_metrics(scored)
-            report |= harvest_metrics(harvest) | self._take_account()
+            report |= (
+                harvest_metrics(harvest, await self.rollouts.take_loss()) | self._take_account()
+            )
             report |= self.curriculum.metrics() | await self.service_metrics()
             self.reporter.trajectories(step, scored)
             self.reporter.events(self.curriculum.take_events())
@@ -176,9 +180,16 @@ class Trainer:
             assignment, self.rollout.samples_per_prompt, self.rollout.sampling
         )
         stage, start_s = self.curriculum.stage_at(assignment.step), time.time()
-        scored = await self.rubrics[stage.reward].score(group, stage.step)
+        try:
+            scored = await self.rubrics[stage.reward].score(group, stage.step)
+        except asyncio.CancelledError:
+            self.rollouts.write_off(group)
+            raise
         self.timeline.add("rewards", assignment.id, start_s, time.time())
         return scored
+
+    def _drop(self, scored: ScoredGroup) -> None:
+        self.rollouts.write_off(scored.group)
 
     def _is_informative(self, group: ScoredGroup) -> bool:
         """Whether a group carries signal."""

@@ -6,6 +6,7 @@ from statistics import fmean
 
 import numpy as np
 
+from ur2.rollout.board import Loss
 from ur2.trainer.feed import Harvest
 from ur2.types import Level, Score, ScoredGroup, SearchEvent, Status, Trajectory
 
@@ -48,14 +49,33 @@ def step_metrics(groups: Sequence[ScoredGroup], *, version: int) -> dict[str, fl
     }
 
 
-def harvest_metrics(harvest: Harvest) -> dict[str, float]:
-    """What was played in vain."""
-    tokens = num_sampled_tokens(harvest.played)
+def harvest_metrics(harvest: Harvest, loss: Loss) -> dict[str, float]:
+    """What became of all that was sampled: it is trained on, was rejected, or came to nothing.
+
+    Args:
+        harvest: the groups of the step.
+        loss: what was lost since the last step.
+    """
+    accepted, rejected = num_sampled_tokens(harvest.accepted), num_sampled_tokens(harvest.rejected)
+    accepted_s, rejected_s = _played_s(harvest.accepted), _played_s(harvest.rejected)
+    wasted, wasted_s = rejected + loss.num_tokens, rejected_s + loss.played_s
     return {
         "rollout/groups_rejected": float(len(harvest.rejected)),
         "rollout/groups_given_up": float(harvest.num_given_up),
-        "rollout/rejected_token_fraction": num_sampled_tokens(harvest.rejected) / max(tokens, 1),
+        "rollout/rejected_token_fraction": rejected / max(accepted + rejected, 1),
+        "rollout/accepted_tokens": float(accepted),
+        "rollout/rejected_tokens": float(rejected),
+        "rollout/lost_tokens": float(loss.num_tokens),
+        "rollout/wasted_token_fraction": wasted / max(accepted + wasted, 1),
+        "rollout/accepted_s": accepted_s,
+        "rollout/rejected_s": rejected_s,
+        "rollout/lost_s": loss.played_s,
+        "rollout/wasted_time_fraction": wasted_s / ((accepted_s + wasted_s) or 1.0),
     }
+
+
+def _played_s(groups: Iterable[ScoredGroup]) -> float:
+    return sum((g.group.played_s for g in groups), 0.0)
 
 
 def num_sampled_tokens(groups: Iterable[ScoredGroup]) -> int:

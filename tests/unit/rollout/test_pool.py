@@ -56,6 +56,9 @@ class FakeWorker:
             ),
         )
 
+    async def take_lost_tokens(self):
+        return 50
+
     async def update_weights(self, path, version):
         if self.weights_error is not None:
             raise self.weights_error
@@ -299,6 +302,39 @@ async def test_a_group_that_is_given_up_frees_its_place(game):
     worker.delay_s = 0.0
     await asyncio.wait_for(pool.play(game.assignment(id="next"), 2, SAMPLING), 1.0)
     assert worker.groups == ["next"]
+
+
+async def test_time_on_workers_is_a_groups_or_lost(game):
+    slow, fast = FakeWorker(10.0), FakeWorker(0.01)
+    pool = RolloutPool([slow, fast], options(spread_groups=True))
+    given_up = asyncio.create_task(pool.play(game.assignment(), 4, SAMPLING))
+    await asyncio.sleep(0.05)
+    given_up.cancel()
+    await asyncio.gather(given_up, return_exceptions=True)
+    slow.delay_s = 0.02
+    group = await pool.play(game.assignment(), 6, SAMPLING)
+    loss = await pool.take_loss()
+    assert 3 * 0.02 + 3 * 0.01 <= group.played_s < 3.0
+    assert 2 * 0.05 + 2 * 0.01 <= loss.played_s < 3.0
+    assert loss.num_tokens == 2 * 3 + 100  # the part that was done, and what the workers tell
+    assert (await pool.take_loss()).played_s == 0
+
+
+async def test_the_time_of_a_worker_that_dies_is_lost_and_that_of_its_successor_is_not(game):
+    workers = [FakeWorker(0.3, error=ComponentError("gone"))]
+    pool = RolloutPool(workers, options(), respawn=replacing(workers, delay_s=0.01))
+    group = await pool.play(game.assignment(), 2, SAMPLING)
+    assert 2 * 0.01 <= group.played_s < 2 * 0.3
+    assert 2 * 0.3 <= (await pool.take_loss()).played_s < 3.0
+
+
+async def test_a_worker_that_cannot_tell_what_it_lost_does_not_end_the_run(game):
+    class Dead(FakeWorker):
+        async def take_lost_tokens(self):
+            raise ComponentError("died")
+
+    pool = RolloutPool([Dead(), FakeWorker()], options())
+    assert (await pool.take_loss()).num_tokens == 50
 
 
 async def test_start_weights_and_close_reach_every_worker():

@@ -75,6 +75,7 @@ class LiveEngine:
     ledger: dict[float, Sampled] = field(default_factory=dict)
     version: int = 0
     dead: bool = False
+    num_abandoned_tokens: int = 0
 
     async def start(self):
         await asyncio.sleep(self.token_s)
@@ -93,7 +94,11 @@ class LiveEngine:
     async def generate(self, request):
         token_ids, logprobs, versions, finish = [], [], [], "length"
         for token in self.tokenizer.encode(self.write(request.seed))[: request.max_tokens]:
-            await self.tick()
+            try:
+                await self.tick()
+            except asyncio.CancelledError:
+                self.num_abandoned_tokens += len(token_ids)
+                raise
             logprobs.append(-1.0 - len(self.ledger))
             context = (*request.token_ids, *token_ids)
             self.ledger[logprobs[-1]] = Sampled(token, self.version, context)
@@ -211,6 +216,20 @@ class Rollouts:
         assert asyncio.all_tasks() == {asyncio.current_task()}
         return groups
 
+    async def play_but(self, assignments, give_ups):
+        """Plays all groups but those that are given up, and says what was lost."""
+        num_samples = self._schedule["num_samples"]
+        plays = [
+            asyncio.create_task(self.pool.play(assignment, num_samples, SEEDED))
+            for assignment in assignments
+        ]
+        for at_s, index in sorted(give_ups):
+            await until(at_s)
+            plays[index % len(plays)].cancel()
+        groups = await asyncio.gather(*plays, return_exceptions=True)
+        delivered = [group for group in groups if not isinstance(group, asyncio.CancelledError)]
+        return delivered, await self.pool.take_loss()
+
 
 async def until(at_s):
     await asyncio.sleep(max(0.0, at_s - asyncio.get_running_loop().time()))
@@ -242,6 +261,25 @@ def test_whatever_happens_each_trajectory_comes_once_and_each_token_is_accounted
         assert len(sampled) == len(rollouts.ledger)
     event(f"deaths: {rollouts.num_deaths}")
     event(f"versions in one turn: {max(len(s.weight_versions) for s in segments(trajectories))}")
+
+
+@settings(
+    max_examples=80,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    schedule=schedules(),
+    give_ups=st.lists(st.tuples(SECONDS, st.integers(0, 5)), min_size=1, max_size=6),
+)
+def test_every_sampled_token_is_delivered_or_lost(game, schedule, give_ups):
+    assignments = [game.assignment(id=f"0-{i}") for i in range(schedule["num_groups"])]
+    rollouts = Rollouts(game, schedule)
+    groups, loss = run(rollouts.play_but(assignments, give_ups))
+    delivered = sum(t.num_policy_tokens for group in groups for t in group.trajectories)
+    assert delivered + loss.num_tokens == len(rollouts.ledger)
+    event(f"given up: {len(assignments) - len(groups)}")
+    event(f"lost: {loss.num_tokens > 0}")
 
 
 def check_tokens(trajectory, ledger):

@@ -3,6 +3,7 @@ import io
 import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,7 +17,7 @@ from ur2.curriculum.options import CurriculumOptions
 from ur2.errors import ComponentError, NotFiniteError, RunInterruptedError
 from ur2.policy.group import PolicyGroup
 from ur2.policy.options import PolicyOptions
-from ur2.rollout.board import Account, WorkerAccount
+from ur2.rollout.board import Account, Loss, WorkerAccount
 from ur2.rollout.options import RolloutOptions, SamplingOptions
 from ur2.trainer.checkpoint import Checkpoints, LoopState
 from ur2.trainer.clock import Clock
@@ -56,6 +57,7 @@ class ScriptedRollouts:
         self.assignments: list[Assignment] = []
         self.samplings: dict[str, object] = {}
         self.versions: list[int] = [0]
+        self.num_lost = 0
         self.before_step: Callable[[int], None] = lambda step: None
 
     async def collect(
@@ -72,6 +74,13 @@ class ScriptedRollouts:
 
     def take_account(self) -> Account:
         return Account(wall_s=2.0, workers=(WorkerAccount(num_sampled_tokens=500, busy_s=1.5),))
+
+    async def take_loss(self) -> Loss:
+        lost, self.num_lost = self.num_lost, 0
+        return Loss(num_tokens=lost, played_s=0.5)
+
+    def write_off(self, group: Group) -> None:
+        self.num_lost += sum(t.num_policy_tokens for t in group.trajectories)
 
     @property
     def searches_known_s(self) -> float:
@@ -167,11 +176,14 @@ def make_trainer(
     steps: int = 4,
     outcome: str = "found",
     curriculum_options: CurriculumOptions = STATIC,
+    **trainer_options: Any,
 ) -> Trainer:
     run = RunDirectory(folder)
     run.open({})
     curriculum = Curriculum(QUESTIONS, curriculum_options, seed=3, questions_per_step=4)
-    options = TrainerOptions(steps=steps, questions_per_step=4, checkpoint_every=2)
+    options = TrainerOptions(
+        steps=steps, questions_per_step=4, checkpoint_every=2, **trainer_options
+    )
     timeline = Timeline(folder / "timeline.json")
     policy = PolicyGroup([ScriptedRank()], PolicyOptions(), folder / "weights", trace=timeline.add)
 
@@ -341,6 +353,48 @@ async def test_sampled_tokens_count_by_the_wall_time_not_by_what_the_loop_waited
     for metrics in trainer.reporter.run.read_metrics():
         assert metrics["throughput/sampled_tokens_per_s"] == 250.0
         assert metrics["idle/rollout"] == 0.25
+
+
+class SlowDullRubric(ScriptedRubric):
+    """Takes its time for some groups, and gives some the same reward throughout."""
+
+    async def score(self, group: Group, step: int) -> ScoredGroup:
+        number = int(group.assignment.question.id[1:])
+        for _ in range(number % 5 * 7):
+            await asyncio.sleep(0)
+        scored = await super().score(group, step)
+        return scored if number % 3 else replace(scored, scores=scored.scores[:1] * 2)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_extra_groups": 3, "tail": "give_up"},
+        {"num_extra_groups": 3, "max_refills": 2, "tail": "give_up"},
+        {"mode": "async", "max_refills": 4},
+    ],
+)
+async def test_all_that_was_sampled_is_accepted_rejected_or_lost(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    trainer = make_trainer(tmp_path, steps=6, **options)
+    trainer.held_out = ()
+    trainer.rubrics = {None: SlowDullRubric()}  # type: ignore[dict-item]
+    await trainer.run()
+    rollouts: Any = trainer.rollouts
+    metrics = trainer.reporter.run.read_metrics()
+    parts = {
+        name: sum(m[f"rollout/{name}_tokens"] for m in metrics)
+        for name in ("accepted", "rejected", "lost")
+    }
+    assert sum(parts.values()) == 2 * 2 * len(rollouts.assignments)
+    assert parts["rejected"] > 0
+    assert (parts["lost"] > 0) == ("tail" in options)
+    for m in metrics:
+        wasted = m["rollout/rejected_tokens"] + m["rollout/lost_tokens"]
+        whole = wasted + m["rollout/accepted_tokens"]
+        assert m["rollout/wasted_token_fraction"] == pytest.approx(wasted / whole)
+        assert m["rollout/lost_s"] == 0.5
 
 
 async def test_every_phase_and_worker_is_on_the_timeline(tmp_path: Path) -> None:

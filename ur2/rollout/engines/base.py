@@ -67,6 +67,11 @@ class Engine(Protocol):
         """
         ...
 
+    @property
+    def num_abandoned_tokens(self) -> int:
+        """Sampled so far for requests that were given up."""
+        ...
+
     async def load_weights(self, path: str, version: int) -> None:
         """Replaces the weights by those of `path`, between two steps of decoding.
 

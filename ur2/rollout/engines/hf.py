@@ -47,6 +47,10 @@ class HfEngine:
         self._version = 0
         self._waiting: list[Row] = []
         self._futures: dict[int, asyncio.Future[Finish]] = {}
+        self._abandoned: list[Row] = []
+        """Given up; the step under way may still add a token."""
+        self._num_abandoned_tokens = 0
+        """Of those given up before."""
         self._work = asyncio.Event()
         self._stepping = asyncio.Lock()
         self._going = asyncio.Event()
@@ -85,6 +89,9 @@ class HfEngine:
         self._work.set()
         try:
             finish = await future
+        except asyncio.CancelledError:
+            self._abandoned.append(row)
+            raise
         finally:
             row.abandoned = True
             del self._futures[id(row)]
@@ -95,6 +102,11 @@ class HfEngine:
             finish=finish,
             weight_versions=version_runs(row.versions),
         )
+
+    @property
+    def num_abandoned_tokens(self) -> int:
+        """See `Engine`."""
+        return self._num_abandoned_tokens + sum(len(row.token_ids) for row in self._abandoned)
 
     async def load_weights(self, path: str, version: int) -> None:
         """Copies the weights between two steps; rows in flight compute their cache again.
@@ -166,6 +178,7 @@ class HfEngine:
                 self._work.clear()
 
     def _admit(self) -> "list[Row]":
+        self._num_abandoned_tokens, self._abandoned = self.num_abandoned_tokens, []
         self._waiting = [row for row in self._waiting if not row.abandoned]
         num_free = max(0, self._options.max_num_seqs - len(self._batch.rows))
         admitted, self._waiting = self._waiting[:num_free], self._waiting[num_free:]

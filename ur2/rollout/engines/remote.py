@@ -35,6 +35,8 @@ class RemoteEngine:
         self._model_path = model_path
         self._max_model_len = max_model_len
         self._tokenizer: Any = None
+        self.num_abandoned_tokens = 0
+        """What was sampled for requests that were given up, the endpoint does not tell."""
 
     async def start(self) -> None:
         """Loads the tokenizer and looks for the model at the endpoint.

@@ -19,6 +19,7 @@ from ur2.types import VersionRun
 
 _INITIAL_VERSION = 0
 _SHUTDOWN_TIMEOUT_S = 30.0
+_ABORT_TIMEOUT_S = 1.0
 _IN_CORE = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 """The model in the core's own process. Asked for "uni", the CPU build still gives it another, and
 the two poll each other's memory for every token, which costs a core."""
@@ -51,6 +52,7 @@ class VllmEngine:
         self._updating = asyncio.Lock()
         self._asleep = False
         self._has_weights = True
+        self.num_abandoned_tokens = 0
 
     async def start(self) -> None:
         """Starts vllm's processes and loads the model.
@@ -120,19 +122,15 @@ class VllmEngine:
 
     async def generate(self, request: GenerationRequest) -> Generation:
         """Samples one turn."""
-        from vllm.inputs import tokens_input
-
-        final = None
-        with _engine_death():
-            async for output in self._llm.generate(
-                tokens_input(list(request.token_ids)),
-                self._sampling(request),
-                str(next(self._request_ids)),
-            ):
-                final = output
-        if final is None or final.outputs[0].finish_reason not in _FINISHES:
+        id_ = str(next(self._request_ids))
+        sampling = asyncio.ensure_future(self._sample(request, id_))
+        try:
+            sampled = await asyncio.shield(sampling)
+        except asyncio.CancelledError:
+            await self._give_up(id_, sampling)
+            raise
+        if sampled.finish_reason not in _FINISHES:
             raise ComponentError("vllm aborted a request")
-        sampled = final.outputs[0]
         token_ids = tuple(sampled.token_ids)
         return Generation(
             token_ids=token_ids,
@@ -143,6 +141,30 @@ class VllmEngine:
                 VersionRun(int(run.version), run.end - run.start) for run in sampled.weight_versions
             ),
         )
+
+    async def _sample(self, request: GenerationRequest, id_: str) -> Any:
+        """What vllm says of a request that is finished or aborted."""
+        from vllm.inputs import tokens_input
+
+        prompt, final = tokens_input(list(request.token_ids)), None
+        with _engine_death():
+            async for output in self._llm.generate(prompt, self._sampling(request), id_):
+                final = output
+        if final is None:
+            raise ComponentError("vllm dropped a request")
+        return final.outputs[0]
+
+    async def _give_up(self, id_: str, sampling: "asyncio.Task[Any]") -> None:
+        """Aborts a request; its last output tells what had been sampled."""
+        try:
+            if self._llm is not None:
+                with contextlib.suppress(ComponentError), _engine_death():
+                    await self._llm.abort(id_)
+            await asyncio.wait({sampling}, timeout=_ABORT_TIMEOUT_S)
+        finally:
+            sampling.cancel()  # where the request had not reached vllm yet
+        if sampling.done() and not sampling.cancelled() and sampling.exception() is None:
+            self.num_abandoned_tokens += len(sampling.result().token_ids)
 
     def _sampling(self, request: GenerationRequest) -> Any:
         from vllm.sampling_params import RequestOutputKind, SamplingParams
