@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import (
     NodeAffinitySchedulingStrategy,
@@ -59,7 +60,9 @@ class Cluster:
         """Starts ray, or joins a running cluster.
 
         Raises:
-            InputError: there is no cluster at `options.address`, or no folder for the weights.
+            InputError: there is no cluster at `options.address` that lets this process in, or no
+                folder for the weights.
+            ComponentError: ray did not start.
         """
         self.options = options
         self.actors: list[Actor] = []
@@ -68,6 +71,7 @@ class Cluster:
         try:
             _join_ray(options)
         except BaseException:
+            ray.shutdown()  # what of it may have started
             self._folder.remove()
             raise
         self.here = ray.get_runtime_context().get_node_id()
@@ -194,7 +198,8 @@ def _join_ray(options: ClusterOptions) -> None:
     """Starts ray, or joins a running cluster.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, or it does not let this process in.
+        ComponentError: ray did not start.
     """
     local = options.address == "local"
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -210,6 +215,12 @@ def _join_ray(options: ClusterOptions) -> None:
         raise InputError(
             f"cluster.address: no ray cluster answers at '{options.address}' ({error}); start "
             "one with `ray start --head`, or set cluster.address=local"
+        ) from error
+    except (RuntimeError, ValueError, RayError) as error:
+        if local:
+            raise ComponentError(f"ray did not start: {error}") from error
+        raise InputError(
+            f"cluster.address: the ray cluster at '{options.address}' cannot be joined: {error}"
         ) from error
 
 

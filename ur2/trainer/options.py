@@ -128,8 +128,8 @@ class ClusterOptions(Options):
     """CPUs that ray sets aside for one rollout worker."""
     gpu_memory_gib: float | None = None
     """Memory of one GPU, which the dry run compares with its estimate."""
-    object_store_bytes: int | None = None
-    """Ray's object store of a local cluster; ray's own default otherwise."""
+    object_store_bytes: int | None = Field(None, ge=75 << 20)
+    """Ray's object store here or, in a launch, on each node; by default as large as ray chooses."""
     weights_dir: str | None = None
     """Where weights pass from policy to engines: a memory file system on one node, a shared folder
     on several. By default /dev/shm where there is one."""
