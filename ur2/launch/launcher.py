@@ -64,6 +64,7 @@ class Launcher:
         self.nodes[0].address = options.head_address
         words = agent_words(options, options.hosts[0], root)
         self.driver = Node(options.hosts[0], words, shows_output=True)
+        self.lost_run = False
         self.stops: list[signal.Signals] = []
         self.stopped = asyncio.Event()
         for number in STOPS:
@@ -86,7 +87,7 @@ class Launcher:
             return await self._drive(["-m", module, *arguments, f"cluster.address={address}"])
         finally:
             await self.driver.close(self.options.checkpoint_timeout_s)  # it needs ray to end well
-            await asyncio.gather(*(node.close() for node in self.nodes))
+            await asyncio.gather(*(node.close(is_over=not self.lost_run) for node in self.nodes))
 
     async def _bring_up(self) -> str:
         """Host and port of a cluster of all nodes."""
@@ -170,6 +171,7 @@ class Launcher:
         for watch in watches:
             watch.cancel()
         if ended.result() == LOST:
+            self.lost_run = True  # it may still write its checkpoint
             raise ComponentError(f"the connection to the head '{self.driver.host}' was lost")
         # a signal may come before the run can take it
         killed = self.stops and ended.result() > KILLED

@@ -111,11 +111,17 @@ class Node:
         assert self.process is not None
         return await self.process.wait()
 
-    async def close(self, timeout_s: float = 3 * END_TIMEOUT_S) -> None:
-        """Lets the agent end what it started, then ends the connection."""
+    async def close(self, timeout_s: float = 3 * END_TIMEOUT_S, *, is_over: bool = True) -> None:
+        """Lets the agent end what it started, then ends the connection.
+
+        Args:
+            timeout_s: longest wait for that.
+            is_over: or it waits until what it is to outlive is gone.
+        """
         if self.process is None:
             return
-        await self.tell("stop")
+        if is_over:
+            await self.tell("stop")
         assert self.process.stdin is not None
         self.process.stdin.close()
         try:

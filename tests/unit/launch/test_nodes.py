@@ -1,6 +1,8 @@
 """The launcher's side of a connection, over local shells."""
 
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -41,6 +43,21 @@ async def test_an_answer_that_does_not_come_in_time_is_an_error() -> None:
             await node.answer(0.01)
     finally:
         await node.close()
+
+
+@pytest.mark.parametrize("is_over", [True, False])
+async def test_a_node_waits_for_a_run_unless_it_is_told_that_it_is_over(
+    tmp_path: Path, is_over: bool
+) -> None:
+    sleep = [sys.executable, "-c", "import time; time.sleep(2)"]
+    run = subprocess.Popen(sleep, env={"UR2_LAUNCH": str(tmp_path)})
+    node = shell(AGENT)
+    await node.connect("m", {}, 20.0)
+    server = {"arguments": ["-c", ""], "outlive": {"mark": str(tmp_path)}, "timeout_s": 20.0}
+    await node.ask("start", within_s=20, **server)
+    await node.close(is_over=is_over)
+    assert (run.poll() is None) == is_over
+    run.wait()
 
 
 async def test_an_error_there_is_an_error_here() -> None:
