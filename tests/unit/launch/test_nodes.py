@@ -1,6 +1,6 @@
 """The launcher's side of a connection, over local shells."""
 
-import subprocess
+import asyncio
 import sys
 from pathlib import Path
 
@@ -50,14 +50,14 @@ async def test_a_node_waits_for_a_run_unless_it_is_told_that_it_is_over(
     tmp_path: Path, is_over: bool
 ) -> None:
     sleep = [sys.executable, "-c", "import time; time.sleep(2)"]
-    run = subprocess.Popen(sleep, env={"UR2_LAUNCH": str(tmp_path)})
+    run = await asyncio.create_subprocess_exec(*sleep, env={"UR2_LAUNCH": str(tmp_path)})
     node = shell(AGENT)
     await node.connect("m", {}, 20.0)
     server = {"arguments": ["-c", ""], "outlive": {"mark": str(tmp_path)}, "timeout_s": 20.0}
     await node.ask("start", within_s=20, **server)
     await node.close(is_over=is_over)
-    assert (run.poll() is None) == is_over
-    run.wait()
+    assert (run.returncode is None) == is_over
+    await run.wait()
 
 
 async def test_an_error_there_is_an_error_here() -> None:
