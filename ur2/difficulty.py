@@ -54,7 +54,7 @@ def measure(options: DifficultyOptions) -> None:
     if options.dry_run:
         return
     file = TallyFile(Path(options.out))
-    file.open(_settings(options))
+    file.open(settings(options))
     left = assignments_left(options, questions, file)
     if left:
         from ur2.session import with_rollouts  # loads ray and torch: only after all checks
@@ -145,12 +145,15 @@ def _check_failures(options: DifficultyOptions, group: Group, searches: dict[str
         )
 
 
-def _settings(options: DifficultyOptions) -> dict[str, Any]:
+def settings(options: DifficultyOptions) -> dict[str, Any]:
     """What decides the rollouts: what a continued measurement must share."""
     tree = options.model_dump(mode="json")
+    engine = tree["rollout"]["engine"]
+    served = {key: engine["remote"][key] for key in ("api", "model")}
     rollout = {k: v for k, v in tree["rollout"].items() if k.startswith("max_") or k == "sampling"}
     return {
         "model.path": options.model.path,
+        "rollout.engine.remote": served if engine["name"] == "remote" else None,
         "dataset.train": options.dataset.train,
         "seed": options.seed,
         "samples": options.samples,

@@ -2,6 +2,7 @@ import pytest
 
 from ur2.config.difficulty import load_inputs
 from ur2.config.load import compose_difficulty
+from ur2.difficulty import settings
 from ur2.errors import InputError
 
 
@@ -62,3 +63,12 @@ def test_an_endpoint_needs_no_gpu_and_no_model_here(tmp_path):
     file.write_text(QUESTION)
     given = [*REMOTE, URL, CHAT, f"dataset.train={file}", "cluster.num_gpus_per_rollout_worker=8"]
     assert [question.id for question in load_inputs(compose_difficulty(given))] == ["a"]
+
+
+def test_a_measurement_goes_on_only_with_the_model_that_is_served():
+    def decides(*overrides):
+        return settings(compose_difficulty([*REMOTE, URL, CHAT, *overrides]))
+
+    assert decides() == decides(URL.replace("127", "128"))
+    assert decides() != decides("rollout.engine.remote.model=other")
+    assert decides() != decides("engine=hf")
