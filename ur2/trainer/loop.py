@@ -23,7 +23,7 @@ from ur2.trainer.batching import make_batch
 from ur2.trainer.checkpoint import Checkpoints, LoopState
 from ur2.trainer.clock import Clock
 from ur2.trainer.evaluation import Evaluation, evaluate
-from ur2.trainer.feed import Feed
+from ur2.trainer.feed import Feed, Harvest
 from ur2.trainer.interrupt import unless_stopped
 from ur2.trainer.metrics import (
     harvest_metrics,
@@ -125,28 +125,39 @@ class Trainer:
             report = judged | (await self._update(step, batch, scored) if batch.samples else {})
         with phase("settle"):
             await self._feed.settle(self.stop)
-        with phase("sync"):
-            await self.publish(step)
         self.state.step, self.state.pending = step, self._feed.pending()
         self.state.curriculum = self.curriculum.state_dict()
         self._updating = False
-        with phase("evaluate"):
+        try:
+            with phase("sync"):
+                await self.publish(step)
+            report |= await self._look_back(step)
+        finally:  # a run that fails here is continued after this step
+            with phase("report"):
+                report |= await self._account_of(step, harvest)
+            self.reporter.step(step, report | self._timing(started, batch))
+
+    async def _look_back(self, step: int) -> dict[str, float]:
+        """Measures and saves what the steps so far have made, where that is due."""
+        evaluation = None
+        with self.clock.phase("evaluate"):
             if self._due(self.options.eval_every) and step < self.options.steps:
                 evaluation = await self._evaluate(f"step {step}")
-                report |= evaluation.metrics() if evaluation else {}
-        with phase("checkpoint"):
+        with self.clock.phase("checkpoint"):
             if self._due(self.options.checkpoint_every) or self.curriculum.begins_stage(step + 1):
                 await self.save()
-        with phase("report"):
-            report |= step_metrics(scored, version=step - 1) | retrieval_metrics(scored)
-            report |= (
-                harvest_metrics(harvest, await self.rollouts.take_loss()) | self._take_account()
-            )
-            report |= self.curriculum.metrics() | await self.service_metrics()
-            self.reporter.trajectories(step, scored)
-            self.reporter.events(self.curriculum.take_events())
-            self.timeline.flush()
-        self.reporter.step(step, report | self._timing(started, batch))
+        return evaluation.metrics() if evaluation else {}
+
+    async def _account_of(self, step: int, harvest: Harvest) -> dict[str, float]:
+        """What a step's groups were, and what everyone did meanwhile."""
+        scored = harvest.played
+        report = step_metrics(scored, version=step - 1) | retrieval_metrics(scored)
+        report |= harvest_metrics(harvest, await self.rollouts.take_loss()) | self._take_account()
+        report |= self.curriculum.metrics() | await self.service_metrics()
+        self.reporter.trajectories(step, scored)
+        self.reporter.events(self.curriculum.take_events())
+        self.timeline.flush()
+        return report
 
     async def _update(
         self, step: int, batch: Batch, scored: Sequence[ScoredGroup]

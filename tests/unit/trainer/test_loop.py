@@ -453,6 +453,32 @@ async def test_a_failed_update_leaves_the_last_checkpoint_and_no_half_made_one(
     assert (tmp_path / "trajectories" / "step_000004.jsonl.zst").exists()
 
 
+@pytest.mark.parametrize("what", ["update_weights", "collect"])
+async def test_what_fails_after_an_update_leaves_its_checkpoint_and_its_metrics(
+    tmp_path: Path, what: str
+) -> None:
+    trainer = make_trainer(tmp_path, eval_every=1)
+    rollouts: Any = trainer.rollouts
+    call = getattr(rollouts, what)
+
+    async def fail(*args: Any, **rest: Any) -> Any:
+        if trainer.policy.ranks[0].updates == 3:  # type: ignore[attr-defined]
+            raise ComponentError("the engine died")
+        return await call(*args, **rest)
+
+    setattr(rollouts, what, fail)
+    with pytest.raises(ComponentError, match="the engine died"):
+        await trainer.run()
+    newest = trainer.checkpoints.run.newest_checkpoint()
+    assert newest is not None
+    assert newest.name == "step_000003"
+    again = await resumed(tmp_path)
+    await again.run()
+    assert [m["step"] for m in again.reporter.run.read_metrics()] == [1, 2, 3, 4]
+    rank: Any = again.policy.ranks[0]
+    assert rank.updates == 4
+
+
 async def test_too_many_failed_searches_stop_the_run_with_a_checkpoint(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, outcome="failed")
     with pytest.raises(ComponentError, match="retrieval service"):
