@@ -92,6 +92,8 @@ class Board:
         except asyncio.CancelledError:
             if place.done() and not place.cancelled():
                 self.release(place.result(), size, None)
+            else:
+                self._serve()  # it may have been in the way of smaller ones
             raise
 
     def release(self, index: int, size: int, group: Group | None) -> None:

@@ -337,6 +337,23 @@ async def test_a_worker_that_cannot_tell_what_it_lost_does_not_end_the_run(game)
     assert (await pool.take_loss()).num_tokens == 50
 
 
+async def test_a_group_that_is_given_up_while_it_waits_lets_smaller_ones_pass(game):
+    worker = FakeWorker(10.0)
+    pool = RolloutPool([worker], options(max_num_seqs=8))
+    plays = [
+        asyncio.create_task(pool.play(game.assignment(id=str(size)), size, SAMPLING))
+        for size in (6, 5, 2)
+    ]
+    await asyncio.sleep(0.01)
+    assert worker.in_play == 1
+    plays[1].cancel()
+    await asyncio.sleep(0.01)
+    assert worker.in_play == 2
+    for play in plays:
+        play.cancel()
+    await asyncio.gather(*plays, return_exceptions=True)
+
+
 async def test_start_weights_and_close_reach_every_worker():
     workers = [FakeWorker(), FakeWorker()]
     pool = RolloutPool(workers, options())
