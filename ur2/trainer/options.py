@@ -55,9 +55,9 @@ class DatasetOptions(Options):
 class TrainerOptions(Options):
     """How long to train, and what to leave behind."""
 
-    steps: int
+    steps: int = Field(ge=0)
     """Rollout-and-update steps in all."""
-    questions_per_step: int
+    questions_per_step: int = Field(ge=1)
     """Groups per step; each has `rollout.samples_per_prompt` trajectories."""
     filter_zero_variance: bool = True
     """Leave out groups whose rewards are all equal, under estimators that compare a group's
@@ -78,13 +78,13 @@ class TrainerOptions(Options):
     tail: Literal["carry_on", "give_up"] = "carry_on"
     """Of `num_extra_groups`: `carry_on` goes on under the next weights and counts for the next
     step; `give_up` (mode `sync`) stops them and plays them anew in the next step."""
-    eval_every: int = 0
+    eval_every: int = Field(0, ge=0)
     """Steps between held-out measurements; 0 measures only before and after."""
     eval_retrieval: bool | Literal["curriculum"] = True
     """Whether held-out questions are answered with retrieval on; `curriculum`: where that would."""
-    checkpoint_every: int = 10
-    """Steps between checkpoints; the last step always has one."""
-    keep_checkpoints: int = 2
+    checkpoint_every: int = Field(10, ge=0)
+    """Steps between checkpoints, 0 for none; the last step always has one."""
+    keep_checkpoints: int = Field(2, ge=1)
     """Newest checkpoints to keep."""
     dump_trajectories: bool = True
     """Write each step's trajectories, compressed."""
