@@ -56,6 +56,7 @@ from ur2.rollout.engines.vllm import VllmEngine
 from ur2.rollout.engines.vllm_reload import _repack_heads
 from ur2.rollout.engines.vllm_weights import WeightReloader
 from ur2.rollout.options import EngineOptions
+from ur2.transfer.proof import make_secret
 from ur2.transfer.records import Meeting
 from ur2.types import Sample
 
@@ -146,7 +147,13 @@ class Bench:
         self.policy.setup(HOST, free_port())
         self.tensors = sum(1 for _ in self.policy.engine.model.lm.parameters())
         meeting = Meeting(
-            channel="tcp", address=HOST, port=free_port(), num_ranks=2, first_rank=0, timeout_s=60.0
+            channel="tcp",
+            address=HOST,
+            port=free_port(),
+            num_ranks=2,
+            first_rank=0,
+            timeout_s=60.0,
+            secret=make_secret(),
         )
         joined = asyncio.create_task(
             self.engine.join_policy(dataclasses.replace(meeting, first_rank=1))

@@ -99,7 +99,7 @@ async def test_engine_samples_with_the_policys_logprobs_after_every_sync(
         if way != "files":
             meeting = Meeting(
                 channel=way, address=HOST, port=free_port(), num_ranks=2, first_rank=0,
-                timeout_s=60.0,
+                timeout_s=60.0, secret="secret",
             )  # fmt: skip
             await asyncio.gather(
                 asyncio.to_thread(policy.join_engines, meeting),

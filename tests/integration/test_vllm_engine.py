@@ -235,6 +235,24 @@ async def test_requests_in_flight_go_on_under_the_new_weights(engine, model, oth
     assert crossed
 
 
+async def test_tokens_of_requests_that_are_given_up_are_counted(engine):
+    before = engine.num_abandoned_tokens
+    request = GenerationRequest(token_ids=PROMPTS[0], max_tokens=200)
+    running = [asyncio.create_task(engine.generate(request)) for _ in range(4)]
+    await asyncio.sleep(0.1)
+    for task in running:
+        task.cancel()
+    outcomes = await asyncio.gather(*running, return_exceptions=True)
+    given_up = sum(isinstance(outcome, asyncio.CancelledError) for outcome in outcomes)
+    assert given_up
+    assert 0 < engine.num_abandoned_tokens - before <= given_up * 200
+    at_once = asyncio.create_task(engine.generate(request))
+    await asyncio.sleep(0)
+    at_once.cancel()
+    await asyncio.gather(at_once, return_exceptions=True)
+    assert len((await engine.generate(request)).token_ids) > 1
+
+
 async def test_a_sleeping_engine_decodes_nothing_and_wakes_under_the_weights_it_got(
     engine, model, other_weights, tmp_path
 ):
@@ -314,7 +332,7 @@ async def joined(engine):
     """The policy's end of a channel whose parts are smaller than most tensors."""
     meeting = Meeting(
         channel="tcp", address="127.0.0.1", port=free_port(), num_ranks=2, first_rank=0,
-        timeout_s=60.0, part_bytes=20_000,
+        timeout_s=60.0, secret="secret", part_bytes=20_000,
     )  # fmt: skip
     sender, _ = await asyncio.gather(
         asyncio.to_thread(TcpChannel, meeting, 0, CPU),
@@ -353,7 +371,7 @@ async def test_an_engine_recovers_from_a_channel_that_breaks_and_from_damage(eng
     receiving = asyncio.create_task(engine.receive_weights(manifest_of(weights), 11))
     await asyncio.to_thread(sender.send, manifest_of(weights), weights[:5])
     sender.close()
-    with pytest.raises(ChannelError, match="the policy has left"):
+    with pytest.raises(ChannelError, match="the other end has left"):
         await receiving
     with pytest.raises(ChannelError):  # until it has another
         await engine.receive_weights(manifest_of(weights), 11)

@@ -24,6 +24,7 @@ from ur2.policy.refusal import refusal
 from ur2.policy.schedule import learning_rate_factor
 from ur2.policy.totals import Totals
 from ur2.policy.weights import PART_BYTES, Outlet, free_port, model_folder, write_exported
+from ur2.transfer.proof import make_secret
 from ur2.transfer.records import Manifest, Meeting
 from ur2.types import Sample
 
@@ -186,9 +187,9 @@ class PolicyWorker:
         """
         self.outlet.write(Path(folder), version)
 
-    def meeting_place(self) -> tuple[str, int]:
-        """Where engines find this rank to open a channel: an address and a free port."""
-        return self.address, free_port()
+    def meeting_place(self) -> tuple[str, int, str]:
+        """Where engines find this rank to open a channel, a free port, and a secret to share."""
+        return self.address, free_port(), make_secret()
 
     def manifest(self) -> Manifest:
         """What `send` sends; without a collective call."""

@@ -1,5 +1,7 @@
 """The channel on one GPU: memory that two processes map. It has not been run on a GPU yet."""
 
+import contextlib
+import hmac
 import pickle
 from collections.abc import Iterator
 from datetime import timedelta
@@ -11,6 +13,7 @@ from torch import Tensor
 from torch._C._distributed_c10d import TCPStore
 
 from ur2.transfer.channel import JOIN_TIMEOUT_S, Load, Weights
+from ur2.transfer.proof import NUM_BYTES, UNKNOWN, sign
 from ur2.transfer.records import Manifest, Meeting
 
 
@@ -69,6 +72,7 @@ class IpcChannel:
     ) -> None:
         self._store = _store(meeting, rank)
         self._store.set_timeout(timedelta(seconds=meeting.timeout_s))
+        self._secret = meeting.secret
         self._memory = memory or CudaMemory(device)
         self._part_bytes = meeting.part_bytes
         self._num_passes = 0
@@ -79,12 +83,11 @@ class IpcChannel:
         laid_out = self._memory.lay_out(weights, manifest.buffer_bytes(self._part_bytes))
         for number, part in enumerate(laid_out):
             key = self._key(number)
-            self._store.set(key, pickle.dumps(part).hex())
-            if answer := self._take(f"{key}/answer"):
+            self._say(key, pickle.dumps(part))
+            if answer := self._hear(f"{key}/answer").decode():
                 raise RuntimeError(f"the engine says {answer}")
-            self._store.delete_key(key)
         del laid_out
-        self._take(self._key("released"))
+        self._hear(self._key("released"))
         self._memory.release()
 
     def receive(self, manifest: Manifest, load: Load) -> None:
@@ -93,28 +96,40 @@ class IpcChannel:
         num_left, number = sum(1 for _ in manifest.tensors()), 0
         while num_left:
             key, answer = self._key(number), ""
-            # CUDA's handles have no other form; who reaches the store is trusted, as by NCCL
-            part = pickle.loads(bytes.fromhex(self._store.get(key).decode()))
             try:
+                part = pickle.loads(self._hear(key))  # CUDA's handles have no other form
                 tensors = self._memory.take(part)
                 load(tensors)
             except BaseException as error:  # the policy waits for an answer, whatever happened
                 answer = repr(error)
                 raise
             finally:
-                self._store.set(f"{key}/answer", answer)
+                self._say(f"{key}/answer", answer.encode())
             num_left, number = num_left - len(tensors), number + 1
         self._memory.release()
-        self._store.set(self._key("released"), "")
+        self._say(self._key("released"), b"")
 
     def _key(self, what: int | str) -> str:
         return f"{self._num_passes}/{self._memory.place}/{what}"
 
-    def _take(self, key: str) -> str:
-        """Waits for what the other end says, once."""
-        said = self._store.get(key).decode()
+    def _say(self, key: str, content: bytes) -> None:
+        """Signed, since who reaches the store can write there."""
+        self._store.set(key, (sign(self._secret, key, content) + content).hex())
+
+    def _hear(self, key: str) -> bytes:
+        """Waits for what the other end says, once.
+
+        Raises:
+            PermissionError: it is not the other end that says it.
+        """
+        said = self._store.get(key)
         self._store.delete_key(key)
-        return said
+        with contextlib.suppress(ValueError):
+            signed = bytes.fromhex(said.decode())
+            content = signed[NUM_BYTES:]
+            if hmac.compare_digest(signed[:NUM_BYTES], sign(self._secret, key, content)):
+                return content
+        raise PermissionError(UNKNOWN)
 
     def close(self) -> None:
         """See `Channel.close`."""

@@ -13,7 +13,10 @@ NUM_BUFFERS = 2
 
 
 class NcclChannel:
-    """Written against vllm 0.32: its communicator, its packing and its buffers."""
+    """Written against vllm 0.32: its communicator, its packing and its buffers.
+
+    NCCL knows no secret: who reaches the meeting's port is trusted.
+    """
 
     def __init__(self, meeting: Meeting, rank: int, device: torch.device) -> None:
         from vllm.distributed.weight_transfer.nccl_common import stateless_init_process_group

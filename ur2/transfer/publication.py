@@ -17,10 +17,12 @@ from typing import Any, Literal, Protocol
 
 from ur2.errors import ComponentError
 from ur2.transfer.checks import is_verified
+from ur2.transfer.proof import call_off
 from ur2.transfer.records import PART_BYTES, ChannelError, ChannelName, Manifest, Meeting
 
 Failures = list[ComponentError | None]
 """Of each receiver, None where it has the weights."""
+RETRY_S = 0.1
 
 
 class Receiver(Protocol):
@@ -170,7 +172,7 @@ class Stream:
         return failures
 
     async def _open(self, receivers: Sequence[Receiver]) -> Failures:
-        address, port = await self._ranks.ask("meeting_place")
+        address, port, secret = await self._ranks.ask("meeting_place")
         self._manifest = await self._ranks.ask("manifest")
         limit_s = max(receiver.limit_s for receiver in receivers)
         meeting = Meeting(
@@ -179,16 +181,17 @@ class Stream:
             port=port,
             num_ranks=1 + sum(receiver.num_ranks for receiver in receivers),
             first_rank=0,
-            timeout_s=limit_s,
+            timeout_s=limit_s / 2,  # the policy gives up on a worker that hangs before its limit
+            secret=secret,
             part_bytes=self._part_bytes,
         )
+        ours = asyncio.ensure_future(self._ranks.everywhere("join_engines", meeting))
         joining, first_rank = [], 1
         for receiver in receivers:
-            joining.append(receiver.join(dataclasses.replace(meeting, first_rank=first_rank)))
+            theirs = dataclasses.replace(meeting, first_rank=first_rank)
+            joining.append(_join_or_call_off(receiver, theirs, ours))
             first_rank += receiver.num_ranks
-        failures = await self._at_both_ends(
-            self._ranks.everywhere("join_engines", meeting), joining, limit_s=limit_s
-        )
+        failures = await self._at_both_ends(ours, joining, limit_s=limit_s)
         if any(failures):
             return [failure or ChannelError("another engine did not join") for failure in failures]
         self._joined, self._num_sent = list(receivers), 0
@@ -204,6 +207,20 @@ class Stream:
         if policy is not None and not (_is_well(policy) and any(failures)):
             raise policy
         return failures
+
+
+async def _join_or_call_off(
+    receiver: Receiver, meeting: Meeting, policy: asyncio.Future[None]
+) -> None:
+    """Where a worker does not come, the policy need not wait for its processes."""
+    try:
+        await receiver.join(meeting)
+    except ComponentError:
+        num_left = receiver.num_ranks if meeting.channel == "tcp" else 0
+        while num_left and not policy.done():
+            num_left -= await asyncio.to_thread(call_off, meeting)
+            await asyncio.sleep(RETRY_S)
+        raise
 
 
 def _is_well(failure: ComponentError | None) -> bool:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from ur2.errors import ComponentError
@@ -33,6 +33,8 @@ class Meeting:
     """Of the processes that are told this."""
     timeout_s: float
     """Longest wait for one part of the weights."""
+    secret: str = field(repr=False)
+    """By which those who were told of the meeting know one another."""
     part_bytes: int = PART_BYTES
     """Size of a part, which the tensor that fills it may exceed."""
 

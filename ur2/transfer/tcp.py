@@ -9,6 +9,7 @@ from itertools import repeat
 import torch
 
 from ur2.transfer.channel import JOIN_TIMEOUT_S, Load, Weights, parts
+from ur2.transfer.proof import ABSENT, ENGINE, POLICY, PROVE_TIMEOUT_S, prove, read_into
 from ur2.transfer.records import Manifest, Meeting
 
 
@@ -26,6 +27,7 @@ class TcpChannel:
                 self._accept(meeting)
             else:
                 self._peers.append(_connect(meeting))
+                prove(self._peers[0], meeting.secret, ENGINE, (POLICY,))
         except OSError:
             self.close()
             raise
@@ -33,10 +35,26 @@ class TcpChannel:
             peer.settimeout(meeting.timeout_s)
 
     def _accept(self, meeting: Meeting) -> None:
+        """Waits until each process of the engines is there, or is known not to come."""
+        num_missing, num_absent = meeting.num_ranks - 1, 0
+        until_s = time.monotonic() + JOIN_TIMEOUT_S
         with socket.create_server((meeting.address, meeting.port)) as server:
-            server.settimeout(JOIN_TIMEOUT_S)
-            while len(self._peers) < meeting.num_ranks - 1:
-                self._peers.append(server.accept()[0])
+            while num_missing > num_absent:
+                server.settimeout(max(until_s - time.monotonic(), 0.01))
+                try:
+                    peer = server.accept()[0]
+                except TimeoutError:
+                    break
+                role = _role(peer, meeting.secret)
+                num_absent += role == ABSENT
+                if role == ENGINE:
+                    self._peers.append(peer)
+                    num_missing -= 1
+                else:
+                    peer.close()
+        if num_missing:
+            num = meeting.num_ranks - 1
+            raise ConnectionError(f"{num_missing} of the engines' {num} processes did not come")
 
     def send(self, manifest: Manifest, weights: Weights) -> None:
         """See `Channel.send`."""
@@ -57,14 +75,23 @@ class TcpChannel:
         for part in parts(sized, self._part_bytes):
             sizes = [math.prod(shape) * dtype.itemsize for _, shape, dtype in part]
             packed = torch.empty(sum(sizes), dtype=torch.uint8)
-            _read(peer, packed.numpy().data)
+            read_into(peer, packed.numpy().data)
             pieces = zip(part, torch.split(packed, sizes), strict=True)
-            load([(name, p.view(dtype).view(shape)) for (name, shape, dtype), p in pieces])
+            load([(name, _as(p, dtype).view(shape)) for (name, shape, dtype), p in pieces])
 
     def close(self) -> None:
         """See `Channel.close`."""
         for peer in self._peers:
             peer.close()
+
+
+def _role(peer: socket.socket, secret: str) -> str | None:
+    """Of who knows the secret; who does not is a stranger."""
+    peer.settimeout(PROVE_TIMEOUT_S)
+    try:
+        return prove(peer, secret, POLICY, (ENGINE, ABSENT))
+    except OSError:
+        return None
 
 
 def _connect(meeting: Meeting) -> socket.socket:
@@ -79,9 +106,8 @@ def _connect(meeting: Meeting) -> socket.socket:
             time.sleep(0.05)
 
 
-def _read(peer: socket.socket, buffer: memoryview) -> None:
-    while buffer:
-        num_bytes = peer.recv_into(buffer)
-        if not num_bytes:
-            raise ConnectionError("the policy has left")
-        buffer = buffer[num_bytes:]
+def _as(packed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Bytes as a tensor; those that begin in the middle of an element's place are moved."""
+    if packed.storage_offset() % dtype.itemsize:
+        packed = packed.clone()
+    return packed.view(dtype)

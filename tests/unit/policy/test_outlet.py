@@ -52,6 +52,7 @@ def meeting(first_rank: int, port: int, channel: Any = "tcp") -> Meeting:
         num_ranks=2,
         first_rank=first_rank,
         timeout_s=10.0,
+        secret="secret",
         part_bytes=1000,
     )
 

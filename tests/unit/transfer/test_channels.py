@@ -1,6 +1,7 @@
 """What one end sends is what the others receive, in bounded parts, whatever becomes of an end."""
 
 import dataclasses
+import pickle
 import socket
 import threading
 import time
@@ -15,10 +16,12 @@ import torch
 from torch import Tensor
 
 from ur2.checksums import checksum
+from ur2.transfer import tcp
 from ur2.transfer.channel import CHANNEL_ERRORS, parts
 from ur2.transfer.channels import CHANNELS
 from ur2.transfer.checks import CHECKSUMS, differing, read_sums, with_checksums
 from ur2.transfer.ipc import IpcChannel
+from ur2.transfer.proof import call_off, make_secret
 from ur2.transfer.records import Manifest, Meeting
 from ur2.transfer.tcp import TcpChannel
 
@@ -56,7 +59,7 @@ def meeting(
         port = probe.getsockname()[1]
     return Meeting(
         channel=channel, address="127.0.0.1", port=port, num_ranks=num_ranks, first_rank=0,
-        timeout_s=timeout_s, part_bytes=part_bytes,
+        timeout_s=timeout_s, secret=make_secret(), part_bytes=part_bytes,
     )  # fmt: skip
 
 
@@ -145,6 +148,76 @@ def test_checksums_follow_the_weights_and_tell_damage(opened: Any) -> None:
     assert published == {name: checksum(tensor) for name, tensor in weights}
     arrived[4][1][0, 0] += 1
     assert differing({n: checksum(t) for n, t in arrived}, published) == ["layer.4"]
+
+
+def test_tensors_of_any_type_and_size_come_as_they_were_sent(opened: Any) -> None:
+    sender, receiver = opened(2, part_bytes=1 << 20)
+    dtypes = (torch.bfloat16, torch.float32, torch.bool, torch.float64, torch.uint8, torch.int64)
+    weights = [
+        (f"{dtype}.{size}", torch.arange(size).to(dtype)) for size in (3, 1, 0) for dtype in dtypes
+    ]
+    weights += [("scalar", torch.tensor(2.5)), ("turned", torch.arange(6.0).reshape(2, 3).T)]
+    _, got = at_once(sending(sender, weights), receiving(receiver, manifest_of(weights)))
+    assert same(got.result(), weights)
+
+
+def test_an_engine_that_does_not_know_the_secret_is_turned_away_and_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tcp, "JOIN_TIMEOUT_S", 1.0)
+    where = meeting("tcp", 2)
+    wrong = dataclasses.replace(where, secret=make_secret())
+    policy, engine = at_once(lambda: TcpChannel(where, 0, CPU), lambda: TcpChannel(wrong, 1, CPU))
+    assert isinstance(engine.exception(), CHANNEL_ERRORS)
+    assert "does not know the secret" in str(engine.exception())
+    assert isinstance(policy.exception(), CHANNEL_ERRORS)
+    assert "1 of the engines' 1 processes did not come" in str(policy.exception())
+
+
+@pytest.mark.parametrize("says", [b"", b"GET / HTTP/1.1\r\n\r\n", bytes(200)])
+def test_strangers_take_no_engines_place(
+    says: bytes, opened: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tcp, "PROVE_TIMEOUT_S", 0.3)
+    connect, calls = tcp._connect, []
+
+    def connect_after_a_stranger(where: Meeting) -> socket.socket:
+        calls.append(connect(where))
+        calls[0].sendall(says)
+        return connect(where)
+
+    monkeypatch.setattr(tcp, "_connect", connect_after_a_stranger)
+    sender, receiver = opened(2)
+    weights = make_weights()
+    _, got = at_once(sending(sender, weights), receiving(receiver, manifest_of(weights)))
+    assert same(got.result(), weights)
+    calls[0].close()
+
+
+def test_a_policy_waits_no_longer_for_an_engine_of_which_it_is_told_that_it_does_not_come() -> None:
+    where = meeting("tcp", 3)
+    assert not call_off(where)  # nobody listens yet
+    stranger = dataclasses.replace(where, secret=make_secret())
+
+    def tell() -> None:
+        while not call_off(where):
+            assert not call_off(stranger)
+
+    begun_s = time.monotonic()
+    policy, _, engine = at_once(
+        lambda: TcpChannel(where, 0, CPU), tell, lambda: TcpChannel(where, 1, CPU)
+    )
+    assert time.monotonic() - begun_s < TIMEOUT_S / 2
+    assert isinstance(policy.exception(), CHANNEL_ERRORS)
+    assert "1 of the engines' 2 processes did not come" in str(policy.exception())
+    engine.result().close()  # it came all the same
+
+
+def test_a_secret_is_never_shown() -> None:
+    where = meeting("tcp", 2)
+    assert where.secret not in repr(where)
+    assert where.secret not in str(where)
+    assert where.secret != meeting("tcp", 2).secret
 
 
 @pytest.mark.parametrize("leaver", [0, 2])
@@ -242,6 +315,37 @@ def test_a_shared_buffer_is_filled_anew_only_when_its_part_is_taken() -> None:
         assert read_sums(manifest.names, sums) == {n: checksum(t) for n, t in weights}
         assert len(got.result()) > 3
     assert sender._memory.released == receiver._memory.released == 2
+
+
+def spring() -> None:
+    raise AssertionError("unpickled")
+
+
+class Trap:
+    def __reduce__(self) -> Any:
+        return spring, ()
+
+
+TRAP = pickle.dumps(Trap()).hex()
+
+
+@pytest.mark.parametrize("forged", ["", "00", "no hex", "é", TRAP, "00" * 32 + TRAP])
+def test_nothing_is_unpickled_that_the_policy_did_not_sign(forged: str) -> None:
+    sender, receiver = two_on_one_gpu()
+    sender._store.set(f"1/{SharedBuffer.place}/0", forged)
+    with pytest.raises(PermissionError, match="does not know the secret"):
+        receiver.receive(manifest_of(make_weights()), lambda part: None)
+
+
+def test_both_ends_of_a_shared_buffer_tell_another_secret_at_once() -> None:
+    sender, receiver = two_on_one_gpu()
+    receiver._secret = make_secret()
+    weights, begun_s = make_weights(), time.monotonic()
+    sent, got = at_once(sending(sender, weights), receiving(receiver, manifest_of(weights)))
+    assert time.monotonic() - begun_s < TIMEOUT_S / 2
+    for end in (sent, got):
+        assert isinstance(end.exception(), PermissionError)
+        assert "does not know the secret" in str(end.exception())
 
 
 def test_an_engine_that_cannot_take_a_part_tells_the_policy_why() -> None:

@@ -1,16 +1,22 @@
 """A publication reaches every worker, over one channel as long as the workers are the same."""
 
 import asyncio
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from ur2.errors import ComponentError
+from ur2.policy.weights import free_port
+from ur2.transfer.proof import make_secret
 from ur2.transfer.publication import Files, Stream
 from ur2.transfer.records import ChannelError, Manifest, Meeting
+from ur2.transfer.tcp import TcpChannel
 
+CPU = torch.device("cpu")
 MANIFEST = Manifest(names=("a",), dtypes=("float32",), shapes=((2,),))
 
 
@@ -21,6 +27,7 @@ class Wire:
         self.num_ranks = 0
         self.present: dict[str, int] = {}
         self.dead: set[str] = set()
+        self.hung: set[str] = set()
         self.full = asyncio.Event()
 
     async def meet(self, who: str, num_ranks: int) -> None:
@@ -48,7 +55,7 @@ class ScriptedPolicy:
     hangs: bool = False
 
     async def ask(self, method: str) -> Any:
-        return {"meeting_place": ("host", 1234), "manifest": MANIFEST}[method]
+        return {"meeting_place": ("127.0.0.1", 9, "secret"), "manifest": MANIFEST}[method]
 
     async def everywhere(self, method: str, *args: Any) -> None:
         if method == "join_engines":
@@ -175,6 +182,80 @@ async def test_a_policy_that_hangs_is_an_error_in_time() -> None:
     scene.workers[0].receive = receive  # type: ignore[method-assign]
     with pytest.raises(ComponentError, match=r"within 0\.05 s \(rollout.update_timeout_s\)"):
         await scene.deliver(2, *scene.workers)
+
+
+WEIGHTS = [(f"w{i}", torch.full((1_000_000,), float(i))) for i in range(8)]
+
+
+class RealPolicy(ScriptedPolicy):
+    """A rank at the end of a real channel, which does not hold all of these weights at once."""
+
+    async def ask(self, method: str) -> Any:
+        if method == "manifest":
+            return Manifest(
+                names=tuple(name for name, _ in WEIGHTS),
+                dtypes=("float32",) * len(WEIGHTS),
+                shapes=((1_000_000,),) * len(WEIGHTS),
+            )
+        return "127.0.0.1", free_port(), make_secret()
+
+    async def everywhere(self, method: str, *args: Any) -> None:
+        try:
+            if method == "join_engines":
+                self.meetings.append(args[0])
+                self.channel = await asyncio.to_thread(TcpChannel, args[0], 0, CPU)
+            else:
+                await asyncio.to_thread(self.channel.send, args[0], WEIGHTS)
+        except OSError as error:
+            if method == "send":
+                self.channel.close()
+            raise ChannelError(str(error)) from error
+
+
+class RealReceiver(ScriptedReceiver):
+    """A worker at the end of a real channel."""
+
+    async def join(self, meeting: Meeting) -> None:
+        if self.name in self.wire.dead:
+            raise ComponentError("died")
+        try:
+            self.channel = await asyncio.to_thread(TcpChannel, meeting, meeting.first_rank, CPU)
+        except OSError as error:
+            raise ChannelError(str(error)) from error
+
+    async def receive(self, manifest: Manifest, version: int) -> None:
+        if self.name in self.wire.hung:
+            await asyncio.sleep(self.limit_s)
+            raise ComponentError("no answer in time")
+        try:
+            await asyncio.to_thread(self.channel.receive, manifest, lambda part: None)
+        except OSError as error:
+            raise ChannelError(str(error)) from error
+        self.versions.append(version)
+
+
+def real(*names: str, limit_s: float = 30.0) -> tuple[Stream, RealPolicy, list[RealReceiver]]:
+    policy = RealPolicy(Wire())
+    workers = [RealReceiver(name, policy.wire, limit_s=limit_s) for name in names]
+    return Stream(policy, "tcp", "never"), policy, workers
+
+
+async def test_nobody_waits_for_a_worker_that_died_before_the_channel_opened() -> None:
+    stream, policy, workers = real("w0", "w1", "w2")
+    policy.wire.dead = {"w1"}
+    begun_s = time.monotonic()
+    failures = await stream.deliver(workers)
+    assert time.monotonic() - begun_s < 10
+    assert [type(failure) for failure in failures] == [type(None), ComponentError, type(None)]
+    assert workers[0].versions == workers[2].versions == [0]
+
+
+async def test_a_worker_that_hangs_is_told_and_the_others_get_the_weights() -> None:
+    stream, policy, workers = real("w0", "w1", limit_s=2.0)
+    policy.wire.hung = {"w1"}
+    failures = await stream.deliver(workers)
+    assert [type(failure) for failure in failures] == [type(None), ComponentError]
+    assert workers[0].versions == [0]
 
 
 async def test_a_worker_that_starts_during_an_update_gets_what_comes_out_of_it() -> None:

@@ -27,7 +27,8 @@ from ur2.transfer.records import Manifest, Meeting
 pytestmark = pytest.mark.slow
 CPU = torch.device("cpu")
 MEETING = Meeting(
-    channel="nccl", address="host", port=1, num_ranks=3, first_rank=0, timeout_s=5.0
+    channel="nccl", address="host", port=1, num_ranks=3, first_rank=0, timeout_s=5.0,
+    secret="secret",
 )  # fmt: skip
 
 
