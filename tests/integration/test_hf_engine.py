@@ -1,14 +1,16 @@
 """The hf engine on a tiny model: batching that never shows, live weights, whole groups."""
 
 import asyncio
+import dataclasses
 import gc
+import shutil
 import time
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ur2.errors import ComponentError
 from ur2.prompts.options import PromptOptions
@@ -112,6 +114,27 @@ async def test_requests_in_flight_go_on_under_the_new_weights(engine, model, tmp
     assert later.weight_versions == ((9, 100),)
     expected = reference(model, request, later.token_ids)
     assert torch.allclose(torch.tensor(later.logprobs), expected, atol=1e-4)
+
+
+async def test_a_stop_that_is_one_token_ends_a_turn_in_whatever_tokens_it_is_spelled(
+    engine, tiny_model, tmp_path
+):
+    request = GenerationRequest(token_ids=(20, 21, 22), max_tokens=60, seed=3)
+    free = await engine.generate(request)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    pairs = (tokenizer.decode(free.token_ids[i : i + 2]) for i in range(59))
+    text = next(t for t in pairs if t.isascii() and t.isprintable() and len(t.strip()) > 1)
+    shutil.copytree(tiny_model, tmp_path / "model")
+    tokenizer.add_tokens([text])
+    tokenizer.save_pretrained(tmp_path / "model")
+    other = make(str(tmp_path / "model"))
+    await other.start()
+    stopped = await other.generate(dataclasses.replace(request, stop_strings=(text,)))
+    await other.close()
+    assert stopped.finish == "stop"
+    assert stopped.token_ids == free.token_ids[: len(stopped.token_ids)]
+    assert text in stopped.text
+    assert text not in tokenizer.decode(stopped.token_ids[:-1])
 
 
 def parameter_bytes():

@@ -1,15 +1,16 @@
+import dataclasses
+
 import torch
 
 from ur2.rollout.engines.base import GenerationRequest
 from ur2.rollout.engines.hf_batch import Row, sample
-from ur2.rollout.engines.text import split_stops
+from ur2.rollout.engines.text import stop_ids
 
 
 def row(seed=0, **request):
     return Row(
         request=GenerationRequest(token_ids=(1,), max_tokens=4, **request),
         stop_token_ids=frozenset(),
-        stop_strings=(),
         generator=torch.Generator().manual_seed(seed),
     )
 
@@ -70,13 +71,16 @@ class ByteTokenizer:
 
 
 def test_only_added_tokens_become_stop_ids():
-    assert split_stops(ByteTokenizer(), ("<s>", "</s>", "a")) == ((300,), ("</s>", "a"))
+    request = GenerationRequest(
+        token_ids=(1,), max_tokens=4, stop_token_ids=(7, 300), stop_strings=("<s>", "</s>", "a")
+    )
+    assert stop_ids(ByteTokenizer(), request) == (7, 300)
+    assert stop_ids(ByteTokenizer(), dataclasses.replace(request, stop_token_ids=())) == (300,)
 
 
 def test_a_stop_string_ends_a_row_with_the_token_that_completes_it():
     stopping = row()
-    stopping.request = GenerationRequest(token_ids=(1,), max_tokens=12)
-    stopping.stop_strings = ("</é>",)
+    stopping.request = GenerationRequest(token_ids=(1,), max_tokens=12, stop_strings=("</é>",))
     finishes = []
     for byte in "ab </é>".encode():
         stopping.token_ids.append(byte)

@@ -20,7 +20,13 @@ from ur2.types import Author, Finding, Passage, RetrievalFailed, Status, Unsearc
 
 KEY = "UR2_TEST_KEY"
 REQUEST = GenerationRequest(
-    token_ids=(7, 8, 9), max_tokens=4, temperature=0.3, top_p=0.5, stop_strings=("zz",), seed=5
+    token_ids=(7, 8, 9),
+    max_tokens=4,
+    temperature=0.3,
+    top_p=0.5,
+    stop_strings=("zz", "</search>"),
+    stop_token_ids=(2,),
+    seed=5,
 )
 
 
@@ -120,7 +126,8 @@ def test_token_ids_go_out_and_come_back_as_they_are(serve, tiny_model, monkeypat
     wanted = {"prompt": [7, 8, 9], "max_tokens": 4, "temperature": 0.3, "top_p": 0.5, "seed": 5}
     neutral = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
     assert (wanted | neutral).items() <= body.items()
-    assert body["stop"] == ["zz"]
+    assert body["stop"] == ["zz", "</search>"]
+    assert body["stop_token_ids"] == [2, 4]  # the marker is one token, too
     assert body["return_token_ids"] is True
 
 

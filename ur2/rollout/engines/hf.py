@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ur2.checksums import checksum
 from ur2.errors import ComponentError, InputError
 from ur2.rollout.engines.base import Finish, Generation, GenerationRequest
-from ur2.rollout.engines.text import decode, load_tokenizer, split_stops
+from ur2.rollout.engines.text import decode, load_tokenizer, stop_ids
 from ur2.rollout.options import EngineOptions
 from ur2.transfer.checks import damaged, refuse_differing
 from ur2.transfer.files import read_checksums, read_weights, weight_files
@@ -196,14 +196,12 @@ class HfEngine:
 
         from ur2.rollout.engines.hf_batch import Row
 
-        stop_token_ids, stop_strings = split_stops(self._tokenizer, request.stop_strings)
         generator = self._generator
         if request.seed is not None:
             generator = torch.Generator().manual_seed(request.seed)
         return Row(
             request=request,
-            stop_token_ids=frozenset({*request.stop_token_ids, *stop_token_ids}),
-            stop_strings=stop_strings,
+            stop_token_ids=frozenset(stop_ids(self._tokenizer, request)),
             generator=generator,
         )
 

@@ -21,7 +21,6 @@ class Row:
 
     request: GenerationRequest
     stop_token_ids: frozenset[int]
-    stop_strings: tuple[str, ...]
     generator: torch.Generator
     token_ids: list[int] = field(default_factory=list)
     """Sampled so far."""
@@ -40,16 +39,17 @@ class Row:
         """Why sampling ends here, or None. A stop on the last token of the budget is a stop."""
         if self.token_ids[-1] in self.stop_token_ids:
             return "stop"
-        if self.stop_strings and self._ends_with_stop_string(tokenizer):
+        if self.request.stop_strings and self._ends_with_stop_string(tokenizer):
             return "stop"
         return "length" if len(self.token_ids) == self.request.max_tokens else None
 
     def _ends_with_stop_string(self, tokenizer: Tokenizer) -> bool:
         # Every token but a special one holds at least a byte, so the newest token completes a stop
         # string within this window or not at all.
-        window = max(len(text.encode()) for text in self.stop_strings) + 4
+        stop_strings = self.request.stop_strings
+        window = max(len(text.encode()) for text in stop_strings) + 4
         tail = decode(tokenizer, self.token_ids[-window:])
-        return any(text in tail for text in self.stop_strings)
+        return any(text in tail for text in stop_strings)
 
 
 class DecodingBatch:

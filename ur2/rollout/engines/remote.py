@@ -5,7 +5,7 @@ from typing import Any
 from ur2.errors import ComponentError, InputError
 from ur2.rollout.engines.base import Finish, Generation, GenerationRequest
 from ur2.rollout.engines.endpoint import Endpoint
-from ur2.rollout.engines.text import decode, load_tokenizer, split_stops
+from ur2.rollout.engines.text import decode, load_tokenizer, stop_ids
 from ur2.rollout.options import EngineOptions
 from ur2.transfer.records import Manifest, Meeting
 from ur2.types import VersionRun
@@ -102,7 +102,6 @@ class RemoteEngine:
         await self._endpoint.close()
 
     def _body(self, request: GenerationRequest) -> dict[str, Any]:
-        stop_token_ids, stop_strings = split_stops(self._tokenizer, request.stop_strings)
         body = {
             "model": self._endpoint.model,
             "prompt": list(request.token_ids),
@@ -113,8 +112,8 @@ class RemoteEngine:
             # Left out, these are what the model's own generation config says.
             "min_p": 0.0,
             "repetition_penalty": 1.0,
-            "stop": list(stop_strings),
-            "stop_token_ids": [*request.stop_token_ids, *stop_token_ids],
+            "stop": list(request.stop_strings),
+            "stop_token_ids": list(stop_ids(self._tokenizer, request)),
             "include_stop_str_in_output": True,
             "skip_special_tokens": False,
             "return_token_ids": True,

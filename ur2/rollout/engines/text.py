@@ -1,9 +1,10 @@
 """Text at the engines' edge: decoding what was sampled, and finding the tokens that stop it."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from ur2.errors import InputError
+from ur2.rollout.engines.base import GenerationRequest
 
 
 class Tokenizer(Protocol):
@@ -31,17 +32,15 @@ def decode(tokenizer: Tokenizer, token_ids: Sequence[int]) -> str:
     )
 
 
-def split_stops(
-    tokenizer: Tokenizer, stop_strings: Iterable[str]
-) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """Splits stop strings into (ids of those that are one added token, the others).
+def stop_ids(tokenizer: Tokenizer, request: GenerationRequest) -> tuple[int, ...]:
+    """The ids that end a request: its own, and those of stop strings that are one added token.
 
-    An added token needs no decoding to be found. Only added tokens qualify: an ordinary token with
-    the same text is one of several ways to spell it.
+    An added token needs no decoding to be found. The stop strings must be looked for all the same,
+    as a policy may spell them in other tokens.
     """
     added = tokenizer.get_added_vocab()
-    token_ids = tuple(added[text] for text in stop_strings if text in added)
-    return token_ids, tuple(text for text in stop_strings if text not in added)
+    marked = [added[text] for text in request.stop_strings if text in added]
+    return tuple(dict.fromkeys([*request.stop_token_ids, *marked]))
 
 
 def load_tokenizer(model_path: str) -> Any:

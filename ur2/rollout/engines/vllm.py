@@ -10,7 +10,7 @@ from typing import Any
 
 from ur2.errors import ComponentError, InputError
 from ur2.rollout.engines.base import Finish, Generation, GenerationRequest
-from ur2.rollout.engines.text import decode, split_stops
+from ur2.rollout.engines.text import decode, stop_ids
 from ur2.rollout.options import EngineOptions
 from ur2.transfer.checks import refuse_differing
 from ur2.transfer.files import read_checksums, weight_files
@@ -169,19 +169,18 @@ class VllmEngine:
     def _sampling(self, request: GenerationRequest) -> Any:
         from vllm.sampling_params import RequestOutputKind, SamplingParams
 
-        stop_token_ids, stop_strings = split_stops(self._tokenizer, request.stop_strings)
         return SamplingParams(
             max_tokens=request.max_tokens,
             temperature=request.temperature,
             top_p=request.top_p,
             top_k=request.top_k,
             seed=request.seed,
-            stop=list(stop_strings),
-            stop_token_ids=[*request.stop_token_ids, *stop_token_ids],
+            stop=list(request.stop_strings),
+            stop_token_ids=list(stop_ids(self._tokenizer, request)),
             include_stop_str_in_output=True,
             skip_special_tokens=False,
             # Only stop strings need the text of every step; `generate` decodes once.
-            detokenize=bool(stop_strings),
+            detokenize=bool(request.stop_strings),
             logprobs=0,
             flat_logprobs=True,
             output_kind=RequestOutputKind.FINAL_ONLY,
