@@ -176,7 +176,7 @@ class RolloutPool:
                     played_s = num_samples * (end_s - start_s)
                     if group is None:
                         self._lose(0, played_s)
-                trace_searches(group, self._trace)
+                trace_searches(group, self._trace, start_s, end_s)
                 done.append(replace(group, played_s=played_s))
                 return done[-1]
             except ComponentError as error:

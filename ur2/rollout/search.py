@@ -76,12 +76,18 @@ async def search_once(
     return event, renderer.documents(shown, max_tokens=max_tokens, step=step)
 
 
-def trace_searches(group: Group, trace: Trace) -> None:
-    """Tells when each search of a group was under way."""
-    for trajectory in group.trajectories:
-        for search in trajectory.searches:
-            if search.outcome != "refused":
-                trace("retrieval", search.query, search.start_s, search.start_s + search.latency_s)
+def trace_searches(group: Group, trace: Trace, start_s: float, end_s: float) -> None:
+    """Tells when each search of a group, which was played from `start_s` to `end_s`, was under way.
+
+    Another node's clock may be ahead or behind: searches are moved into the time of their group.
+    """
+    searches = [s for t in group.trajectories for s in t.searches if s.outcome != "refused"]
+    late_s = start_s - min((s.start_s for s in searches), default=start_s)
+    early_s = end_s - max((s.start_s + s.latency_s for s in searches), default=end_s)
+    moved_s = max(late_s, 0.0) or min(early_s, 0.0)
+    for search in searches:
+        began_s = search.start_s + moved_s
+        trace("retrieval", search.query, began_s, began_s + search.latency_s)
 
 
 def _read(

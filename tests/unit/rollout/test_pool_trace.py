@@ -39,10 +39,10 @@ async def test_searches_of_a_group_are_traced_when_they_were_made_but_for_refuse
     worker.may_end["g"] = asyncio.Event()
     worker.may_end["g"].set()
     await pool.play(game.assignment(id="g"), 1, SAMPLING)
-    assert [span for span in spans if span[0] == "retrieval"] == [
-        ("retrieval", "a", 100.0, 102.0),
-        ("retrieval", "b", 103.0, 104.0),
-    ]
+    first, second = [span for span in spans if span[0] == "retrieval"]
+    assert [first[1], second[1]] == ["a", "b"]
+    times = [at_s - first[2] for at_s in (*first[2:], *second[2:])]
+    assert times == pytest.approx([0.0, 2.0, 3.0, 4.0], abs=1e-3)
 
 
 async def test_searches_are_known_until_the_oldest_group_in_play_began(game):
@@ -118,3 +118,28 @@ async def test_what_a_worker_does_is_on_the_timeline_though_it_fails(game):
         ("rollout worker 0", "start"),
         ("rollout worker 0", "wake"),
     ]
+
+
+@pytest.mark.parametrize("ahead_s", [-500.0, -0.5, 0.0, 0.5, 500.0])
+async def test_searches_lie_within_their_group_though_the_clock_of_its_node_is_another(
+    game, ahead_s
+):
+    spans = []
+
+    class Elsewhere(Worker):
+        async def run_group(self, assignment, num_samples, sampling, first=0):
+            await asyncio.sleep(0.1)
+            now_s = time.time() + ahead_s
+            searches = (
+                SearchEvent(query="a", outcome="found", start_s=now_s - 0.08, latency_s=0.02),
+                SearchEvent(query="b", outcome="found", start_s=now_s - 0.05, latency_s=0.04),
+            )
+            one = Trajectory(id="t", segments=(), searches=searches, status=Status.ANSWERED)
+            return Group(assignment=assignment, trajectories=(one,))
+
+    pool = RolloutPool([Elsewhere()], RolloutOptions(), trace=lambda *span: spans.append(span))
+    await pool.play(game.assignment(id="g"), 1, SAMPLING)
+    (_, _, start_s, end_s), *searches = sorted(spans, key=lambda span: span[0] == "retrieval")
+    assert [end - start for _, _, start, end in searches] == pytest.approx([0.02, 0.04], abs=1e-3)
+    for _, _, start, end in searches:
+        assert start_s - 1e-3 <= start <= end <= end_s + 1e-3
