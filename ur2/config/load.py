@@ -145,7 +145,9 @@ def _compose(overrides: list[str], root: str) -> DictConfig:
 
 def _store_schemas() -> None:
     run = _defaults(RunOptions)
-    run["algorithm"]["correction"] = "${correction_of:${trainer.mode},${trainer.num_extra_groups}}"
+    keys = ("mode", "max_staleness", "num_extra_groups", "tail")
+    asked = ",".join(f"${{trainer.{key}}}" for key in keys)
+    run["algorithm"]["correction"] = f"${{correction_of:{asked}}}"
     OmegaConf.register_new_resolver("correction_of", _correction_of, replace=True)
     ConfigStore.instance().store(name="schema", node=run)
     ConfigStore.instance().store(
@@ -156,9 +158,10 @@ def _store_schemas() -> None:
     )
 
 
-def _correction_of(mode: str, num_extra_groups: int) -> str:
+def _correction_of(mode: str, max_staleness: int, num_extra_groups: int, tail: str) -> str:
     """The correction by default: samples that outlive the weights that drew them need one."""
-    return "tis" if mode != "sync" or num_extra_groups else "none"
+    runs_ahead = mode == "one_step_off" or (mode == "async" and max_staleness)
+    return "tis" if runs_ahead or (num_extra_groups and tail == "carry_on") else "none"
 
 
 def _given(tree: DictConfig) -> dict[str, Any]:

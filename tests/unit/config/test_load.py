@@ -89,6 +89,8 @@ def test_configs_hold_no_machine_paths() -> None:
         (["trainer.mode=async"], "tis"),
         (["trainer.mode=one_step_off"], "tis"),
         (["trainer.num_extra_groups=2"], "tis"),
+        (["trainer.mode=async", "trainer.max_staleness=0"], "none"),
+        (["trainer.num_extra_groups=2", "trainer.tail=give_up"], "none"),
         (["trainer.mode=async", "algorithm.correction=none"], "none"),
         (["trainer.mode=async", "algorithm.correction=icepop"], "icepop"),
     ],
