@@ -26,6 +26,10 @@ Weights over the network: a broadcast of 15.2 GB at 40 GB/s, pipelined, and 0.6 
 take them. Through files: written at 4 GB/s and read by each node at 8 GB/s, by all of them together
 at 40 GB/s per 32 nodes, the middle level of storage that NVIDIA asks of a DGX SuperPOD.
 
+Colocated (`sync` only): 8 ranks and 4 engines per node on the same 8 GPUs, whose 8 ports all carry
+the policy's traffic. Engines copy the weights out of the ranks' memory in 0.6 s, and memory changes
+hands twice per step, 1 s each.
+
 Retrieval: one replica per node that answers as this project's service does on two cores (474
 queries/s, batches of 128), and then a lognormal latency with median 0.3 s and p99 3 s, as of a
 remote service.
@@ -47,8 +51,6 @@ from ur2.policy.packing import ATTENTION_SPAN
 from ur2.types import Assignment
 
 GPUS_PER_NODE = 8
-RANKS_PER_NODE = 4
-ENGINES_PER_NODE = 2
 GPUS_PER_ENGINE = 2
 OPTIMIZER_STEPS = 4
 QUESTIONS_PER_NODE = 16
@@ -61,6 +63,8 @@ PARAMETERS = 7.62e9
 IN_PRODUCTS = 7.07e9
 WEIGHT_BYTES = 2 * PARAMETERS
 CACHE_BYTES = 57_344
+TAKE_S = 0.6
+SWITCH_S = 1.0
 HOP_S = 10e-6
 BUCKETS = 16
 MEDIAN_SEARCH_TURN, MEDIAN_LAST_TURN, TURN_SIGMA, MAX_TURN = 300, 500, 0.8, 1536
@@ -107,16 +111,24 @@ def latency_s(rng: Random) -> float:
     return LATENCY_MEDIAN_S * math.exp(sigma * rng.gauss(0.0, 1.0))
 
 
-def costs(num_gpus: int, driver: DriverCosts, *, files: bool = False) -> Costs:
+def num_engines(num_gpus: int, *, colocated: bool = False) -> int:
+    return num_gpus // GPUS_PER_ENGINE // (1 if colocated else 2)
+
+
+def costs(
+    num_gpus: int, driver: DriverCosts, *, files: bool = False, colocated: bool = False
+) -> Costs:
     """Of the whole machine; what the driver costs is measured."""
     num_nodes = num_gpus // GPUS_PER_NODE
     publish_s, load_s = _through_files(num_nodes) if files else _over_network()
+    if colocated:
+        publish_s, load_s = 0.0, TAKE_S + 2 * SWITCH_S
     return Costs(
         engine=_engine(),
         retrieval=RetrievalCosts(
             latency_s=latency_s, num_replicas=num_nodes, query_s=1.0 / QUERIES_PER_S
         ),
-        update=_update(num_nodes * RANKS_PER_NODE, num_nodes),
+        update=_update(num_gpus if colocated else num_gpus // 2, num_nodes),
         driver=driver,
         publish_s=publish_s,
         load_s=load_s,
@@ -135,7 +147,8 @@ def _engine() -> EngineCosts:
 
 
 def _update(num_ranks: int, num_nodes: int) -> UpdateCosts:
-    ring_bytes_per_s = RANKS_PER_NODE * PORT_BYTES_PER_S if num_nodes > 1 else NVLINK_BYTES_PER_S
+    ports_bytes_per_s = num_ranks // num_nodes * PORT_BYTES_PER_S
+    ring_bytes_per_s = ports_bytes_per_s if num_nodes > 1 else NVLINK_BYTES_PER_S
     moved_bytes = 2 * WEIGHT_BYTES * (num_ranks - 1) / num_ranks
     adam_s = 26 * PARAMETERS / num_ranks / MEMORY_BYTES_PER_S
     hops_s = 2 * BUCKETS * (num_ranks - 1) * HOP_S
@@ -151,9 +164,9 @@ def _update(num_ranks: int, num_nodes: int) -> UpdateCosts:
 
 def _over_network() -> tuple[float, float]:
     """Seconds before and while engines stand still."""
-    return 0.0, WEIGHT_BYTES / PORT_BYTES_PER_S + 0.6
+    return 0.0, WEIGHT_BYTES / PORT_BYTES_PER_S + TAKE_S
 
 
 def _through_files(num_nodes: int) -> tuple[float, float]:
     shared = 40e9 * -(-num_nodes // 32) / num_nodes
-    return WEIGHT_BYTES / 4e9, WEIGHT_BYTES / min(8e9, shared) + 0.6
+    return WEIGHT_BYTES / 4e9, WEIGHT_BYTES / min(8e9, shared) + TAKE_S

@@ -8,7 +8,8 @@
 The simulation runs the product's scheduling in virtual time (`simulation.py`). The check: costs are
 fitted to every other step of a synchronous run on this machine, and predict its other steps and an
 asynchronous run that had no part in the fit. Of the 8 to 1,024 GPUs none was there: their costs are
-assumed (`h100.py`), except for those of the driver, which are measured here.
+assumed (`h100.py`), except for those of the driver, which are measured here. Async stands beside
+two ways to be synchronous: on separate halves of the GPUs, and taking turns on all of them.
 """
 
 import json
@@ -35,6 +36,8 @@ from ur2.trainer.options import TrainerOptions
 
 KEYS = {"runs", "experiment", "steps", "staleness", "out"}
 MODES = ("sync", "one_step_off", "async")
+COLOCATED = "sync, colocated"
+"""Its engines and ranks have all GPUs, one after the other; in the others each half of them."""
 GPUS = (8, 16, 32, 64, 128, 256, 512, 1024)
 STRONG_QUESTIONS = 256
 WARM_UP = 2
@@ -103,8 +106,10 @@ def main() -> None:
     }
     figures["efficiency_async_1024_no_dumps"] = efficiency(curves[UNDUMPED], "async", 1024)
     figures |= {
-        f"async_speedup_{num}": curves[WEAK]["sync", num].step_s / curves[WEAK]["async", num].step_s
+        f"async_speedup_{num}{suffix}": curves[WEAK][mode, num].step_s
+        / curves[WEAK]["async", num].step_s
         for num in (8, 1024)
+        for mode, suffix in (("sync", ""), (COLOCATED, "_to_colocated"))
     }
     figures["simulation_s"] = time.process_time() - started
     print(json.dumps({"name": "scale", **{k: rounded(v) for k, v in figures.items()}}))
@@ -113,7 +118,8 @@ def main() -> None:
 def all_curves(driver: DriverCosts, staleness: int) -> dict[str, Curves]:
     undumped = replace(driver, report_s=0.0)
     with Progress(transient=True) as bar:
-        task = bar.add_task("simulating", total=2 * len(GPUS) * len(MODES) + 2 * len(VARIANT_GPUS))
+        num_cells = 2 * len(GPUS) * (len(MODES) + 1) + 2 * len(VARIANT_GPUS)
+        task = bar.add_task("simulating", total=num_cells)
 
         def curves(modes: Sequence[str], gpus: Sequence[int], **how: Any) -> Curves:
             cells: Curves = {}
@@ -123,11 +129,13 @@ def all_curves(driver: DriverCosts, staleness: int) -> dict[str, Curves]:
                     bar.advance(task)
             return cells
 
-        weak = curves(MODES, GPUS, driver=driver)
+        weak = curves((*MODES, COLOCATED), GPUS, driver=driver)
         first = {("async", GPUS[0]): weak["async", GPUS[0]]}
         return {
             WEAK: weak,
-            STRONG: curves(MODES, GPUS, driver=driver, num_questions=STRONG_QUESTIONS),
+            STRONG: curves(
+                (*MODES, COLOCATED), GPUS, driver=driver, num_questions=STRONG_QUESTIONS
+            ),
             UNDUMPED: first | curves(("async",), VARIANT_GPUS, driver=undumped),
             FILES: first | curves(("async",), VARIANT_GPUS, driver=driver, files=True),
         }
@@ -145,6 +153,7 @@ def simulated(
     num_nodes = num_gpus // h100.GPUS_PER_NODE
     size = num_questions or num_nodes * h100.QUESTIONS_PER_NODE
     measured = MEASURED_SMALL if size <= SMALL else MEASURED
+    colocated, mode = mode == COLOCATED, mode.partition(",")[0]
     warm_up = 0 if mode == "sync" else WARM_UP
     options = TrainerOptions(
         steps=warm_up + measured + staleness + 1,  # steps near the last one start less
@@ -154,10 +163,10 @@ def simulated(
     )
     scenario = Scenario(
         trainer=options,
-        costs=h100.costs(num_gpus, driver, files=files),
+        costs=h100.costs(num_gpus, driver, files=files, colocated=colocated),
         workload=h100.Trajectories(),
         curriculum=lambda: Curriculum(questions(4096), CurriculumOptions(), 0, size),
-        num_engines=num_nodes * h100.ENGINES_PER_NODE,
+        num_engines=h100.num_engines(num_gpus, colocated=colocated),
         samples_per_prompt=h100.SAMPLES_PER_PROMPT,
         num_steps=warm_up + measured,
     )
@@ -188,7 +197,7 @@ def draw(curves: Mapping[str, Curves], path: Path) -> None:
     figure = Figure(figsize=(15, 5), layout="constrained")
     weak, strong, rates = figure.subplots(1, 3)
     for axes, title in ((weak, WEAK), (strong, STRONG)):
-        for mode in MODES:
+        for mode in (*MODES, COLOCATED):
             axes.plot(GPUS, [efficiency(curves[title], mode, n) for n in GPUS], "o-", label=mode)
         axes.set_title(title)
         axes.set_ylabel("samples/s per GPU, relative to 8 GPUs")
@@ -196,7 +205,7 @@ def draw(curves: Mapping[str, Curves], path: Path) -> None:
         gpus = [num for _, num in curves[title]]
         values = [efficiency(curves[title], "async", num) for num in gpus]
         weak.plot(gpus, values, "o:", label=label)
-    for mode in MODES:
+    for mode in (*MODES, COLOCATED):
         rates.plot(GPUS, [curves[WEAK][mode, n].samples_per_s for n in GPUS], "o-", label=mode)
     first = curves[WEAK]["async", GPUS[0]].samples_per_s / GPUS[0]
     rates.plot(GPUS, [first * n for n in GPUS], "k:", label="async, in proportion")
@@ -207,7 +216,7 @@ def draw(curves: Mapping[str, Curves], path: Path) -> None:
     for axes in (weak, strong, rates):
         axes.set_xscale("log", base=2)
         axes.set_xticks(GPUS, [str(n) for n in GPUS])
-        axes.set_xlabel("GPUs (half of them run engines)")
+        axes.set_xlabel("GPUs (but for colocated, half of them run engines)")
         axes.grid(alpha=0.3)
         axes.legend()
     for axes in (weak, strong):

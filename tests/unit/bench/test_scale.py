@@ -408,6 +408,13 @@ def test_assumed_costs_are_those_that_the_text_works_out():
     assert one.engine.step_s == pytest.approx(2.84e-3 + 0.56e-3 + 1e-3, rel=0.01)
     assert one.engine.context_s == pytest.approx(10.7e-9, rel=0.01)
     assert one.update.token_s == pytest.approx(143e-6, rel=0.01)
+    together, apart = (
+        h100.costs(64, parts.DriverCosts(), colocated=colocated) for colocated in (True, False)
+    )
+    assert together.update.num_ranks == 2 * apart.update.num_ranks == 64
+    assert together.update.fixed_s < apart.update.fixed_s  # twice the ports
+    assert h100.num_engines(1024, colocated=True) == 2 * h100.num_engines(1024) == 512
+    assert together.load_s == pytest.approx(0.6 + 2 * 1.0)
     assert many.update.num_ranks == 512
     assert many.update.fixed_s > one.update.fixed_s
     lengths = Random(0)
