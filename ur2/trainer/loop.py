@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ur2.algorithms.options import GROUP_RELATIVE, AlgorithmOptions
 from ur2.curriculum.curriculum import Curriculum
-from ur2.errors import ComponentError, NotFiniteError, RunInterruptedError
+from ur2.errors import ComponentError, NotFiniteError
 from ur2.policy.group import PolicyGroup
 from ur2.rewards.rubric import Rubric
 from ur2.rollout.options import RolloutOptions
@@ -94,7 +94,7 @@ class Trainer:
                 await self._step(self.state.step + 1)
             await self.save()
             return await unless_stopped(self._measure("after"), self.stop)
-        except (RunInterruptedError, ComponentError):
+        except Exception:  # whatever it is, what is done is kept
             await self._rescue()
             raise
         finally:

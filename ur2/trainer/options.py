@@ -77,7 +77,8 @@ class TrainerOptions(Options):
     first, and what becomes of the tail is `tail`'s."""
     tail: Literal["carry_on", "give_up"] = "carry_on"
     """Of `num_extra_groups`: `carry_on` goes on under the next weights and counts for the next
-    step; `give_up` (mode `sync`) stops them and plays them anew in the next step."""
+    step, by when it may be one version staler than the mode allows; `give_up` (mode `sync`) stops
+    them and plays them anew in the next step."""
     eval_every: int = Field(0, ge=0)
     """Steps between held-out measurements; 0 measures only before and after."""
     eval_retrieval: bool | Literal["curriculum"] = True

@@ -14,7 +14,7 @@ from rich.console import Console
 from ur2.algorithms.options import AlgorithmOptions
 from ur2.curriculum.curriculum import Curriculum
 from ur2.curriculum.options import CurriculumOptions
-from ur2.errors import ComponentError, NotFiniteError, RunInterruptedError
+from ur2.errors import ComponentError, InputError, NotFiniteError, RunInterruptedError
 from ur2.policy.group import PolicyGroup
 from ur2.policy.options import PolicyOptions
 from ur2.rollout.board import Account, Loss, WorkerAccount
@@ -477,6 +477,23 @@ async def test_what_fails_after_an_update_leaves_its_checkpoint_and_its_metrics(
     assert [m["step"] for m in again.reporter.run.read_metrics()] == [1, 2, 3, 4]
     rank: Any = again.policy.ranks[0]
     assert rank.updates == 4
+
+
+@pytest.mark.parametrize("error", [InputError("too long"), ValueError("a bug")])
+async def test_whatever_ends_a_run_leaves_a_checkpoint_of_the_steps_before(
+    tmp_path: Path, error: Exception
+) -> None:
+    trainer = make_trainer(tmp_path)
+    rollouts: Any = trainer.rollouts
+
+    def fail(step: int) -> None:
+        if step == 4:
+            raise error
+
+    rollouts.before_step = fail
+    with pytest.raises(type(error), match=str(error)):
+        await trainer.run()
+    assert (tmp_path / "checkpoints" / "step_000003").is_dir()
 
 
 async def test_too_many_failed_searches_stop_the_run_with_a_checkpoint(tmp_path: Path) -> None:
