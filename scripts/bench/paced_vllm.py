@@ -24,7 +24,7 @@ def make_engine(model: str) -> "BenchEngine":
 
 
 class BenchEngine(VllmEngine):
-    """The engine of a run, which lets no turn end by itself and counts what it computes."""
+    """The engine of a run, which counts what it computes."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -34,11 +34,6 @@ class BenchEngine(VllmEngine):
     def _arguments(self) -> dict[str, Any]:
         longer = {"max_position_embeddings": MAX_MODEL_LEN}
         return {**super()._arguments(), "hf_overrides": longer}
-
-    def _sampling(self, request: GenerationRequest) -> Any:
-        sampling = super()._sampling(request)
-        sampling.ignore_eos = True
-        return sampling
 
     async def start(self) -> None:
         await super().start()

@@ -182,6 +182,17 @@ async def test_stops_are_kept_and_end_the_turn(engine, tiny_model):
     assert text not in tokenizer.decode(stopped.token_ids[:-1])
 
 
+async def test_nothing_ends_a_turn_that_its_request_does_not_name(engine, tiny_model):
+    end = AutoTokenizer.from_pretrained(tiny_model).eos_token_id
+    requests = [
+        GenerationRequest(token_ids=p, max_tokens=250, temperature=2.0, seed=i)
+        for i, p in enumerate(PROMPTS * 2)
+    ]
+    drawn = await asyncio.gather(*map(engine.generate, requests))
+    assert {len(generation.token_ids) for generation in drawn} == {250}
+    assert any(end in generation.token_ids for generation in drawn)
+
+
 async def test_a_marker_that_is_one_token_stops_and_stays_in_the_ids(engine, tiny_model):
     marker = AutoTokenizer.from_pretrained(tiny_model).convert_tokens_to_ids("</search>")
     requests = [

@@ -124,7 +124,7 @@ def test_token_ids_go_out_and_come_back_as_they_are(serve, tiny_model, monkeypat
     assert path == "/v1/completions"
     assert server.keys == ["Bearer secret"]
     wanted = {"prompt": [7, 8, 9], "max_tokens": 4, "temperature": 0.3, "top_p": 0.5, "seed": 5}
-    neutral = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+    neutral = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "ignore_eos": True}
     assert (wanted | neutral).items() <= body.items()
     assert body["stop"] == ["zz", "</search>"]
     assert body["stop_token_ids"] == [2, 4]  # the marker is one token, too

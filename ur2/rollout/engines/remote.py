@@ -114,6 +114,7 @@ class RemoteEngine:
             "repetition_penalty": 1.0,
             "stop": list(request.stop_strings),
             "stop_token_ids": list(stop_ids(self._tokenizer, request)),
+            "ignore_eos": True,
             "include_stop_str_in_output": True,
             "skip_special_tokens": False,
             "return_token_ids": True,

@@ -177,6 +177,7 @@ class VllmEngine:
             seed=request.seed,
             stop=list(request.stop_strings),
             stop_token_ids=list(stop_ids(self._tokenizer, request)),
+            ignore_eos=True,  # the request names what ends it
             include_stop_str_in_output=True,
             skip_special_tokens=False,
             # Only stop strings need the text of every step; `generate` decodes once.
