@@ -109,6 +109,7 @@ def _publish(options: EvaluationOptions, benchmarks: Sequence[Benchmark], store:
         "engine": options.rollout.engine.name,
         "temperature": options.rollout.eval_sampling.temperature,
         "top_p": options.rollout.eval_sampling.top_p,
+        "top_k": options.rollout.eval_sampling.top_k,
         "seed": options.seed,
         "search": options.search,
     }

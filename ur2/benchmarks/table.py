@@ -19,9 +19,9 @@ def markdown(results: Mapping[str, Any]) -> str:
             f"# Evaluation of {results['checkpoint']}",
             "",
             f"Engine {results['engine']}, temperature {results['temperature']:g}, top_p "
-            f"{results['top_p']:g}, seed {results['seed']}, {search}. Percent, with "
-            f"{CONFIDENCE:.0%} bootstrap intervals ({NUM_RESAMPLES:,} resamples). Every question "
-            "counts, however its episode ended. The other columns are published numbers.",
+            f"{results['top_p']:g}, top_k {results['top_k']}, seed {results['seed']}, {search}. "
+            f"Percent, with {CONFIDENCE:.0%} bootstrap intervals ({NUM_RESAMPLES:,} resamples). "
+            "Every question counts, however its episode ended. The other columns are published numbers.",
             "",
             *_table(["benchmark", "questions", "metric", "this run", *systems], scores),
             "",

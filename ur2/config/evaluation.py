@@ -156,7 +156,8 @@ def print_evaluation(
     console.print(table)
     console.print(
         f"engine {options.rollout.engine.name}, temperature {sampling.temperature:g}, top_p "
-        f"{sampling.top_p:g}, {'with' if options.search else 'without'} search; results in {out}",
+        f"{sampling.top_p:g}, top_k {sampling.top_k}, "
+        f"{'with' if options.search else 'without'} search; results in {out}",
         soft_wrap=True,
         highlight=False,
     )

@@ -7,7 +7,7 @@ from ur2.benchmarks.results import publish
 from ur2.errors import ComponentError, InputError
 from ur2.types import Level, Question, Status
 
-SAMPLING = {"temperature": 0.3, "top_p": 0.5}
+SAMPLING = {"temperature": 0.3, "top_p": 0.5, "top_k": 0}
 FACTS = {"checkpoint": "x", "engine": "hf", **SAMPLING, "seed": 0, "search": True}
 
 

@@ -74,10 +74,10 @@ def test_the_table_sets_published_numbers_beside_their_rows():
     mean = average(
         {"m": result}, AverageOptions(of=("m",), metric="accuracy", published={"A system": 9})
     )
-    sampling = {"temperature": 0.3, "top_p": 0.5}
+    sampling = {"temperature": 0.3, "top_p": 0.5, "top_k": 0}
     facts = {"checkpoint": "x", "engine": "hf", **sampling, "seed": 0, "search": False}
     page = markdown({**facts, "benchmarks": {"m": result}, "averages": {"one": mean}})
-    assert "Engine hf, temperature 0.3, top_p 0.5, seed 0, no searches." in page
+    assert "Engine hf, temperature 0.3, top_p 0.5, top_k 0, seed 0, no searches." in page
     lines = [line for line in page.splitlines() if line.startswith("|")]
     assert "| benchmark | questions | metric | this run | A system |" in lines
     assert any(
