@@ -21,7 +21,8 @@ def markdown(results: Mapping[str, Any]) -> str:
             f"Engine {results['engine']}, temperature {results['temperature']:g}, top_p "
             f"{results['top_p']:g}, top_k {results['top_k']}, seed {results['seed']}, {search}. "
             f"Percent, with {CONFIDENCE:.0%} bootstrap intervals ({NUM_RESAMPLES:,} resamples). "
-            "Every question counts, however its episode ended. The other columns are published numbers.",
+            "Every question counts, however its episode ended. The other columns are published "
+            "numbers.",
             "",
             *_table(["benchmark", "questions", "metric", "this run", *systems], scores),
             "",
