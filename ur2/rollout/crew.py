@@ -4,13 +4,14 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from ur2.errors import ComponentError
 from ur2.rollout.board import Board
 from ur2.rollout.options import RolloutOptions, SamplingOptions
+from ur2.rollout.patience import Patience
 from ur2.rollout.receiver import TakesWeights, WorkerReceiver
 from ur2.rollout.search import Trace
 from ur2.rollout.tasks import gather_or_cancel
@@ -19,6 +20,7 @@ from ur2.types import Assignment, Group
 
 T = TypeVar("T")
 Change = Callable[["Worker"], Awaitable[None]]
+Limit = Callable[[float], AbstractAsyncContextManager[object]]
 Respawn = Callable[[int], Awaitable["Worker"]]
 logger = logging.getLogger(__name__)
 
@@ -82,6 +84,8 @@ class Crew:
         self._restarts_left = options.max_worker_restarts if respawn else 0
         self._changing = [asyncio.Lock() for _ in workers]
         self._publication: Publication | None = None
+        self.patience = Patience()
+        """For what waits while the workers sleep."""
         self._awake = asyncio.Event()
         self._awake.set()
 
@@ -142,6 +146,7 @@ class Crew:
             ComponentError: a worker died or hangs, and there is no further restart.
         """
         self._awake.clear()
+        self.patience.pause()
         await self._everywhere("sleep", lambda worker: worker.sleep(keep_weights=keep_weights))
 
     async def wake(self) -> None:
@@ -152,6 +157,7 @@ class Crew:
         """
         self._awake.set()
         await self._everywhere("wake", lambda worker: worker.wake())
+        self.patience.go_on()
 
     async def close(self) -> None:
         """Closes all workers; safe to call twice."""
@@ -249,14 +255,22 @@ def name_of(index: int, what: str) -> str:
     return f"rollout worker {index}, {what}"
 
 
-async def within(limit_s: float, call: Awaitable[T], what: str) -> T:
+async def within(
+    limit_s: float, call: Awaitable[T], what: str, *, limit: Limit = asyncio.timeout
+) -> T:
     """Turns silence into an error that names the worker.
+
+    Args:
+        limit_s: the longest wait.
+        call: what is waited for.
+        what: the worker and what it does.
+        limit: how time is measured.
 
     Raises:
         ComponentError: no answer in time.
     """
     try:
-        async with asyncio.timeout(limit_s):
+        async with limit(limit_s):
             return await call
     except TimeoutError as error:
         raise ComponentError(f"{what}: no answer within {limit_s:g} s") from error

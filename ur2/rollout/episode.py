@@ -1,9 +1,8 @@
 """One trajectory: the policy and the environment take turns, token by token accounted for."""
 
-import asyncio
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol as Interface
 
 from ur2.errors import ComponentError
@@ -11,6 +10,7 @@ from ur2.prompts.protocol import Answer, Protocol, Search, Stop
 from ur2.rollout.engines.base import Engine, Generation, GenerationRequest
 from ur2.rollout.environment import Refused, Rules
 from ur2.rollout.options import RolloutOptions, SamplingOptions
+from ur2.rollout.patience import Patience
 from ur2.rollout.search import DocumentRenderer, Knowledge, lookup_for, search_once
 from ur2.types import (
     Assignment,
@@ -46,6 +46,8 @@ class Players:
     renderer: Renderer
     knowledge: Knowledge
     options: RolloutOptions
+    patience: Patience = field(default_factory=Patience)
+    """For turns, which wait while the engine sleeps."""
 
 
 async def run_episode(
@@ -162,7 +164,7 @@ class _Episode:
         )
         timeout_s = players.options.generate_timeout_s
         try:
-            async with asyncio.timeout(timeout_s):
+            async with players.patience.limit(timeout_s):
                 return await players.engine.generate(request)
         except TimeoutError as error:
             raise ComponentError(

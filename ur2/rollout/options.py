@@ -113,11 +113,13 @@ class RolloutOptions(Options):
     eval_sampling: SamplingOptions = SamplingOptions()
     """Sampling in evaluation."""
     generate_timeout_s: float = Field(600.0, gt=0.0)
-    """Longest wait for one turn, the engine's queue included; then the run stops with an error."""
+    """Longest wait for one turn, with the engine's queue and without its sleep; then its worker
+    is replaced."""
     group_timeout_s: float = Field(3600.0, gt=0.0)
-    """Longest wait for a worker to finish one group; then the run stops with an error."""
+    """Longest wait for a worker to finish one group, without its sleep; then it is replaced."""
     update_timeout_s: float = Field(600.0, gt=0.0)
-    """Longest wait for an engine to take new weights; then the run stops with an error."""
+    """Longest wait for an engine to take new weights, to sleep or to wake; then its worker is
+    replaced."""
 
     @property
     def max_in_play(self) -> int:

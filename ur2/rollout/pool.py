@@ -168,6 +168,7 @@ class RolloutPool:
                         self._options.group_timeout_s,
                         worker.run_group(assignment, num_samples, sampling, first),
                         name_of(index, f"group '{assignment.id}'"),
+                        limit=self._crew.patience.limit,
                     )
                 finally:
                     self._began_s.remove(start_s)

@@ -121,11 +121,13 @@ class RolloutWorker:
 
     async def sleep(self, keep_weights: bool) -> None:
         """See `Engine.sleep`."""
+        self._players.patience.pause()
         await self._players.engine.sleep(keep_weights=keep_weights)
 
     async def wake(self) -> None:
         """See `Engine.wake`."""
         await self._players.engine.wake()
+        self._players.patience.go_on()
 
     async def close(self) -> None:
         """Stops the engine; safe to call twice."""

@@ -280,6 +280,22 @@ async def test_a_worker_that_dies_asleep_is_replaced_when_the_others_wake(game):
     assert "sleep kept" not in workers[0].calls
 
 
+async def test_a_group_has_its_whole_time_limit_though_its_worker_sleeps_meanwhile(game):
+    workers = [FakeWorker(0.4)]
+    respawn = replacing(workers)
+    pool = RolloutPool(list(workers), options(group_timeout_s=0.3), respawn=respawn)
+    playing = asyncio.create_task(pool.play(game.assignment(), 1, SAMPLING))
+    await asyncio.sleep(0)
+    await pool.sleep(keep_weights=True)
+    await asyncio.sleep(0.35)
+    await pool.wake()
+    await playing
+    assert respawn.calls == 0
+    workers[0].delay_s = 10.0
+    await pool.play(game.assignment(), 1, SAMPLING)  # by a second one
+    assert respawn.calls == 1
+
+
 async def test_spread_groups_are_whole_and_in_order(game):
     workers = [FakeWorker(0.001), FakeWorker(0.002), FakeWorker()]
     pool = RolloutPool(workers, options(spread_groups=True))

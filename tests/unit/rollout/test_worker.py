@@ -55,6 +55,36 @@ async def test_a_channel_has_the_time_limit_of_an_update(game, method):
         await getattr(worker, method)(*arguments)
 
 
+@pytest.mark.parametrize("hangs", [False, True])
+async def test_a_turn_has_its_whole_time_limit_though_the_engine_sleeps_meanwhile(game, hangs):
+    engine, awake = game.ScriptedEngine(lambda _: ANSWER), asyncio.Event()
+    generate = engine.generate
+
+    async def generate_awake(request):
+        await awake.wait()
+        engine.hangs = hangs
+        return await generate(request)
+
+    async def sleep(*, keep_weights): ...
+
+    async def wake():
+        awake.set()
+
+    engine.generate, engine.sleep, engine.wake = generate_awake, sleep, wake
+    worker = RolloutWorker(game.make_players(engine, generate_timeout_s=0.2), seed=0)
+    playing = asyncio.create_task(worker.run_group(game.assignment(), 2, SamplingOptions()))
+    await asyncio.sleep(0)
+    await worker.sleep(keep_weights=False)
+    await asyncio.sleep(0.3)
+    assert not playing.done()
+    await worker.wake()
+    if hangs:
+        with pytest.raises(ComponentError, match=r"no turn within 0\.2 s"):
+            await asyncio.wait_for(playing, 5.0)
+    else:
+        assert (await playing).trajectories[1].status is Status.ANSWERED
+
+
 async def test_a_failed_episode_leaves_no_other_episode_running(game):
     engine = game.ScriptedEngine(lambda _: ANSWER)
     calls = 0
