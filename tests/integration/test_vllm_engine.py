@@ -292,6 +292,20 @@ async def test_a_sleeping_engine_decodes_nothing_and_wakes_under_the_weights_it_
         assert [run.version for run in drawn.weight_versions] in ([4, 5], [5])
 
 
+async def test_a_sleeping_engine_does_not_wake_under_weights_of_which_a_part_fits(
+    engine, other_weights, tmp_path
+):
+    _, path = other_weights
+    save_file({"model.norm.weight": torch.ones(64)}, tmp_path / "0.safetensors")
+    await engine.sleep(keep_weights=True)
+    with pytest.raises(ComponentError, match=r"missing .*embed_tokens"):
+        await engine.load_weights(str(tmp_path), 6)
+    with pytest.raises(ComponentError, match="without weights"):
+        await engine.wake()
+    await engine.load_weights(path, 5)
+    await engine.wake()
+
+
 async def test_a_directory_without_weights_changes_nothing(engine, tmp_path):
     with pytest.raises(InputError, match="no weights"):
         await engine.load_weights(str(tmp_path), 6)

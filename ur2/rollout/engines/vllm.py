@@ -236,6 +236,7 @@ class VllmEngine:
                     await self._llm.pause_generation(mode="keep", clear_cache=False)
                 elif not _on_cpu():
                     await self._llm.wake_up(tags=["weights"])
+                self._has_weights = False
                 yield
                 await self._llm.reset_prefix_cache(reset_running_requests=True)
                 await self._llm.update_weight_version(str(version))
@@ -264,7 +265,7 @@ class VllmEngine:
             with _engine_death():
                 level = 0 if _on_cpu() else 1 if keep_weights else 2
                 await self._llm.sleep(level, mode="keep")
-            self._asleep, self._has_weights = True, keep_weights
+            self._asleep, self._has_weights = True, self._has_weights and keep_weights
 
     async def wake(self) -> None:
         """Takes back whatever memory is missing, then resumes."""
