@@ -171,7 +171,7 @@ class Crew:
         """As soon as the others are awake, puts a fresh worker in the place of one that failed.
 
         Raises:
-            ComponentError: `error`, where there is no further restart; or the next worker failed.
+            ComponentError: `error`, or that of the last to replace it: there is no further restart.
         """
         await self._awake.wait()  # until then others need the memory
         await self._replace(index, failed, error)
@@ -237,17 +237,24 @@ class Crew:
         async with self._changing[index]:
             if self._workers[index] is not failed:
                 return
-            if self._respawn is None or not self._restarts_left:
-                raise error
+            self._board.set_down(index, down=True)
+            try:
+                self._workers[index] = await self._successor(index, error)
+            finally:
+                self._board.set_down(index, down=False)
+
+    async def _successor(self, index: int, error: ComponentError) -> Worker:
+        """The first that comes up; raises the last error where there is no further restart."""
+        while self._respawn is not None and self._restarts_left:
             self._restarts_left -= 1
             logger.warning("%s; starting another (%d more)", error, self._restarts_left)
-            self._board.set_down(index, down=True)
             try:
                 worker = await self._respawn(index)
                 await self._bring_up(index, worker)
-                self._workers[index] = worker
-            finally:
-                self._board.set_down(index, down=False)
+                return worker
+            except ComponentError as failure:
+                error = failure
+        raise error
 
 
 def name_of(index: int, what: str) -> str:

@@ -164,6 +164,30 @@ async def test_the_restarts_run_out(game):
     assert respawn.calls == 2
 
 
+@pytest.mark.parametrize("num_failures", [1, 2, 3])
+async def test_a_successor_that_does_not_come_up_is_replaced_too_while_restarts_are_left(
+    game, num_failures
+):
+    class DoesNotStart(FakeWorker):
+        async def start(self):
+            raise ComponentError("the memory is not free yet")
+
+    workers = [FakeWorker(error=ComponentError("gone"))]
+    successors = [*(DoesNotStart() for _ in range(num_failures)), FakeWorker()]
+
+    async def respawn(index):
+        return successors.pop(0)
+
+    pool = RolloutPool(workers, options(max_worker_restarts=3), respawn=respawn)
+    plays = [pool.play(game.assignment(id=str(i)), 1, SAMPLING) for i in range(3)]
+    if num_failures == 3:
+        with pytest.raises(ComponentError, match="not free yet"):
+            await asyncio.gather(*plays)
+    else:
+        assert len(await asyncio.gather(*plays)) == 3
+        assert successors == []
+
+
 async def test_a_worker_that_refuses_weights_is_replaced_and_gets_them(game):
     workers = [FakeWorker(weights_error=ComponentError("no room"))]
     pool = RolloutPool(workers, options(), respawn=replacing(workers))
