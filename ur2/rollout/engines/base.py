@@ -75,8 +75,9 @@ class Engine(Protocol):
     async def load_weights(self, path: str, version: int) -> None:
         """Replaces the weights by those of `path`, between two steps of decoding.
 
-        Requests in flight keep their state and go on under the new weights. An engine that sleeps
-        takes back the memory of its weights, and sleeps on.
+        Requests in flight keep their state and go on under the new weights. Where these do not fit,
+        nothing is sampled until others do. An engine that sleeps takes back the memory of its
+        weights, and sleeps on.
 
         Args:
             path: a directory with one or more `*.safetensors`, Hugging Face parameter names.
