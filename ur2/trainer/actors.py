@@ -46,8 +46,10 @@ class Actor:
             ComponentError: it died, failed otherwise, or did not answer in time.
         """
         deadline_s = self.timeout_s if timeout_s is None else timeout_s
-        answer = getattr(self.handle, method).remote(*args)
+        if not ray.is_initialized():
+            raise ComponentError(f"{self.name}.{method} was called after ray's end")
         try:
+            answer = getattr(self.handle, method).remote(*args)
             async with asyncio.timeout(deadline_s):
                 return await answer
         except asyncio.CancelledError:

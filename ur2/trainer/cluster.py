@@ -1,8 +1,10 @@
 """With `actors` the only home of ray: plain workers become actors in places reserved for them."""
 
 import asyncio
+import contextlib
 import logging
 import os
+import socket
 import tempfile
 import time
 import uuid
@@ -27,6 +29,7 @@ from ur2.trainer.placement import Bundle, Demand, Node, plan
 
 logger = logging.getLogger(__name__)
 CLOSE_TIMEOUT_S = 30.0
+CONNECT_TIMEOUT_S = 10.0
 RETRY_S = 1.0
 GRANT_S = 10.0
 NODE_ID = "ray.io/node-id"
@@ -155,7 +158,8 @@ class Cluster:
             if isinstance(problem, BaseException):
                 logger.debug("while closing: %s", problem)
         for actor in actors:
-            ray.kill(actor.handle)
+            with contextlib.suppress(RayError):  # ray itself has ended
+                ray.kill(actor.handle)
         self.actors = [actor for actor in self.actors if actor not in actors]
 
     async def close(self) -> None:
@@ -204,6 +208,8 @@ def _join_ray(options: ClusterOptions) -> None:
     local = options.address == "local"
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
+        if not local:
+            _reach(options.address)
         ray.init(
             address=options.address,
             include_dashboard=False if local else None,
@@ -211,7 +217,7 @@ def _join_ray(options: ClusterOptions) -> None:
             logging_level=logging.ERROR,
             log_to_driver=False,
         )
-    except ConnectionError as error:
+    except OSError as error:
         raise InputError(
             f"cluster.address: no ray cluster answers at '{options.address}' ({error}); start "
             "one with `ray start --head`, or set cluster.address=local"
@@ -222,6 +228,14 @@ def _join_ray(options: ClusterOptions) -> None:
         raise InputError(
             f"cluster.address: the ray cluster at '{options.address}' cannot be joined: {error}"
         ) from error
+
+
+def _reach(address: str) -> None:
+    """Fails where nothing listens; ray itself would try for minutes."""
+    if address == "auto":
+        address = ray._private.services.get_ray_address_from_environment(address, None)
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host, int(port)), CONNECT_TIMEOUT_S).close()
 
 
 def _group(bundles: Sequence[Bundle]) -> PlacementGroup | None:

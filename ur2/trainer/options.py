@@ -1,8 +1,9 @@
 """Options of the loop, the cluster and the cold start."""
 
+import re
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ur2.options import Options
 from ur2.policy.options import PolicyOptions
@@ -138,6 +139,13 @@ class ClusterOptions(Options):
     """Longest wait for a worker to start."""
     call_timeout_s: float = 1800.0
     """Longest wait for one call to a policy rank; past it the run stops with a checkpoint."""
+
+    @field_validator("address")
+    @classmethod
+    def _address_is_one(cls, address: str) -> str:
+        if address not in ("local", "auto") and not re.fullmatch(r"[^\s/]+:\d+", address):
+            raise ValueError("write local, auto or host:port")
+        return address
 
 
 class PhaseOptions(Options):
