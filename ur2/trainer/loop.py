@@ -90,6 +90,7 @@ class Trainer:
                 before = await unless_stopped(self._measure("before"), self.stop)
                 self.state.before = before.to_json() if before else None
             self._take_account()  # what comes before the first step is no step's
+            await self.rollouts.take_loss()
             while self.state.step < self.options.steps:
                 await self._step(self.state.step + 1)
             await self.save()

@@ -397,6 +397,14 @@ async def test_all_that_was_sampled_is_accepted_rejected_or_lost(
         assert m["rollout/lost_s"] == 0.5
 
 
+async def test_what_is_lost_before_the_first_step_is_no_steps_loss(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, steps=2)
+    rollouts: Any = trainer.rollouts
+    rollouts.num_lost = 1000  # while held-out questions were played
+    await trainer.run()
+    assert [m["rollout/lost_tokens"] for m in trainer.reporter.run.read_metrics()] == [0.0, 0.0]
+
+
 async def test_every_phase_and_worker_is_on_the_timeline(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, steps=1)
     await trainer.run()
