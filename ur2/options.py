@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import re
 import sys
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +19,9 @@ OptionsT = TypeVar("OptionsT", bound="Options")
 class Options(BaseModel):
     """Frozen, strict options; a docstring under a field is its help text."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
     @classmethod
     def load(cls, tree: Mapping[str, Any], *, where: str) -> Self:
@@ -53,18 +56,34 @@ def parse_command_line(
         if not equals:
             raise InputError(f"{prog}: '{argument}' is not key=value; --help lists the keys")
         *parents, leaf = key.split(".")
-        node = tree
+        node: Any = tree
         for parent in parents:
             node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise InputError(f"{prog}: '{argument}' is below '{parent}', which has a value")
         node[leaf] = _value(value)
     return cls.load(tree, where=prog)
+
+
+class _Values(yaml.SafeLoader):
+    """YAML without dates, and with 1e-5 as a number, as Hydra reads values."""
+
+    yaml_implicit_resolvers: typing.ClassVar = {
+        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+_EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$")
+_Values.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789"))
 
 
 def _value(text: str) -> Any:
     """YAML; but a mapping wants braces: `query: ` is a text, and texts keep their spaces."""
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
+        value = yaml.load(text, Loader=_Values)
+        json.dumps(value)
+    except (yaml.YAMLError, TypeError, ValueError, RecursionError):
         return text
     is_plain = not text.startswith(("{", "'", '"'))
     return text if not text or (is_plain and isinstance(value, str | dict)) else value

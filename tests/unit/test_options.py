@@ -21,6 +21,8 @@ class Example(Options):
     """Paths."""
     table: dict[str, int] = {}  # noqa: RUF012
     """Numbers by name."""
+    share: float = 0.5
+    """A number with a fraction."""
     inner: Inner = Inner()
 
 
@@ -44,6 +46,9 @@ def parse(*arguments: str) -> Example:
         ("table={a: 1}", "table", {"a": 1}),
         ("table.a=1", "table", {"a": 1}),
         ("inner.flag=true", "inner", Inner(flag=True)),
+        ("text=2026-11-20", "text", "2026-11-20"),
+        ("text=!!binary aGk=", "text", "!!binary aGk="),
+        ("share=1e-5", "share", 1e-5),
     ],
 )
 def test_values_are_what_they_look_like(argument: str, name: str, value: Any) -> None:
@@ -58,12 +63,19 @@ def test_values_are_what_they_look_like(argument: str, name: str, value: Any) ->
         ("txt=a", "did you mean 'text'?"),
         ("paths=a", "unknown key 'paths'"),
         ("inner.flg=true", "did you mean 'flag'?"),
+        ("share=.nan", "'share': input should be a finite number, got nan"),
+        ("share=inf", "'share': input should be a valid number, got 'inf'"),
     ],
 )
 def test_what_does_not_fit_is_named(argument: str, complaint: str) -> None:
     with pytest.raises(InputError) as raised:
         parse(argument)
     assert complaint in str(raised.value)
+
+
+def test_a_key_below_one_that_has_a_value_is_named() -> None:
+    with pytest.raises(InputError, match=r"'inner\.flag=true' is below 'inner'"):
+        parse("inner=1", "inner.flag=true")
 
 
 def test_help_names_keys_as_they_are_written(capsys: pytest.CaptureFixture[str]) -> None:
