@@ -110,7 +110,7 @@ class RunDirectory:
         return [json.loads(line) for line in lines if line.endswith("\n")]  # a kill cuts the last
 
     def forget_after(self, step: int) -> None:
-        """Drops what came after the checkpoint that a run continues from."""
+        """Drops metrics and checkpoints of steps past the one that a run continues from."""
         kept = [json.dumps(m) for m in self.read_metrics() if m["step"] <= step]
         write_text(self.metrics_path, "".join(line + "\n" for line in kept))
         for later in self.checkpoints.glob("step_*"):
