@@ -124,6 +124,7 @@ def make_rollouts(
             options.rollout,
             options.prompt,
             model_path=options.model.path,
+            revision=options.model.revision,
             dtype=dtype,
             knowledge=knowledge,
             seed=options.seed,

@@ -3,7 +3,11 @@
 import asyncio
 import dataclasses
 import gc
+import json
+import os
 import shutil
+import subprocess
+import sys
 import time
 
 import pytest
@@ -225,6 +229,50 @@ async def test_nothing_is_sampled_from_weights_of_which_a_part_fits(engine, mode
     await engine.load_weights(str(tmp_path / "whole"), 2)
     assert [run.version for run in (await late).weight_versions] == [2]
     assert {run.version for run in (await running).weight_versions} <= {0, 2}
+
+
+@pytest.mark.parametrize("tiny_model", [False], indirect=True, ids=["untied"])
+def test_the_revision_that_is_asked_for_is_the_one_that_samples(tiny_model, model, tmp_path):
+    snapshots = tmp_path / "hub" / "models--some--model" / "snapshots"
+    main, other = "a" * 40, "b" * 40
+    for commit in (main, other):
+        shutil.copytree(tiny_model, snapshots / commit)
+    (snapshots.parent / "refs").mkdir()
+    (snapshots.parent / "refs" / "main").write_text(main)
+    with torch.no_grad():
+        model.get_output_embeddings().weight.neg_()
+    model.save_pretrained(snapshots / other)
+    tokenizer = json.loads((snapshots / other / "tokenizer_config.json").read_text())
+    (snapshots / other / "tokenizer_config.json").write_text(
+        json.dumps({**tokenizer, "eos_token": "<|user|>"})
+    )
+    code = f"""
+import asyncio
+from ur2.rollout.engines.base import GenerationRequest
+from ur2.rollout.engines.factory import make_engine
+from ur2.rollout.engines.text import load_tokenizer
+from ur2.rollout.options import EngineOptions
+
+async def sampled(path, revision):
+    engine = make_engine(EngineOptions(name="hf"), model_path=path, dtype="float32",
+                         max_model_len=64, seed=0, revision=revision)
+    await engine.start()
+    request = GenerationRequest(token_ids=(20, 21), max_tokens=9, temperature=0.0)
+    token_ids = (await engine.generate(request)).token_ids
+    await engine.close()
+    return token_ids, load_tokenizer(path, revision).eos_token
+
+own = asyncio.run(sampled("some/model", None))
+asked = asyncio.run(sampled("some/model", "{other}"))
+assert own == asyncio.run(sampled("{snapshots / main}", None))
+assert asked == asyncio.run(sampled("{snapshots / other}", None))
+assert own[0] != asked[0] and own[1] != asked[1]
+"""
+    environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 async def test_closing_fails_what_is_still_running(tiny_model):

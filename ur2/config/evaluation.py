@@ -211,7 +211,7 @@ def engine_renderer(options: InferenceOptions, sampling: SamplingOptions) -> Pro
             options.rollout.num_workers * options.cluster.num_gpus_per_rollout_worker,
             options.cluster,
         )
-    return make_renderer(options, options.model.path)
+    return make_renderer(options, options.model.path, options.model.revision)
 
 
 def is_chat(options: InferenceOptions) -> bool:

@@ -63,7 +63,9 @@ def print_plan(options: RunOptions, console: Console) -> None:
     """
     inputs = find_inputs(options)
     here = {i.key for i in inputs if i.state == "here"}
-    renderer = make_renderer(options, options.model.path) if "model.path" in here else None
+    renderer = None
+    if "model.path" in here:
+        renderer = make_renderer(options, options.model.path, options.model.revision)
     questions = _read(options.dataset.train if "dataset.train" in here else None, renderer)
     held_out = _read(options.dataset.eval if "dataset.eval" in here else None, renderer)
     overlap = find_overlap(questions, held_out) if questions and held_out else None

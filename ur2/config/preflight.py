@@ -100,14 +100,16 @@ def check_inputs_exist(inputs: Sequence[Input]) -> None:
         raise InputError("; ".join(missing) + ". Check the path, or override the key")
 
 
-def make_renderer(options: InferenceOptions, model_path: str) -> PromptRenderer:
+def make_renderer(
+    options: InferenceOptions, model_path: str, revision: str | None = None
+) -> PromptRenderer:
     """The prompts as the rollouts will render them.
 
     Raises:
         InputError: the model has no tokenizer, or one without a chat template.
     """
     return PromptRenderer(
-        load_tokenizer(model_path),
+        load_tokenizer(model_path, revision),
         Protocol(options.prompt.protocol),
         options.prompt,
         max_prompt_tokens=options.rollout.max_prompt_tokens,
@@ -139,7 +141,7 @@ def load_inputs(options: RunOptions) -> Inputs:
     check_inputs_exist(find_inputs(options))
     check_indexes(options)
     check_model_length(options)
-    renderer = make_renderer(options, options.model.path)
+    renderer = make_renderer(options, options.model.path, options.model.revision)
 
     def read(path: str, reward: RewardOptions) -> list[Question]:
         questions = load_checked(path, renderer)

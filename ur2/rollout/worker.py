@@ -143,6 +143,7 @@ def make_players(
     knowledge: Knowledge,
     seed: int,
     sleeps: bool = False,
+    revision: str | None = None,
 ) -> Players:
     """Engine (not started), renderer and knowledge of one worker.
 
@@ -155,16 +156,17 @@ def make_players(
         seed: of the run; workers of one run share it where sampling is seeded, and should differ
             where it is not.
         sleeps: whether the engine will be put to sleep.
+        revision: of a Hugging Face name.
 
     Raises:
         InputError: there is no tokenizer or chat template, or a budget holds nothing.
     """
     renderer = PromptRenderer(
-        load_tokenizer(model_path),
+        load_tokenizer(model_path, revision),
         Protocol(prompt.protocol),
         prompt,
         max_prompt_tokens=options.max_prompt_tokens,
-        generation_eos=generation_eos(model_path),
+        generation_eos=generation_eos(model_path, revision),
     )
     engine = make_engine(
         options.engine,
@@ -173,5 +175,6 @@ def make_players(
         max_model_len=options.max_model_len,
         seed=seed,
         sleeps=sleeps,
+        revision=revision,
     )
     return Players(engine=engine, renderer=renderer, knowledge=knowledge, options=options)

@@ -19,6 +19,7 @@ def make_engine(
     max_model_len: int,
     seed: int,
     sleeps: bool = False,
+    revision: str | None = None,
 ) -> Engine:
     """The engine that `options` names, not started yet.
 
@@ -29,6 +30,7 @@ def make_engine(
         max_model_len: tokens of the longest context.
         seed: of the requests that bring none.
         sleeps: whether it will be put to sleep.
+        revision: of a Hugging Face name.
     """
     engine = ENGINES[options.name]
     return engine(
@@ -38,6 +40,7 @@ def make_engine(
         max_model_len=max_model_len,
         seed=seed,
         sleeps=sleeps,
+        revision=revision,
     )
 
 

@@ -37,10 +37,12 @@ class HfEngine:
         max_model_len: int,
         seed: int,
         sleeps: bool = False,
+        revision: str | None = None,
     ) -> None:
         """Takes what `start` needs; loads nothing. It can always sleep."""
         self._options = options
         self._model_path = model_path
+        self._revision = revision
         self._dtype = dtype
         self._max_model_len = max_model_len
         self._seed = seed
@@ -68,7 +70,7 @@ class HfEngine:
     async def start(self) -> None:
         """Loads the model."""
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="hf-engine")
-        self._tokenizer = load_tokenizer(self._model_path)
+        self._tokenizer = load_tokenizer(self._model_path, self._revision)
         await self._on_thread(self._load_model)
         self._loop_task = asyncio.create_task(self._run(), name="hf-engine")
         self._loop_task.add_done_callback(self._stopped)
@@ -214,7 +216,7 @@ class HfEngine:
         torch.set_num_threads(self._options.num_threads)
         try:
             model = AutoModelForCausalLM.from_pretrained(
-                self._model_path, dtype=getattr(torch, self._dtype)
+                self._model_path, revision=self._revision, dtype=getattr(torch, self._dtype)
             )
         except (OSError, ValueError) as error:
             raise InputError(f"cannot load model '{self._model_path}': {error}") from error

@@ -29,10 +29,12 @@ class RemoteEngine:
         max_model_len: int,
         seed: int,
         sleeps: bool = False,
+        revision: str | None = None,
     ) -> None:
         """Takes what `start` needs; the rest is the server's to set."""
         self._endpoint = Endpoint(options, model_path)
         self._model_path = model_path
+        self._revision = revision
         self._max_model_len = max_model_len
         self._tokenizer: Any = None
         self.num_abandoned_tokens = 0
@@ -45,7 +47,7 @@ class RemoteEngine:
             InputError: it is not there, or takes shorter contexts than episodes may reach.
             ComponentError: the endpoint does not answer.
         """
-        self._tokenizer = load_tokenizer(self._model_path)
+        self._tokenizer = load_tokenizer(self._model_path, self._revision)
         served = await self._endpoint.open()
         longest = served.get("max_model_len")
         if longest is not None and longest < self._max_model_len:

@@ -43,8 +43,8 @@ def stop_ids(tokenizer: Tokenizer, request: GenerationRequest) -> tuple[int, ...
     return tuple(dict.fromkeys([*request.stop_token_ids, *marked]))
 
 
-def load_tokenizer(model_path: str) -> Any:
-    """The Hugging Face tokenizer of a model folder or name.
+def load_tokenizer(model_path: str, revision: str | None = None) -> Any:
+    """The Hugging Face tokenizer of a model folder, or of a name and its revision.
 
     Raises:
         InputError: there is none.
@@ -52,7 +52,7 @@ def load_tokenizer(model_path: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(model_path)
+        return AutoTokenizer.from_pretrained(model_path, revision=revision)
     except (OSError, ValueError) as error:
         raise InputError(
             f"no tokenizer for model '{model_path}': {error}; "
@@ -60,12 +60,12 @@ def load_tokenizer(model_path: str) -> Any:
         ) from error
 
 
-def generation_eos(model_path: str) -> tuple[int, ...]:
+def generation_eos(model_path: str, revision: str | None = None) -> tuple[int, ...]:
     """The end-of-turn ids of a model's generation config, beside its tokenizer's; often none."""
     from transformers import GenerationConfig
 
     try:
-        token_ids = GenerationConfig.from_pretrained(model_path).eos_token_id
+        token_ids = GenerationConfig.from_pretrained(model_path, revision=revision).eos_token_id
     except OSError:
         return ()
     if token_ids is None:

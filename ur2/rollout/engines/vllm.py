@@ -38,11 +38,13 @@ class VllmEngine:
         max_model_len: int,
         seed: int,
         sleeps: bool = False,
+        revision: str | None = None,
     ) -> None:
         """Takes what `start` needs; loads nothing."""
         self._sleeps = sleeps
         self._options = options
         self._model_path = model_path
+        self._revision = revision
         self._dtype = dtype
         self._max_model_len = max_model_len
         self._seed = seed
@@ -104,6 +106,8 @@ class VllmEngine:
         )
         return {
             "model": self._model_path,
+            "revision": self._revision,
+            "tokenizer_revision": self._revision,
             "dtype": self._dtype,
             "max_model_len": self._max_model_len,
             "max_num_seqs": options.max_num_seqs,
