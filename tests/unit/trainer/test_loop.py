@@ -31,6 +31,7 @@ from ur2.transfer.publication import Files
 from ur2.types import (
     Assignment,
     Author,
+    Batch,
     Group,
     Level,
     Question,
@@ -403,6 +404,35 @@ async def test_what_is_lost_before_the_first_step_is_no_steps_loss(tmp_path: Pat
     rollouts.num_lost = 1000  # while held-out questions were played
     await trainer.run()
     assert [m["rollout/lost_tokens"] for m in trainer.reporter.run.read_metrics()] == [0.0, 0.0]
+
+
+async def test_without_staleness_an_asynchronous_run_is_the_synchronous_one(
+    tmp_path: Path,
+) -> None:
+    batches: dict[str, list[list[str]]] = {"sync": [], "async": []}
+    metrics = []
+    for mode, seen in batches.items():
+        trainer = make_trainer(tmp_path / mode, mode=mode, max_staleness=0, max_refills=3)
+        trainer.rubrics = {None: SlowDullRubric()}  # type: ignore[dict-item]
+        policy: Any = trainer.policy
+        update = policy.update
+
+        async def watched(batch: Batch, seen: Any = seen, update: Any = update) -> Any:
+            seen.append([sample.id for sample in batch.samples])
+            return await update(batch)
+
+        policy.update = watched
+        await trainer.run()
+        measured = ("time/", "throughput/", "idle/", "memory/")
+        metrics.append(
+            [
+                {key: value for key, value in step.items() if not key.startswith(measured)}
+                for step in trainer.reporter.run.read_metrics()
+            ]
+        )
+    assert batches["async"] == batches["sync"]
+    assert all(batches["sync"])
+    assert metrics[0] == metrics[1]
 
 
 async def test_every_phase_and_worker_is_on_the_timeline(tmp_path: Path) -> None:
