@@ -11,6 +11,7 @@ from typing import Any
 from ur2.errors import ComponentError, InputError
 from ur2.rollout.engines.base import Finish, Generation, GenerationRequest
 from ur2.rollout.engines.text import decode, stop_ids
+from ur2.rollout.engines.vllm_settings import IN_CORE, device_arguments, environment, on_cpu
 from ur2.rollout.options import EngineOptions
 from ur2.transfer.checks import refuse_differing
 from ur2.transfer.files import read_checksums, weight_files
@@ -20,9 +21,6 @@ from ur2.types import VersionRun
 _INITIAL_VERSION = 0
 _SHUTDOWN_TIMEOUT_S = 30.0
 _ABORT_TIMEOUT_S = 1.0
-_IN_CORE = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
-"""The model in the core's own process. Asked for "uni", the CPU build still gives it another, and
-the two poll each other's memory for every token, which costs a core."""
 _FINISHES: dict[str, Finish] = {"stop": "stop", "length": "length"}
 
 
@@ -62,7 +60,7 @@ class VllmEngine:
         Environment variables are how vllm is told about threads, logging and usage reports; they
         are set in this process, since vllm's children inherit them.
         """
-        os.environ.update(_environment(self._options))
+        os.environ.update(environment(self._options))
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         try:
             from vllm.engine.arg_utils import AsyncEngineArgs
@@ -88,22 +86,6 @@ class VllmEngine:
 
     def _arguments(self) -> dict[str, Any]:
         options = self._options
-        device: dict[str, Any] = (
-            {
-                "kv_cache_memory_bytes": int(options.kv_cache_gib * 2**30),
-                # A seeded request whose prompt is cut in two kills vllm 0.32 on CPU: it rewinds the
-                # request's generator, which CPU generators cannot do.
-                "enable_chunked_prefill": False,
-                # Only whole blocks of a prefix are shared: vllm's 128 on CPU exceeds many a prompt,
-                # and its kernels take multiples of 32.
-                "block_size": 32,
-            }
-            if _on_cpu()
-            else {
-                "gpu_memory_utilization": options.gpu_memory_utilization,
-                "enable_sleep_mode": self._sleeps,
-            }
-        )
         return {
             "model": self._model_path,
             "revision": self._revision,
@@ -112,7 +94,7 @@ class VllmEngine:
             "max_model_len": self._max_model_len,
             "max_num_seqs": options.max_num_seqs,
             "tensor_parallel_size": options.tensor_parallel_size,
-            "distributed_executor_backend": "mp" if options.tensor_parallel_size > 1 else _IN_CORE,
+            "distributed_executor_backend": "mp" if options.tensor_parallel_size > 1 else IN_CORE,
             "enforce_eager": options.enforce_eager,
             "enable_prefix_caching": options.prefix_caching,
             "logprobs_mode": "processed_logprobs",
@@ -121,7 +103,7 @@ class VllmEngine:
             "worker_extension_cls": "ur2.rollout.engines.vllm_weights.WeightReloader",
             "weight_transfer_config": {"backend": "ur2"},  # that module registers it
             "disable_log_stats": True,
-            **device,
+            **device_arguments(options, sleeps=self._sleeps),
         }
 
     async def generate(self, request: GenerationRequest) -> Generation:
@@ -238,7 +220,7 @@ class VllmEngine:
             with _engine_death():
                 if not self._asleep:
                     await self._llm.pause_generation(mode="keep", clear_cache=False)
-                elif not _on_cpu():
+                elif not on_cpu():
                     await self._llm.wake_up(tags=["weights"])
                 self._has_weights = False
                 yield
@@ -267,7 +249,7 @@ class VllmEngine:
         """
         async with self._updating:
             with _engine_death():
-                level = 0 if _on_cpu() else 1 if keep_weights else 2
+                level = 0 if on_cpu() else 1 if keep_weights else 2
                 await self._llm.sleep(level, mode="keep")
             self._asleep, self._has_weights = True, self._has_weights and keep_weights
 
@@ -279,7 +261,7 @@ class VllmEngine:
             if not self._has_weights:
                 raise ComponentError("the vllm engine sleeps without weights and has got none")
             with _engine_death():
-                await self._llm.wake_up(tags=["scheduling"] if _on_cpu() else None)
+                await self._llm.wake_up(tags=["scheduling"] if on_cpu() else None)
             self._asleep = False
 
     async def close(self) -> None:
@@ -290,24 +272,6 @@ class VllmEngine:
                 # Otherwise it takes the exit of the processes for their death and logs an error.
                 llm.output_handler.cancel()
             await asyncio.to_thread(llm.shutdown, _SHUTDOWN_TIMEOUT_S)
-
-
-def _on_cpu() -> bool:
-    from vllm.platforms import current_platform
-
-    return bool(current_platform.is_cpu())
-
-
-def _environment(options: EngineOptions) -> dict[str, str]:
-    """What vllm and its children read from the environment."""
-    return {
-        "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_ENGINE_READY_TIMEOUT_S": str(int(options.start_timeout_s)),
-        # Pinning would put the engines of one machine on the same cores.
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "OMP_NUM_THREADS": str(options.num_threads),
-        "TOKENIZERS_PARALLELISM": "false",
-    }
 
 
 def _sampled_logprobs(flat: Any) -> tuple[float, ...]:
