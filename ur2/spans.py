@@ -18,6 +18,7 @@ _BRACES = re.compile(r"(?P<boxed>\\boxed\s*\{)|\\\\(?!boxed)|\\[{}]|(?P<open>\{)
 _BLANK = re.compile(r"[\s*_]*")
 _PHRASE_END = re.compile(r"\n|<\||</s>")
 _MARKUP = " \t\r*_`$\"'"
+_STOP_AFTER_MARKUP = re.compile(r"[*_`$\"'][.,;:]")
 
 
 def tagged(text: str, opening: str, closing: str) -> list[Span]:
@@ -52,7 +53,8 @@ def boxed(text: str) -> list[Span]:
 def phrased(text: str, phrase: str) -> list[Span]:
     """Every `phrase ...` in any case, in text order.
 
-    The content is the rest of the line, or the next line with text; it ends before a chat token.
+    The content is the rest of the line, or the next line with text; it ends before a chat token. A
+    full stop that follows emphasis, as in "**B**.", is none of it.
     """
     openings = occurrences(text, phrase)
     spans = []
@@ -64,6 +66,8 @@ def phrased(text: str, phrase: str) -> list[Span]:
         cut = _PHRASE_END.search(text, start, limit)
         end = cut.start() if cut else limit
         content = text[start:end].strip(_MARKUP)
+        if _STOP_AFTER_MARKUP.fullmatch(content[-2:]):
+            content = content[:-1].strip(_MARKUP)
         spans.append(Span(opening, end, content))
     return spans
 

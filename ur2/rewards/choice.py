@@ -11,7 +11,7 @@ def choice_match(prediction: str, golds: Sequence[str], options: Sequence[str]) 
     """1.0 where the prediction names a gold letter, or is the whole text of exactly that option.
 
     Args:
-        prediction: a letter ("B", "(B)", "B. Paris") or an option's text.
+        prediction: a letter ("B", "(B)", "B. Paris") or an option's text ("E. coli").
         golds: letters of the right options.
         options: option texts in letter order.
     """
@@ -19,11 +19,19 @@ def choice_match(prediction: str, golds: Sequence[str], options: Sequence[str]) 
 
 
 def chosen_option(prediction: str, options: Sequence[str]) -> str | None:
-    """The letter of the option that was named, by letter or by its whole text; else None."""
+    """The letter of the option that was named, by letter or by its whole text; else None.
+
+    A text is first looked for as it stands, so that "E. coli" is not option E, and options that
+    differ in case or marks alone are told apart; a lone letter is looked for among letters first.
+    """
     letters = ascii_uppercase[: len(options)]
-    letter = option_letter(prediction)
-    if letter is not None and letter in letters:
+    words = plain(prediction)
+    letter = option_letter(words)
+    is_letter = letter is not None and letter in letters
+    if not (is_letter and len(words) == 1) and options.count(words) == 1:
+        return letters[options.index(words)]
+    if is_letter:
         return letter
-    said = normalise(plain(prediction))
+    said = normalise(words)
     same = [a for a, text in zip(letters, options, strict=True) if said and normalise(text) == said]
     return same[0] if len(same) == 1 else None

@@ -8,15 +8,19 @@ from ur2.types import Task
 
 _PHRASE = "correct answer is:"
 _BARE_LETTER = re.compile(
-    r"(?i:correct answer is)[ \t*_`$\"'(\[]+([A-Z])"
-    r"(?=[ \t*_`$\"']*(?:[.,;)\]\n]|$|because\b|since\b|as\b))"
+    r"(?i:correct answer is)[ \t*_`$\"'(\[]+(?:(?i:option|choice)[ \t*_(\[]+)?([A-Z])"
+    r"(?=[ \t*_`$\"']*(?:[.,;:)\]\n]|$|because\b|since\b|as\b))"
 )
 _OPTION_LETTER = re.compile(
-    r"(?:(?:option|choice)\s+)?[(\[]?([A-Z])(?:[)\]]|[.:](?=\s|$)|\s*$|\s+(?:because|since)\b)",
+    r"(?:(?:option|choice)\s+)?[(\[{]?([A-Z])"
+    r"(?:[\s.,;:!*_`$\"')\]}]*$|[*_`$\"']*"
+    r"(?:[)\]]|[.:](?=[\s*_`$\"'])|\s+[-\u2013\u2014]\s|,?\s+(?:because|since)\b|,\s+as\b))",
     re.I,
 )
-_TEXT_COMMAND = re.compile(
-    r"\\(?:boxed|text|textbf|textit|textrm|mathrm|mathbf)\s*\{(.*)\}", re.DOTALL
+_WRAPPED = re.compile(
+    r"(?:\\(?:boxed|text|textbf|textit|textrm|mathrm|mathbf)\s*\{(.*)\}"
+    r"|\\\(((?:(?!\\\)).)*)\\\))[.,;]?",
+    re.DOTALL,
 )
 _MARKUP = " \t\r\n*_`$\"'"
 
@@ -50,10 +54,10 @@ def option_letter(answer: str) -> str | None:
 
 
 def plain(answer: str) -> str:
-    r"""The answer without emphasis, quotes, dollar signs or an enclosing `\text{}`."""
+    r"""The answer without emphasis, quotes, dollar signs, `\(\)` or an enclosing `\text{}`."""
     answer = answer.strip(_MARKUP)
-    while (found := _TEXT_COMMAND.fullmatch(answer)) and _encloses(found[1]):
-        answer = found[1].strip(_MARKUP)
+    while (found := _WRAPPED.fullmatch(answer)) and _encloses(found[found.lastindex or 0]):
+        answer = found[found.lastindex or 0].strip(_MARKUP)
     return answer
 
 
