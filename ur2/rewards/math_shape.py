@@ -21,22 +21,44 @@ _THOUSANDS = re.compile(r"\d,(?:\\!)?\d{3}(?!\d)")
 _NO_NUMBER = re.compile(r"[,;=<>|]|\\(?:in|c[au]p|[lg]eq?|text|m|begin|\{|infty|to|pm|quad|,)")
 _SIZES = re.compile(r"\\(?:left|right|[bB]ig+[lr]?)(?=\s*[()\[\]])")
 
+_BEFORE = re.compile(r"(?:[\s$*]|\\[(\[]|\\approx(?![a-zA-Z])|≈)+")
+_AFTER_REVERSED = re.compile(r"(?:[\s*]|\$(?!\\)|[)\]]\\|[.,;](?![.\\]|thgir\\))+")
+_OPERATOR = re.compile(r"\s*([-+*/=<>])\s*")
+_SCIENTIFIC = re.compile(r"([-+]?(?:\d+(?:\.\d*)?|\.\d+))[eE]\+?(-?\d+)")
+_PERCENT = re.compile(
+    r"(.*[^\s\\])\s*(?:\\?%|\\text\s*\{\s*percent\s*\}|\bpercent)", re.IGNORECASE | re.DOTALL
+)
+_WORDS = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mbox)\s*\{([^{}]*)\}")
+_SPACE = re.compile(r"(?<![a-zA-Z0-9]) | (?![a-zA-Z0-9])")
+
 
 def canonical(expression: str) -> str:
-    """The expression without dollar signs around it and with single spaces."""
-    return " ".join(expression.strip().strip("$").split())
+    """The expression alone: not the delimiters and stops around it, nor needless white space.
+
+    Degree signs and numbers like 4.5e33 become LaTeX.
+    """
+    before, after = _BEFORE.match(expression), _AFTER_REVERSED.match(expression[::-1])
+    end = len(expression) - (after.end() if after else 0)
+    text = " ".join(expression[before.end() if before else 0 : end].split())
+    text = _OPERATOR.sub(r"\1", text).replace("°", r"^\circ").replace(r"\varnothing", r"\emptyset")
+    number = _SCIENTIFIC.fullmatch(text)
+    return rf"{number[1]}\times 10^{{{number[2]}}}" if number else text
 
 
 def known(said: str, wanted: str) -> bool | None:
     """Whether two canonical texts are equal; None where only algebra can tell."""
     if not said or not wanted:
         return False
-    if said == wanted:
+    if said == wanted or _bare(said) == _bare(wanted):
         return True
     if _INTEGER.fullmatch(said) and _INTEGER.fullmatch(wanted):
         return int(said) == int(wanted)
     if _is_explosive(said) or _is_explosive(wanted):
         return False
+    readings = percentages(said, wanted)
+    if readings:
+        found = [known(*reading) for reading in readings]
+        return True if True in found else None if None in found else False
     pairs = elementwise(said, wanted)
     if pairs is None:
         return None
@@ -44,6 +66,21 @@ def known(said: str, wanted: str) -> bool | None:
     if not found or False in found:
         return False
     return None if None in found else True
+
+
+def percentages(said: str, wanted: str) -> list[tuple[str, str]]:
+    """What to compare where one is a percentage, or both: equal is who is equal in any way.
+
+    25% is 0.25, and also the 25 that answers "what percentage".
+    """
+    first, second = _PERCENT.fullmatch(said), _PERCENT.fullmatch(wanted)
+    if first and second:
+        return [(first[1], second[1])]
+    if first:
+        return [(first[1], wanted), (rf"\frac{{{first[1]}}}{{100}}", wanted)]
+    if second:
+        return [(said, second[1]), (said, rf"\frac{{{second[1]}}}{{100}}")]
+    return []
 
 
 def elementwise(said: str, wanted: str) -> list[tuple[str, str]] | None:
@@ -60,6 +97,11 @@ def elementwise(said: str, wanted: str) -> list[tuple[str, str]] | None:
     if first[0] != second[0] or first[-1] != second[-1]:
         return None
     return list(zip(first[1:-1], second[1:-1], strict=True)) if len(first) == len(second) else []
+
+
+def _bare(text: str) -> str:
+    """The text without commands around words, and white space only between words or numbers."""
+    return _SPACE.sub("", _WORDS.sub(r"\1", text))
 
 
 @functools.lru_cache(maxsize=4096)

@@ -18,7 +18,7 @@ from typing import Any
 
 from math_verify import LatexExtractionConfig, parse, verify
 
-from ur2.rewards.math_shape import elementwise, known
+from ur2.rewards.math_shape import elementwise, known, percentages
 
 MAX_MEMORY_BYTES = 2 * 2**30
 TYPICAL = (
@@ -76,6 +76,8 @@ def _equal(prediction: str, gold: str) -> bool:
     verdict = known(prediction, gold)
     if verdict is not None:
         return verdict
+    if readings := percentages(prediction, gold):
+        return any(_equal(*reading) for reading in readings)
     pairs = elementwise(prediction, gold)  # reading a tuple takes far longer than its elements
     return all(_equal(*pair) for pair in pairs) if pairs else _have_one_value(prediction, gold)
 

@@ -40,6 +40,59 @@ def test_equal_values_are_equivalent(prediction, gold, same):
     assert equivalent(prediction, gold, timeout_s=20.0) is same
 
 
+@pytest.mark.parametrize(
+    ("prediction", "gold", "same"),
+    [
+        ("5.", "5", True),
+        ("$5$.", "5", True),
+        ("**5**.", "5", True),
+        (r"\(5\)", "5", True),
+        (r"30^\circ.", "30", True),
+        ("30°", r"30^\circ", True),
+        (r"\left\{1, 2\right\}.", r"\{2,1\}", True),
+        ("a + b + c", "c+a+b", True),
+        (r"\approx 8.24", "8.24", True),
+        (r"4.5 \times 10^{33}", "4.5e33", True),
+        ("0.00001", "1e-5", True),
+        ("4.5e33", "4.5e32", False),
+        (r"\varnothing", r"\emptyset", True),
+        (r"\text{A, B}", r"\text{A,B}", True),
+        ("June 20", r"\text{June 20}", True),
+        ("1 1", "11", False),
+        ("0.33...", "0.33", False),
+    ],
+)
+def test_what_stands_around_a_value_is_no_part_of_it(prediction, gold, same):
+    assert equivalent(prediction, gold, timeout_s=20.0) is same
+
+
+@pytest.mark.parametrize(
+    ("prediction", "gold", "same"),
+    [
+        (r"50\%", "50", True),
+        ("50", r"50 \%", True),
+        ("50%", r"50\%", True),
+        (r"50\%", "0.5", True),
+        (r"\frac{1}{8}", r"12.5\%", True),
+        (r"12.5\text{ percent}", "12.5%", True),
+        (r"50\%", "51", False),
+        ("50", "0.5", False),
+        (r"50\%", r"5\%", False),
+        ("%", "50", False),
+    ],
+)
+def test_a_percentage_is_a_hundredth_or_the_number_asked_for_in_percent(prediction, gold, same):
+    assert equivalent(prediction, gold, timeout_s=20.0) is same
+
+
+@pytest.mark.parametrize("text", ["$" * 50_000 + "x", "1" * 50_000, ". " * 50_000, "5% " * 50_000])
+def test_reading_long_answers_takes_linear_time(text):
+    started = time.monotonic()
+    assert not equivalent(text, "7")
+    assert not equivalent(text[::-1], "7")
+    assert time.monotonic() - started < 1.0
+
+
 def test_a_hanging_expression_is_killed_at_its_deadline_and_the_next_one_works():
     started = time.monotonic()
     assert not equivalent("(x+y+z+w)^{60}", "1", timeout_s=0.3)
