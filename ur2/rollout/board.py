@@ -40,8 +40,11 @@ class Account:
     @property
     def idle_fraction(self) -> float:
         """Share of the workers' time without a group in play."""
+        return self.share_without(sum(worker.busy_s for worker in self.workers))
+
+    def share_without(self, busy_s: float) -> float:
+        """Share of the workers' time that `busy_s` leaves."""
         available_s = self.wall_s * len(self.workers)
-        busy_s = sum(worker.busy_s for worker in self.workers)
         return max(1.0 - busy_s / available_s, 0.0) if available_s > 0 else 0.0
 
 

@@ -42,6 +42,10 @@ class Worker(TakesWeights, Protocol):
         """Tokens sampled since the last call for groups that were given up or failed."""
         ...
 
+    def take_writing_s(self) -> Coroutine[Any, Any, float]:
+        """Seconds since the last call in which its engine had a turn to write."""
+        ...
+
     def sleep(self, *, keep_weights: bool) -> Coroutine[Any, Any, None]:
         """Gives the engine's memory back."""
         ...
@@ -106,9 +110,11 @@ class Crew:
 
     async def take_lost_tokens(self) -> int:
         """Of all workers, see `Worker`; what one sampled that died, nobody knows."""
-        return sum(
-            await gather_or_cancel(self._lost_tokens(*item) for item in enumerate(self._workers))
-        )
+        return int(await self._total(lambda worker: worker.take_lost_tokens()))
+
+    async def take_writing_s(self) -> float:
+        """Of all workers, see `Worker`; what one wrote that died, nobody knows."""
+        return await self._total(lambda worker: worker.take_writing_s())
 
     async def update_weights(self, publication: Publication) -> None:
         """Gives all engines new weights.
@@ -206,13 +212,16 @@ class Crew:
         finally:
             self._trace(f"rollout worker {index}", what, start_s, time.time())
 
-    async def _lost_tokens(self, index: int, worker: Worker) -> int:
-        limit_s = self._options.update_timeout_s
-        try:
-            return await within(limit_s, worker.take_lost_tokens(), name_of(index, "account"))
-        except ComponentError as error:  # its groups say so too
-            logger.warning("%s", error)
-            return 0
+    async def _total(self, figure: Callable[[Worker], Awaitable[float]]) -> float:
+        async def of(index: int, worker: Worker) -> float:
+            limit_s = self._options.update_timeout_s
+            try:
+                return await within(limit_s, figure(worker), name_of(index, "account"))
+            except ComponentError as error:  # its groups say so too
+                logger.warning("%s", error)
+                return 0
+
+        return sum(await gather_or_cancel(of(*item) for item in enumerate(self._workers)))
 
     def _receiver(self, index: int, worker: Worker) -> WorkerReceiver:
         return WorkerReceiver(

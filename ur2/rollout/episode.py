@@ -9,6 +9,7 @@ from ur2.errors import ComponentError
 from ur2.prompts.protocol import Answer, Protocol, Search, Stop
 from ur2.rollout.engines.base import Engine, Generation, GenerationRequest
 from ur2.rollout.environment import Refused, Rules
+from ur2.rollout.meter import Meter
 from ur2.rollout.options import RolloutOptions, SamplingOptions
 from ur2.rollout.patience import Patience
 from ur2.rollout.search import DocumentRenderer, Knowledge, lookup_for, search_once
@@ -48,6 +49,8 @@ class Players:
     options: RolloutOptions
     patience: Patience = field(default_factory=Patience)
     """For turns, which wait while the engine sleeps."""
+    meter: Meter = field(default_factory=Meter)
+    """Of the time in which the engine has a turn to write."""
 
 
 async def run_episode(
@@ -164,8 +167,9 @@ class _Episode:
         )
         timeout_s = players.options.generate_timeout_s
         try:
-            async with players.patience.limit(timeout_s):
-                return await players.engine.generate(request)
+            with players.meter.running():
+                async with players.patience.limit(timeout_s):
+                    return await players.engine.generate(request)
         except TimeoutError as error:
             raise ComponentError(
                 f"the engine gave trajectory '{self._id}' no turn within {timeout_s:g} s; "

@@ -134,6 +134,10 @@ class RolloutPool:
         """What the workers did since the last call."""
         return self._board.take_account()
 
+    async def take_writing_s(self) -> float:
+        """Seconds of all engines since the last call in which they had a turn to write."""
+        return await self._crew.take_writing_s()
+
     async def take_loss(self) -> Loss:
         """What was lost since the last call."""
         loss, self._loss = self._loss, NO_LOSS

@@ -87,6 +87,10 @@ class RolloutWorker:
         lost, self._num_told_tokens = total - self._num_told_tokens, total
         return lost
 
+    async def take_writing_s(self) -> float:
+        """Seconds since the last call in which the engine had a turn to write."""
+        return self._players.meter.take_s()
+
     async def update_weights(self, path: str, version: int) -> None:
         """Gives the engine the weights of directory `path`, under the label `version`.
 

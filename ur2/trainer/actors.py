@@ -234,6 +234,11 @@ class RemoteRollouts:
         num_tokens: int = await self._call("take_lost_tokens")
         return num_tokens
 
+    async def take_writing_s(self) -> float:
+        """See `RolloutWorker.take_writing_s`."""
+        seconds: float = await self._call("take_writing_s")
+        return seconds
+
     async def update_weights(self, path: str, version: int) -> None:
         """See `RolloutWorker.update_weights`."""
         await self._call("update_weights", path, version)

@@ -89,7 +89,7 @@ class Trainer:
             if self.state.before is None:
                 before = await unless_stopped(self._measure("before"), self.stop)
                 self.state.before = before.to_json() if before else None
-            self._take_account()  # what comes before the first step is no step's
+            await self._take_account()  # what comes before the first step is no step's
             await self.rollouts.take_loss()
             while self.state.step < self.options.steps:
                 await self._step(self.state.step + 1)
@@ -153,7 +153,8 @@ class Trainer:
         """What a step's groups were, and what everyone did meanwhile."""
         scored = harvest.played
         report = step_metrics(scored, version=step - 1) | retrieval_metrics(scored)
-        report |= harvest_metrics(harvest, await self.rollouts.take_loss()) | self._take_account()
+        report |= harvest_metrics(harvest, await self.rollouts.take_loss())
+        report |= await self._take_account()
         report |= self.curriculum.metrics() | await self.service_metrics()
         self.reporter.trajectories(step, scored)
         self.reporter.events(self.curriculum.take_events())
@@ -250,12 +251,13 @@ class Trainer:
         except ComponentError as error:  # what stopped the run is the error to report
             logger.warning("no checkpoint could be written: %s", error)
 
-    def _take_account(self) -> dict[str, float]:
+    async def _take_account(self) -> dict[str, float]:
         """What the engines did since the last call, and who had nothing to do for how long."""
-        account = self.rollouts.take_account()
+        account, writing_s = self.rollouts.take_account(), await self.rollouts.take_writing_s()
         return {
             "throughput/sampled_tokens_per_s": account.sampled_tokens_per_s,
             "idle/rollout": account.idle_fraction,
+            "idle/engine": account.share_without(writing_s),
             **self.timeline.idleness.take(self.rollouts.searches_known_s),
         }
 

@@ -4,6 +4,7 @@ import pytest
 
 from ur2.errors import ComponentError, InputError
 from ur2.rollout.options import SamplingOptions
+from ur2.rollout.pool import RolloutPool
 from ur2.rollout.worker import RolloutWorker
 from ur2.types import Status
 
@@ -39,6 +40,22 @@ async def test_an_engine_that_takes_no_weights_in_time_is_an_error(game):
     worker = RolloutWorker(game.make_players(engine, update_timeout_s=0.02), seed=0)
     with pytest.raises(ComponentError, match="weights 5"):
         await worker.update_weights("somewhere", 5)
+
+
+async def test_an_engine_whose_trajectories_all_search_is_idle_though_a_group_is_in_play(game):
+    gate = asyncio.Event()
+    engine = game.ScriptedEngine(game.turns("<search> a </search>", ANSWER))
+    players = game.make_players(engine, game.ScriptedRetriever(gate=gate))
+    pool = RolloutPool([RolloutWorker(players, seed=0)], players.options)
+    playing = asyncio.ensure_future(pool.play(game.assignment(), 1, SamplingOptions()))
+    await asyncio.sleep(0.3)
+    gate.set()
+    await playing
+    writing_s, account = await pool.take_writing_s(), pool.take_account()
+    assert account.idle_fraction < 0.1
+    assert account.share_without(writing_s) > 0.9
+    assert writing_s > 0.0
+    assert await pool.take_writing_s() == 0.0
 
 
 @pytest.mark.parametrize("method", ["join_policy", "receive_weights"])

@@ -76,6 +76,9 @@ class ScriptedRollouts:
     def take_account(self) -> Account:
         return Account(wall_s=2.0, workers=(WorkerAccount(num_sampled_tokens=500, busy_s=1.5),))
 
+    async def take_writing_s(self) -> float:
+        return 1.0
+
     async def take_loss(self) -> Loss:
         lost, self.num_lost = self.num_lost, 0
         return Loss(num_tokens=lost, played_s=0.5)
@@ -354,6 +357,7 @@ async def test_sampled_tokens_count_by_the_wall_time_not_by_what_the_loop_waited
     for metrics in trainer.reporter.run.read_metrics():
         assert metrics["throughput/sampled_tokens_per_s"] == 250.0
         assert metrics["idle/rollout"] == 0.25
+        assert metrics["idle/engine"] == 0.5
 
 
 class SlowDullRubric(ScriptedRubric):
