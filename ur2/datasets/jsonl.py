@@ -12,6 +12,7 @@ import zstandard
 from pydantic_core import to_json
 
 from ur2.errors import InputError
+from ur2.zstd import ZstdReader
 
 MAX_PROBLEMS_SHOWN = 20
 """Problems that one error message lists; the rest are counted."""
@@ -128,8 +129,7 @@ def _open_gzip(file: Path) -> BinaryIO:
 
 
 def _open_zstd(file: Path) -> BinaryIO:
-    reader = zstandard.ZstdDecompressor().stream_reader(file.open("rb"), closefd=True)
-    return cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, reader)))
+    return cast(BinaryIO, io.BufferedReader(ZstdReader(file.open("rb"))))
 
 
 def _create_plain(file: Path) -> BinaryIO:

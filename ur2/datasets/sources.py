@@ -142,7 +142,7 @@ def _read_parquet(path: str) -> Iterator[RawRow]:
             rows = (row for batch in table.iter_batches(columns=known) for row in batch.to_pylist())
             for number, row in enumerate(rows, start=1):
                 yield RawRow(number=number, place=f"row {number}", value=row)
-        except pyarrow.ArrowException as error:
+        except (pyarrow.ArrowException, UnicodeDecodeError) as error:
             raise InputError(f"{path}: not a parquet file ({error}); fetch it again") from error
 
 

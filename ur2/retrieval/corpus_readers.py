@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -30,6 +31,7 @@ MAX_LINE_BYTES = 64 << 20
 """Longest line that is taken for a row; KILT's longest pages have a few million bytes."""
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 ROWS_PER_READ = 4096
+_QUOTED = re.compile(r'"[^"]*(?:""[^"]*)*"')
 
 
 class Bad(NamedTuple):
@@ -191,9 +193,8 @@ def _row(columns: list[str], cells: list[str]) -> Row | Bad:
 
 
 def _unquoted(cell: str) -> str:
-    if len(cell) > 1 and cell.startswith('"') and cell.endswith('"'):
-        return cell[1:-1].replace('""', '"')
-    return cell
+    """A cell that was quoted, as it was before; others may begin and end with quotes, too."""
+    return cell[1:-1].replace('""', '"') if _QUOTED.fullmatch(cell) else cell
 
 
 def _text(line: bytes) -> str:
@@ -216,7 +217,7 @@ def _parquet_rows(stream: BinaryIO, context: Context, start: int) -> Iterator[Ra
                 for row in batch.to_pylist():
                     yield number, row
                     number += 1
-    except (pa.ArrowException, io.UnsupportedOperation) as error:
+    except (pa.ArrowException, UnicodeDecodeError, io.UnsupportedOperation) as error:
         raise InputError(
             f"corpus {context.name} is no parquet file ({error}); fetch it again, or unpack it"
         ) from error

@@ -17,6 +17,7 @@ import zstandard
 
 from ur2.errors import InputError
 from ur2.retrieval.corpus_options import ReadOptions
+from ur2.zstd import ZstdReader
 
 KNOWN_SUFFIXES = (".jsonl", ".json", ".ndjson", ".tsv", ".csv", ".parquet", ".txt")
 TAR_SUFFIXES = (".tar", ".tgz", ".tbz2")
@@ -24,7 +25,7 @@ WIKI_NAME = "wiki_"
 """Begins the names of the files that WikiExtractor writes; they have no suffix."""
 _PATTERN_MARKS = frozenset("*?[")
 BUFFER_BYTES = 1 << 18
-READERS_VERSION = 1
+READERS_VERSION = 2
 """Grows when the same files would give other passages."""
 
 
@@ -180,35 +181,6 @@ def _expand(name: str) -> tuple[Path, list[Path]]:
     return root, sorted(p for p in root.glob(str(path.relative_to(root))) if p.is_file())
 
 
-class _Zstd(io.RawIOBase):
-    """Frames one after another, as parallel compressors write them; a cut one is an error."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._frame: zstandard.ZstdDecompressionObj | None = None
-        self._compressed = b""
-        self._ready = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        while not self._ready:
-            compressed = self._compressed or self._file.read(BUFFER_BYTES)
-            if not compressed and self._frame is None:
-                return 0
-            if not compressed:
-                raise EOFError("it ends within a frame")
-            self._frame = self._frame or zstandard.ZstdDecompressor().decompressobj()
-            self._ready = memoryview(self._frame.decompress(compressed))
-            self._compressed = self._frame.unused_data
-            if self._frame.eof:
-                self._frame = None
-        count = min(len(buffer), len(self._ready))
-        buffer[:count], self._ready = self._ready[:count], self._ready[count:]
-        return count
-
-
 def _source(path: Path, root: Path) -> Source:
     with reading(path):
         num_bytes = path.stat().st_size
@@ -257,5 +229,5 @@ _DECOMPRESSORS: Mapping[str, Callable[[BinaryIO], io.RawIOBase]] = {
     ".gz": _gzip,
     ".bz2": _bz2,
     ".xz": _xz,
-    ".zst": _Zstd,
+    ".zst": ZstdReader,
 }

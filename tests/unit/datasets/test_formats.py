@@ -193,6 +193,13 @@ def test_parquet_rows_are_those_of_json_lines(tmp_path: Path) -> None:
         load_questions(str(tmp_path / "bad.parquet"))
 
 
+def test_a_parquet_file_whose_text_is_no_utf8_is_an_error(tmp_path: Path) -> None:
+    text = pa.StringArray.from_buffers(1, pa.py_buffer(b"\0\0\0\0\2\0\0\0"), pa.py_buffer(b"a\xff"))
+    pq.write_table(pa.table({"question": text, "answer": ["x"]}), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match=r"not a parquet file .*utf-8"):
+        load_questions(str(tmp_path / "a.parquet"))
+
+
 @pytest.mark.parametrize(
     ("name", "path", "config", "split", "stem"),
     [

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import zstandard
+from pydantic_core import to_json
 
 from ur2.datasets import load_demonstrations, load_questions
 from ur2.datasets.jsonl import MAX_PROBLEMS_SHOWN, write_jsonl
@@ -149,6 +150,15 @@ def test_missing_empty_and_damaged_files_say_so(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"no compression at all")
         with pytest.raises(InputError, match="cannot be read"):
             load_questions(str(tmp_path / name))
+
+
+def test_a_cut_zstd_file_is_an_error_though_all_its_lines_are_whole(tmp_path: Path) -> None:
+    compressor = zstandard.ZstdCompressor().compressobj()
+    line = to_json(QUESTION) + b"\n"
+    begin = compressor.compress(line) + compressor.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK)
+    (tmp_path / "cut.jsonl.zst").write_bytes(begin)
+    with pytest.raises(InputError, match="cannot be read"):
+        load_questions(str(tmp_path / "cut.jsonl.zst"))
 
 
 def test_writing_leaves_nothing_half_written(tmp_path: Path) -> None:

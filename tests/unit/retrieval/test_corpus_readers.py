@@ -179,10 +179,11 @@ def test_fields_go_by_their_usual_names_or_by_those_given(
 
 def test_a_table_without_header_gets_its_columns_by_name(tmp_path: Path) -> None:
     path = tmp_path / "collection.tsv"
-    path.write_text('\ufeff0\tsaid "no\n1\t"a ""b"" c"\n')
+    path.write_text('\ufeff0\tsaid "no\n1\t"a ""b"" c"\n2\t"a" and "b"\n')
     assert read(path, columns=("id", "text")) == [
         Draft("0", "", 'said "no'),
         Draft("1", "", 'a "b" c'),
+        Draft("2", "", '"a" and "b"'),
     ]
 
 
@@ -258,4 +259,10 @@ def test_a_broken_parquet_file_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
     path.write_bytes(b"PAR1 and no more")
     with pytest.raises(InputError, match="is no parquet file"):
+        read(path)
+    damaged = pa.StringArray.from_buffers(
+        1, pa.py_buffer(b"\0\0\0\0\2\0\0\0"), pa.py_buffer(b"a\xff")
+    )
+    parquet.write_table(pa.table({"id": ["a"], "text": damaged}), path)
+    with pytest.raises(InputError, match=r"is no parquet file .*utf-8"):
         read(path)
