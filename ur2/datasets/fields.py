@@ -129,11 +129,13 @@ def task_of_source(source: str) -> Task:
 
 
 def check_choice(golds: tuple[str, ...], num_options: int) -> None:
-    """Checks that every gold is the letter of an option.
+    """Checks that every option has a letter, and that every gold is one of them.
 
     Raises:
         ValueError: naming the gold and the letters there are.
     """
+    if num_options > len(ascii_uppercase):
+        raise ValueError(f"options: {num_options} are more than there are letters from A to Z")
     letters = ascii_uppercase[:num_options]
     for gold in golds:
         if len(gold) != 1 or gold not in letters:

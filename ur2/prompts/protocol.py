@@ -229,13 +229,15 @@ class Template:
         """The text for these values, stripped.
 
         Raises:
-            InputError: the template uses a name that it is not given.
+            InputError: the template uses a name that it is not given, or cannot be computed.
         """
         try:
             return self._template.render(**values).strip()
         except jinja2.UndefinedError as error:
             known = ", ".join(sorted(values))
             raise InputError(f"{self._where}: {error.message}; known: {known}") from error
+        except (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+            raise InputError(f"{self._where}: {type(error).__name__}: {error}") from error
 
 
 def _answer_form(options: AnswerOptions) -> AnswerForm:

@@ -6,6 +6,8 @@ from dataclasses import replace
 from string import ascii_uppercase
 from typing import TYPE_CHECKING, Any
 
+import jinja2
+
 from ur2.demonstrations import Demonstration, Turn
 from ur2.errors import InputError
 from ur2.prompts.options import PromptOptions
@@ -66,7 +68,7 @@ class PromptRenderer:
         self.stop_token_ids: tuple[int, ...] = tuple(dict.fromkeys([*own_eos, *generation_eos]))
         """Ids that end a turn of the model."""
         for task, retrieval in self._templates:
-            self._message(task, retrieval, _PROBE)
+            self._chat(self._message(task, retrieval, _PROBE))
             self.last_turn(replace(_PROBE, task=task))
 
     def prompt(self, question: Question, retrieval: bool) -> Segment:
@@ -188,9 +190,16 @@ class PromptRenderer:
         messages = [{"role": "user", "content": message}]
         if self._system is not None:
             messages.insert(0, {"role": "system", "content": self._system})
-        text: str = self._tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, **self._chat_kwargs
-        )
+        try:
+            text: str = self._tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True, **self._chat_kwargs
+            )
+        except (jinja2.TemplateError, TypeError, ValueError) as error:
+            raise InputError(
+                f"the chat template of '{self._tokenizer.name_or_path}' does not take the prompt's "
+                f"messages ({', '.join(m['role'] for m in messages)}) with these "
+                f"prompt.chat_template_kwargs: {error}"
+            ) from error
         return text
 
     def _encode(self, text: str) -> tuple[int, ...]:

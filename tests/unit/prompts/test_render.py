@@ -1,3 +1,4 @@
+import copy
 import subprocess
 import sys
 
@@ -41,6 +42,26 @@ def test_a_system_message_comes_first(tokenizer, atlas):
     options = atlas.model_copy(update={"system": "Be brief."})
     text = make(tokenizer, options).prompt(make_question(), retrieval=True).text
     assert text.startswith("<s><|system|>Be brief.<|end|><|user|>")
+
+
+@pytest.mark.parametrize(
+    "text", ["{{ question.text + 1 }}", "{% include 'x' %}", "{{ 1 / 0 }}", "{{ '%d' % 'x' }}"]
+)
+def test_a_template_that_cannot_be_computed_is_one_clear_error(tokenizer, atlas, text):
+    templates = {"qa": {"search": text, "direct": "{{ question.text }}"}}
+    options = PromptOptions.load(atlas.model_dump() | {"templates": templates}, where="prompt")
+    with pytest.raises(InputError, match=r"^prompt\.templates\.qa\.search: "):
+        make(tokenizer, options)
+
+
+def test_a_chat_template_that_refuses_a_system_message_is_one_clear_error(tokenizer, atlas):
+    changed = copy.deepcopy(tokenizer)
+    changed.chat_template = (
+        "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    )
+    make(changed, atlas)
+    with pytest.raises(InputError, match=r"messages \(system, user\).*no system role"):
+        make(changed, atlas.model_copy(update={"system": "Be brief."}))
 
 
 def test_options_are_lettered_in_order(tokenizer, ur2):
