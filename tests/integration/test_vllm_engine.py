@@ -124,6 +124,39 @@ async def test_logprobs_are_those_of_the_sampling_distribution(engine, model, te
     assert await largest_gap(engine, model, temperature=temperature) < 1e-4
 
 
+def kept(probs, *, top_p=1.0, top_k=0):
+    """The likeliest of the `top_k` likeliest tokens that hold `top_p` of what these hold."""
+    likely = probs.argsort(descending=True)[: top_k or None].tolist()
+    tokens, held = [], 0.0
+    for token in likely:
+        if held >= top_p:
+            break
+        tokens.append(token)
+        held += (probs[token] / probs[likely].sum()).item()
+    return tokens
+
+
+@pytest.mark.parametrize("cut", [{"top_p": 0.6}, {"top_k": 5}, {"top_p": 0.8, "top_k": 7}])
+async def test_logprobs_are_those_of_the_part_that_is_sampled_from(engine, model, cut):
+    for temperature in (1.0, 0.0):
+        request = GenerationRequest(
+            token_ids=PROMPTS[2], max_tokens=24, temperature=temperature, **cut
+        )
+        drawn = await engine.generate(request)
+        with torch.no_grad():
+            logits = model(torch.tensor([[*PROMPTS[2], *drawn.token_ids]])).logits[0].float()
+        for row, token, logprob in zip(
+            torch.softmax(logits[len(PROMPTS[2]) - 1 : -1], -1),
+            drawn.token_ids,
+            drawn.logprobs,
+            strict=True,
+        ):
+            tokens = kept(row, **cut)
+            assert token in tokens
+            share = row[tokens].sum() if temperature else 1.0  # greedy ones are of the whole
+            assert abs(logprob - (row[token] / share).log()) < 1e-4
+
+
 async def test_greedy_decoding_equals_that_of_the_hf_engine(engine, tiny_model):
     other = make(HfEngine, tiny_model)
     await other.start()
