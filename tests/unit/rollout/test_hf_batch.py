@@ -52,6 +52,13 @@ def test_top_k_and_top_p_cut_each_row_by_its_own_limits_and_renormalise():
     assert torch.allclose(logprobs[300:], torch.tensor(0.0), atol=1e-6)
 
 
+def test_top_p_is_a_share_of_what_top_k_leaves():
+    logits = torch.log(torch.tensor([0.1, 0.5, 0.3, 0.1])).expand(100, 4)
+    tokens, logprobs = sample(logits, [row(i, top_k=2, top_p=0.6) for i in range(100)])
+    assert set(tokens.tolist()) == {1}  # 0.5 of the two likeliest is 0.625
+    assert torch.allclose(logprobs, torch.tensor(0.0), atol=1e-6)
+
+
 def test_a_greedy_logprob_is_that_of_the_whole_distribution_whatever_is_cut():
     logits = torch.log(torch.tensor([[0.1, 0.5, 0.3, 0.1]])).expand(3, 4)
     rows = [row(temperature=0.0, **cut) for cut in ({"top_p": 0.5}, {"top_k": 1}, {})]

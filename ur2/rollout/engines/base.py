@@ -19,7 +19,7 @@ class GenerationRequest:
     temperature: float = 1.0
     """0 takes the most likely token."""
     top_p: float = 1.0
-    """1 is off."""
+    """1 is off; it is a share of what `top_k` leaves."""
     top_k: int = 0
     """0 is off."""
     stop_strings: tuple[str, ...] = ()
