@@ -1,8 +1,10 @@
 """Named failures and their exit codes: 2 bad input, 3 a component failed, 130 interrupted."""
 
+import errno
 import logging
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 EXIT_BAD_INPUT = 2
 EXIT_COMPONENT_FAILED = 3
@@ -46,14 +48,41 @@ class RunInterruptedError(Ur2Error):
     exit_code = EXIT_INTERRUPTED
 
 
+WRONG_PATH = {
+    errno.EACCES,
+    errno.EEXIST,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+}
+"""What the user can mend by naming another file; a full disk is none of these."""
+
+
+def refused(error: OSError) -> Ur2Error:
+    """What the operating system refused, as a failure with one message."""
+    failure = InputError if error.errno in WRONG_PATH else ComponentError
+    return failure(str(error).partition("] ")[2] or str(error))
+
+
 def run_entry(main: Callable[[], None]) -> None:
     """Runs a command's `main` and turns named failures into one message and an exit code."""
     try:
         main()
     except Ur2Error as error:
-        logging.getLogger("ur2").debug("failed", exc_info=True)
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(error.exit_code)
+        _end(error)
+    except OSError as error:
+        if error.errno is None:  # not the operating system's
+            raise
+        _end(refused(error))
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         sys.exit(EXIT_INTERRUPTED)
+
+
+def _end(error: Ur2Error) -> NoReturn:
+    logging.getLogger("ur2").debug("failed", exc_info=True)
+    sys.stderr.write(f"error: {error}\n")
+    sys.exit(error.exit_code)

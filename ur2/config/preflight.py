@@ -203,15 +203,23 @@ def check_indexes(options: InferenceOptions) -> None:
 
 
 def check_model_length(options: InferenceOptions) -> None:
-    """Raises an InputError where the model knows fewer positions than the budgets need."""
+    """Raises an InputError where there is no model, or one of too few positions for the budgets."""
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(options.model.path, revision=options.model.revision)
+    path = options.model.path
+    try:
+        config = AutoConfig.from_pretrained(path, revision=options.model.revision)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(
+            f"model.path '{path}' is no model at hand ({reason}); give a folder with config.json, "
+            "or a Hugging Face name that can be fetched from here"
+        ) from error
     longest = getattr(config.get_text_config(), "max_position_embeddings", None)
     if longest is not None and options.rollout.max_model_len > longest:
         raise InputError(
             f"rollout.max_prompt_tokens + rollout.max_tokens = {options.rollout.max_model_len} is "
-            f"more than the {longest} positions of '{options.model.path}'"
+            f"more than the {longest} positions of '{path}'"
         )
 
 

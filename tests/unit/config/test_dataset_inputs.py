@@ -68,3 +68,11 @@ def test_a_question_file_is_found_by_its_whole_name(name: str, state: str) -> No
     }
     assert found["dataset.train"].state == state
     assert found["dataset.train"].path == name
+
+
+@pytest.mark.parametrize("content", [None, "{", "[1]", '{"model_type": "none such"}'])
+def test_a_folder_without_a_model_is_named(content: str | None, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+    with pytest.raises(InputError, match=r"model\.path '.*' is no model at hand"):
+        load_inputs(compose(arguments(str(tmp_path), FIXTURE, "dataset.eval=null")))
