@@ -1,7 +1,12 @@
 """`python -m ur2.train +experiment=NAME [key=value ...]`: compose, check, prepare, train."""
 
 import asyncio
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime
+from pathlib import Path
 
 from rich.console import Console
 
@@ -16,7 +21,8 @@ from ur2.config.preflight import (
 )
 from ur2.config.prepare import prepare
 from ur2.config.schema import RunOptions
-from ur2.errors import run_entry
+from ur2.errors import InputError, run_entry
+from ur2.trainer.checkpoint import read_state
 from ur2.trainer.run_directory import RunDirectory
 
 
@@ -29,6 +35,8 @@ def train(options: RunOptions) -> None:
     """One run, from options to summary.json."""
     console = Console()
     check_options(options)
+    if options.resume not in ("auto", "none"):
+        read_state(Path(options.resume))
     check_inputs_exist(find_inputs(options))
     if options.dry_run:
         print_plan(options, console)
@@ -36,22 +44,61 @@ def train(options: RunOptions) -> None:
     check_machine(options)
     prepare(options, console)
     inputs = load_inputs(options)
+    run = choose_run(options, console)
+    if run is None:
+        return
+    from ur2.wiring import run_training  # loads ray and torch: only once all checks have passed
+
+    with held(run.path):
+        console.print(f"[bold]▸ training in {run.path}", soft_wrap=True, highlight=False)
+        print_run(options, console)
+        asyncio.run(run_training(options, inputs, run, console))
+
+
+def choose_run(options: RunOptions, console: Console) -> RunDirectory | None:
+    """The folder to start or go on in; None where all steps are done.
+
+    Raises:
+        InputError: the named one holds another run.
+    """
     config = options.model_dump(mode="json")
     now = f"{datetime.now():%Y%m%d-%H%M%S}"
     run = RunDirectory.choose(options.run_dir, options.resume, options.experiment, config, now)
-    if run.finished_steps() >= options.trainer.steps:
+    changed = run.changed_keys(config)
+    if "experiment" in changed:
+        raise InputError(f"run_dir {run.path} holds a run of another experiment; name another")
+    if run.summary_path.exists() and run.finished_steps() >= options.trainer.steps:
         console.print(
             f"{run.path} holds a finished run: raise trainer.steps to go on, "
             "or pass another run_dir"
         )
-        return
-    if changed := run.changed_keys(config):
+        return None
+    if changed:
         console.print(f"note: continuing {run.path} with other values of {', '.join(changed)}")
-    from ur2.wiring import run_training  # loads ray and torch: only once all checks have passed
+    return run
 
-    console.print(f"[bold]▸ training in {run.path}", soft_wrap=True, highlight=False)
-    print_run(options, console)
-    asyncio.run(run_training(options, inputs, run, console))
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keeps a run's folder from other processes, until this one leaves it or ends.
+
+    Raises:
+        InputError: another process is at it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise InputError(
+                    f"the run in {folder} is going on in another process; to start another one, "
+                    "pass resume=none or another run_dir"
+                ) from error
+        yield
+    finally:
+        os.close(handle)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,45 @@
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from rich.console import Console
+
+from ur2.config.load import compose
+from ur2.config.schema import RunOptions
+from ur2.errors import InputError
+from ur2.train import choose_run, held, train
+
+QUIET = Console(quiet=True)
+
+
+def options(*overrides: str) -> RunOptions:
+    return compose(["+experiment=smoke", *overrides])
+
+
+def test_a_folder_belongs_to_one_process_at_a_time(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with held(folder), pytest.raises(InputError, match="another process"), held(folder):
+        pass
+    with held(folder):
+        pass
+
+
+def test_a_checkpoint_that_is_none_is_named_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is not a checkpoint"):
+        train(options(f"resume={tmp_path}", "dry_run=true"))
+
+
+def test_a_folder_of_another_experiment_is_left_alone(tmp_path: Path) -> None:
+    theirs = yaml.safe_dump({"experiment": "quickstart", "seed": 0})
+    (tmp_path / "config.yaml").write_text(theirs)
+    with pytest.raises(InputError, match="another experiment"):
+        choose_run(options(f"run_dir={tmp_path}"), QUIET)
+
+
+def test_a_run_of_no_steps_is_not_taken_for_a_finished_one(tmp_path: Path) -> None:
+    wanted = options(f"run_dir={tmp_path / 'run'}", "trainer.steps=0")
+    assert choose_run(wanted, QUIET) is not None
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/summary.json").write_text(json.dumps({"steps": 0}))
+    assert choose_run(wanted, QUIET) is None
