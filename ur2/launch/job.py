@@ -4,6 +4,7 @@ scripts/launch_ray_job.sh calls this; keys that begin with `job.` are its own, a
 """
 
 import asyncio
+import logging
 import os
 import secrets
 import shlex
@@ -53,6 +54,7 @@ def connect(options: JobOptions) -> JobSubmissionClient:
     Raises:
         ComponentError: there is none that takes jobs.
     """
+    logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
     for variable in RAYS_OWN_ADDRESSES:
         os.environ.pop(variable, None)
     try:
