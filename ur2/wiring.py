@@ -17,7 +17,7 @@ from ur2.config.problems import weight_transfer
 from ur2.config.schema import RunOptions
 from ur2.config.tables import make_table
 from ur2.curriculum.curriculum import Curriculum
-from ur2.errors import Ur2Error
+from ur2.errors import Ur2Error, refused
 from ur2.inference import make_retriever, make_rollouts, make_service, num_engines
 from ur2.policy.group import PolicyGroup
 from ur2.prompts.protocol import Protocol
@@ -189,6 +189,10 @@ async def run_training(
         reporter.finish(facts, trainer.state.before, after.to_json() if after else None)
     except Ur2Error as error:
         raise type(error)(_how_to_go_on(error, run)) from error
+    except OSError as error:  # a full disk, for one
+        logger.info("the run failed", exc_info=True)
+        failure = refused(error)
+        raise type(failure)(_how_to_go_on(failure, run)) from error
     finally:
         await cluster.close()
         trackers.close()

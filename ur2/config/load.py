@@ -116,8 +116,11 @@ def _run_composed(
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra's own handler would exit 1 with a traceback hint
     _store_schemas()
     failures: list[Ur2Error] = []
+    is_composed = False
 
     def job(tree: DictConfig) -> None:
+        nonlocal is_composed
+        is_composed = True
         if any(isinstance(failure, RunInterruptedError) for failure in failures):
             return  # the user has stopped the whole sweep
         try:
@@ -130,6 +133,10 @@ def _run_composed(
         composed()
     except HydraException as error:
         raise InputError(_explain(error, root)) from error
+    except ValueError as error:  # a group that is set to a number
+        if is_composed:
+            raise
+        raise InputError(f"config: {error}") from error
     if failures:
         raise failures[0]
 

@@ -1,3 +1,8 @@
+import os
+import signal
+import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -5,7 +10,7 @@ from rich.console import Console
 
 from ur2.config.load import CONFIGS, compose
 from ur2.config.preflight import find_inputs
-from ur2.config.prepare import needed_steps, prepare
+from ur2.config.prepare import needed_steps, prepare, run_command
 from ur2.config.schema import RunOptions
 from ur2.errors import InputError
 from ur2.trainer.options import PrepareOptions
@@ -31,6 +36,33 @@ def test_own_commands_run(tmp_path: Path) -> None:
 def test_a_failing_command_stops_the_run_with_its_own_exit_code(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="exit code 2"):
         prepare(options(tmp_path, "python -m ur2.datasets.atlas oot=x", "x"), Console(quiet=True))
+
+
+TIDIES_UP = """
+import os, pathlib, signal, sys, time
+def end(*_):
+    time.sleep(1)  # longer than subprocess.run would wait
+    pathlib.Path(sys.argv[1], "tidy").touch()
+    sys.exit(130)
+signal.signal(signal.SIGINT, end)
+signal.signal(signal.SIGTERM, end)
+pathlib.Path(sys.argv[1], f"up-{os.getpid()}").touch()
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_command_that_is_interrupted_tidies_up_first(number: int, tmp_path: Path) -> None:
+    def interrupt() -> None:
+        while not (up := list(tmp_path.glob("up-*"))):
+            time.sleep(0.02)
+        if number == signal.SIGINT:  # a terminal tells all processes
+            os.kill(int(up[0].name[3:]), number)
+        os.kill(os.getpid(), number)
+
+    threading.Thread(target=interrupt).start()
+    assert run_command([sys.executable, "-c", TIDIES_UP, str(tmp_path)]) == 130
+    assert (tmp_path / "tidy").exists()
 
 
 def test_foreign_commands_are_shown_not_run(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@ import sys
 import pytest
 
 from ur2.config.load import run_composed
-from ur2.errors import ComponentError, RunInterruptedError
+from ur2.errors import ComponentError, InputError, RunInterruptedError
 
 
 @pytest.mark.parametrize(
@@ -24,3 +24,18 @@ def test_a_sweep_ends_where_the_user_stops_it_and_goes_on_where_a_job_fails(
     with pytest.raises(failure, match="seed 1"):
         run_composed(main)
     assert seeds == seeds_run
+
+
+def test_a_group_that_is_set_to_a_number_is_an_error(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train", "+experiment=smoke", "algorithm=5"])
+    with pytest.raises(InputError, match="override"):
+        run_composed(lambda _: None)
+
+
+def test_an_error_of_the_program_is_no_wrong_config(monkeypatch):
+    def main(_):
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(sys, "argv", ["train", "+experiment=smoke"])
+    with pytest.raises(ValueError, match="a bug"):
+        run_composed(main)
