@@ -3,6 +3,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import ray
 
 from ur2.errors import ComponentError
 from ur2.rollout.options import SamplingOptions
@@ -20,7 +21,10 @@ class SlowHandle:
         return SimpleNamespace(remote=answer)
 
 
-async def test_a_group_may_take_longer_than_a_call_to_a_policy_rank() -> None:
+async def test_a_group_may_take_longer_than_a_call_to_a_policy_rank(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
     actor = Actor(SlowHandle, SlowHandle(), timeout_s=0.01)
     with pytest.raises(ComponentError, match=r"did not answer within 0\.01 s"):
         await actor.call("update")
