@@ -19,7 +19,7 @@ Departures from the papers:
 """
 # ruff: noqa: N802, N815 - shape suffixes are the notation of the maths, in records too
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -90,11 +90,13 @@ def estimate(
 
     Raises:
         InputError: `name` is not known, or `gae` has no values.
+        ValueError: the shapes do not belong together.
     """
     if name not in ESTIMATORS:
         raise InputError(
             f"algorithm.estimator '{name}' is not known; known: {', '.join(sorted(ESTIMATORS))}"
         )
+    _check_shapes(mask_BT, (reward_B, group_B), [x for x in (kl_BT, value_BT) if x is not None])
     mask_BT = mask_BT.bool()
     reward_B = reward_B.double()
     penalty_BT = torch.zeros(mask_BT.shape, dtype=torch.float64, device=mask_BT.device)
@@ -111,6 +113,17 @@ def estimate(
     )
     advantage_BT = ESTIMATORS[name](signals)
     return torch.where(mask_BT, advantage_BT, 0.0).float()
+
+
+def _check_shapes(mask_BT: Tensor, of_B: Sequence[Tensor], of_BT: Sequence[Tensor]) -> None:
+    """Broadcasting would turn a missing sequence or token into wrong advantages."""
+    size_B, size_BT = mask_BT.shape[:1], mask_BT.shape
+    wrong = [x for x in of_B if x.shape != size_B] + [x for x in of_BT if x.shape != size_BT]
+    if mask_BT.dim() != 2 or wrong:
+        raise ValueError(
+            f"the mask is (B, T), here {tuple(size_BT)}, rewards and groups are (B,), divergences "
+            f"and values (B, T), not {', '.join(str(tuple(x.shape)) for x in wrong)}"
+        )
 
 
 def grpo(signals: Signals) -> Tensor:

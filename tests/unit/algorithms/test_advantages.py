@@ -315,3 +315,28 @@ def test_whitening_over_the_batch_forgets_a_shift_of_all_rewards(seed: int, shif
 
 def test_every_estimator_is_covered_here() -> None:
     assert set(ESTIMATORS) == {*CRITIC_FREE, "gae"}
+
+
+@pytest.mark.parametrize("name", sorted(ESTIMATORS))
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"reward_B": torch.zeros(1)},
+        {"reward_B": torch.zeros(2, 1)},
+        {"group_B": torch.zeros(3, dtype=torch.long)},
+        {"mask_BT": torch.ones(2)},
+        {"kl_BT": torch.zeros(2, 1)},
+        {"value_BT": torch.zeros(1, 3)},
+    ],
+    ids=lambda wrong: next(iter(wrong)),
+)
+def test_shapes_that_do_not_belong_together_are_refused_not_broadcast(name, wrong) -> None:
+    right = {
+        "reward_B": torch.zeros(2),
+        "group_B": torch.zeros(2, dtype=torch.long),
+        "mask_BT": torch.ones(2, 3),
+        "value_BT": torch.zeros(2, 3),
+    }
+    estimate(name, **right)
+    with pytest.raises(ValueError, match=r"the mask is \(B, T\)"):
+        estimate(name, **(right | wrong))

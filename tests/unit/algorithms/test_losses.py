@@ -157,7 +157,7 @@ def test_ppo_and_gspo_never_gain_from_leaving_the_bounds(seed: int) -> None:
             name, log_ratio_N.tolist(), advantage_N.tolist(), one_token_each, Clip()
         )
         free = -log_ratio_N.exp() * advantage_N
-        assert (loss >= free - 1e-6).all()
+        assert (loss >= free - 1e-6 * (1 + free.abs())).all()
         torch.testing.assert_close(loss[~clipped], free[~clipped])
         assert (gradient[clipped] == 0).all()
         torch.testing.assert_close(gradient[~clipped], free[~clipped])
