@@ -42,7 +42,11 @@ MALFORMED: dict[str, tuple[str, bytes, str]] = {
     "missing options": ("a.jsonl", lines(without(CHOICE, "options")), "the row has no options"),
     "options that are one text": ("a.jsonl", lines(CHOICE | {"options": "x y"}), "options: must"),
     "a gold not among the options": ("a.jsonl", lines(CHOICE | {"answer": "E"}), "one of AB"),
-    "more options than letters": ("a.jsonl", lines(CHOICE | {"options": ["x"] * 27}), "27 are more"),
+    "more options than letters": (
+        "a.jsonl",
+        lines(CHOICE | {"options": ["x"] * 27}),
+        "27 are more",
+    ),
     "duplicate ids": ("a.jsonl", lines(GOOD, GOOD), "line 2: id: 'a-1' is already used on line 1"),
     "an unknown source": ("a.jsonl", lines(GOOD | {"source": "web"}), "known: math, rag"),
     "an unknown level": ("a.jsonl", lines(GOOD | {"level": "hart"}), "known: easy, medium, hard"),
