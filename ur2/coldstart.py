@@ -36,6 +36,8 @@ def coldstart(options: RunOptions) -> None:
     cold = options.coldstart
     if cold is None:
         raise InputError(f"experiment '{options.experiment}' has no cold start; drop this command")
+    if not cold.phases:
+        raise InputError("coldstart.phases: there are none, so that nothing would be trained")
     demonstrations = [_read(phase.demonstrations) for phase in cold.phases]
     out, wanted = Path(cold.out), fingerprint(cold, options.prompt)
     if _fingerprint_of(out) == wanted:
@@ -43,6 +45,11 @@ def coldstart(options: RunOptions) -> None:
         return
     if out.exists() and _fingerprint_of(out) is None:
         raise InputError(f"coldstart.out: {out} exists and no cold start made it; name another")
+    if options.dry_run:
+        for phase, examples in zip(cold.phases, demonstrations, strict=True):
+            console.print(f"{phase.demonstrations}: {len(examples)} demonstrations", soft_wrap=True)
+        console.print(f"cold start: {out} would be made from them")
+        return
     staged = out.with_name(out.name + ".unfinished")
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(parents=True)
@@ -76,6 +83,8 @@ async def _train(
             samples = to_samples(
                 examples, renderer, max_observation_tokens=options.rollout.max_observation_tokens
             )
+            if not samples:
+                raise InputError(f"coldstart: '{phase.demonstrations}' has nothing to train on")
             out = str(staged / f"phase{number}")
             steps = train_phase(cluster, phase, samples, base=base, out=out, seed=cold.seed)
             total = steps_of(phase, len(samples))
@@ -117,7 +126,11 @@ def _base(cold: ColdstartOptions, staged: Path) -> str:
 
 
 def _strings(file: str) -> Iterator[str]:
-    """Every text in a file of JSON lines."""
+    """Every text in a file of JSON lines.
+
+    Raises:
+        InputError: it is none.
+    """
 
     def walk(node: object) -> Iterator[str]:
         if isinstance(node, str):
@@ -126,8 +139,11 @@ def _strings(file: str) -> Iterator[str]:
             for child in node.values() if isinstance(node, dict) else node:
                 yield from walk(child)
 
-    for line in Path(file).read_text().splitlines():
-        yield from walk(json.loads(line))
+    try:
+        rows = [json.loads(line) for line in Path(file).read_bytes().splitlines()]
+    except ValueError as error:
+        raise InputError(f"coldstart.scratch_texts: '{file}' is not JSON lines: {error}") from error
+    yield from walk(rows)
 
 
 def _read(file: str) -> list[Demonstration]:
@@ -138,8 +154,11 @@ def _read(file: str) -> list[Demonstration]:
 
 def _fingerprint_of(out: Path) -> str | None:
     """What made the folder, if a cold start did."""
-    record = out / RECORD
-    return json.loads(record.read_text())["fingerprint"] if record.exists() else None
+    try:
+        fingerprint: str = json.loads((out / RECORD).read_bytes())["fingerprint"]
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
+        return None
+    return fingerprint
 
 
 if __name__ == "__main__":
