@@ -28,6 +28,7 @@ from ur2.retrieval.encoder import Encoder, SentenceTransformerEncoder, num_threa
 from ur2.retrieval.index import VectorIndex, VectorSource, exact_search
 from ur2.retrieval.manifest import Manifest, Tuning, load_manifest
 from ur2.retrieval.options import BuildOptions, EncoderOptions
+from ur2.retrieval.partial import writing
 from ur2.retrieval.recall_curve import Point, choose, ladder, measure_of, plot
 from ur2.retrieval.store import Store
 from ur2.retrieval.vectors import VectorFolder
@@ -116,7 +117,8 @@ def autotune(
         num_queries=len(queries),
     )
     folder = Path(options.index)
-    plot(points, chosen, options.recall, k, folder / CURVE_FILE)
+    with writing(folder / CURVE_FILE):
+        plot(points, chosen, options.recall, k, folder / CURVE_FILE)
     search = store.manifest.search.model_copy(update={"breadth": chosen.breadth, "tuning": tuning})
     store.manifest.model_copy(update={"search": search}).save(folder)
     _report(points, chosen, options, index.breadth_name)

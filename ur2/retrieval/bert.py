@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor
@@ -55,7 +56,7 @@ def read_bert(folder: Path) -> Bert | None:
         if not known or pooling not in POOLINGS:
             return None
         weights = load_file(inner / "model.safetensors")
-    except (OSError, ValueError, KeyError, IndexError):
+    except (OSError, ValueError, KeyError, IndexError, SafetensorError):
         return None
     named = {name.removeprefix(PREFIX): weight for name, weight in weights.items()}
     return _bert(named, config, pooling, tokenizer, min(filter(None, limits)))

@@ -139,12 +139,13 @@ def _device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        known = torch.device(name).type in ("cpu", "mps") or torch.cuda.is_available()
+        device = torch.device(name)
     except RuntimeError as error:
         raise InputError(
             f"device '{name}' is not one that torch knows, e.g. cpu, cuda:0"
         ) from error
-    if not known:
+    there = {"cpu": 1, "mps": int(torch.mps.is_available()), "cuda": torch.cuda.device_count()}
+    if (device.index or 0) >= there.get(device.type, 0):
         raise InputError(f"device '{name}' is not available here; use device=cpu or device=auto")
     return name
 
@@ -167,6 +168,7 @@ def _pack(model: Any, precision: Any) -> "PackedEncoder | None":
 
 
 def _load(spec: EncoderSpec, device: str) -> Any:
+    from safetensors import SafetensorError
     from sentence_transformers import SentenceTransformer
     from transformers.utils import logging as transformers_logging
 
@@ -180,7 +182,7 @@ def _load(spec: EncoderSpec, device: str) -> Any:
             local_files_only=own,
             revision=None if own else spec.revision or None,
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
             f"encoder '{spec.name}' cannot be loaded ({reason}); give a sentence-transformers "

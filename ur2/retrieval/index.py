@@ -128,8 +128,15 @@ class VectorIndex:
         return self.search(query_QD, k, breadth=breadth, num_threads=num_threads)
 
     def save(self, path: Path) -> None:
-        """Writes the index to a file."""
-        faiss.write_index(self._faiss, str(path))
+        """Writes the index to a file.
+
+        Raises:
+            OSError: there is no room for it, or the like.
+        """
+        try:
+            faiss.write_index(self._faiss, str(path))
+        except RuntimeError as error:
+            raise OSError(f"{path}: {str(error).splitlines()[0]}") from error
 
 
 def build_index(
@@ -180,7 +187,7 @@ def load(path: Path, *, breadth: int | None = None, device: str = "cpu") -> Vect
     devices = gpus(device)
     try:
         index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         raise InputError(f"{path} is missing or damaged; build the index again") from error
     if devices and can_move(index):
         return VectorIndex(mover(devices)(index), breadth=breadth, on_gpu=True)

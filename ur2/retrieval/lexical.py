@@ -6,7 +6,9 @@ Shapes: _N passages, _Q queries, _K results per query, _E entries: a term in a p
 """
 
 import json
+import os
 import tempfile
+import tokenize
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -52,7 +54,10 @@ class LexicalIndex:
                 name: np.asarray(self._bm25.scores[name]) for name in ("data", "indices", "indptr")
             }
             self._check(self._bm25.scores)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (
+            *(OSError, EOFError, ValueError, KeyError, TypeError),
+            tokenize.TokenError,  # numpy, of a header
+        ) as error:
             raise InputError(f"{folder} is missing or damaged; build the index again") from error
 
     def __len__(self) -> int:
@@ -174,8 +179,15 @@ class _Counts:
 
 
 def _create(path: Path, dtype: type[np.generic], length: int) -> Any:
-    """A `.npy` file of zeros, mapped for writing."""
-    return open_memmap(path, mode="w+", dtype=dtype, shape=(length,))  # type: ignore[no-untyped-call]
+    """A `.npy` file of zeros, mapped for writing; a disk that is too full is found here.
+
+    Without room for a page that is written later the kernel would kill the process.
+    """
+    zeros = open_memmap(path, mode="w+", dtype=dtype, shape=(length,))  # type: ignore[no-untyped-call]
+    if hasattr(os, "posix_fallocate"):  # not on a Mac
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return zeros
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:

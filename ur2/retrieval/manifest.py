@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ur2.errors import InputError
 from ur2.retrieval.index_options import IndexKind, Quantiser, VectorKind
-from ur2.retrieval.partial import write_atomically
+from ur2.retrieval.partial import write_atomically, writing
 
 MANIFEST_FILE = "manifest.json"
 
@@ -125,7 +125,9 @@ class Manifest(_Record):
 
     def save(self, folder: Path) -> None:
         """Writes the manifest into `folder`, in place of one that is there."""
-        write_atomically(folder / MANIFEST_FILE, (self.model_dump_json(indent=2) + "\n").encode())
+        content = self.model_dump_json(indent=2) + "\n"
+        with writing(folder / MANIFEST_FILE):
+            write_atomically(folder / MANIFEST_FILE, content.encode())
 
 
 def load_manifest(folder: Path) -> Manifest:

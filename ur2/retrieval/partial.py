@@ -16,7 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from ur2.errors import InputError
+from ur2.errors import ComponentError, InputError
 
 LOCK_FILE = "lock"
 
@@ -42,16 +42,34 @@ def locked(folder: Path, *, of: str) -> Iterator[None]:
 
 
 @contextmanager
+def writing(what: Path) -> Iterator[None]:
+    """Turns a disk that is full, or the like, into the one error to show.
+
+    Raises:
+        ComponentError: `what` could not be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise ComponentError(
+            f"{what} could not be written ({error}); what is done is kept: see to it that it "
+            "can be, and the same command goes on"
+        ) from error
+
+
+@contextmanager
 def work_folder(out: Path) -> Iterator[Path]:
     """The folder beside `out` where it is being made, for this process alone.
 
     Raises:
         InputError: as `locked`.
+        ComponentError: as `writing`.
     """
     folder = out.absolute().with_name(f".{out.name}.partial")
     with locked(folder, of=str(out)):
         try:
-            yield folder
+            with writing(out):
+                yield folder
         except KeyboardInterrupt:
             note = f"what is done of {out} is kept; the same command goes on"
             Console(stderr=True, highlight=False).print(note, soft_wrap=True)

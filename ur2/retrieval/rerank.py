@@ -32,6 +32,7 @@ class CrossEncoderScorer:
             InputError: there is no such model or device, or it scores several things at once.
         """
         import torch
+        from safetensors import SafetensorError
         from sentence_transformers import CrossEncoder
 
         try:
@@ -41,7 +42,7 @@ class CrossEncoderScorer:
                 device=None if options.device == "auto" else options.device,
                 activation_fn=torch.nn.Identity(),
             )
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise InputError(
                 f"reranker '{name}' cannot be loaded ({str(error).splitlines()[0]}); give a "
                 "cross-encoder's folder, or a name that can be downloaded"

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ur2.errors import InputError
 from ur2.retrieval.manifest import EncoderSpec
-from ur2.retrieval.partial import LOCK_FILE, write_atomically
+from ur2.retrieval.partial import LOCK_FILE, write_atomically, writing
 
 RECORD_FILE = "vectors.json"
 MAX_OPEN_SHARDS = 64
@@ -151,11 +151,14 @@ def write_shard(folder: Path, shard: int, vector_ND: NDArray[np.floating]) -> No
     """Puts a whole shard in its place at once."""
     path = shard_path(folder, shard)
     partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
-    with partial.open("wb") as file:
-        np.save(file, vector_ND, allow_pickle=False)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        with writing(path), partial.open("wb") as file:
+            np.save(file, vector_ND, allow_pickle=False)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _shape(path: Path) -> tuple[int, ...] | None:

@@ -1,10 +1,13 @@
+import resource
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ur2.errors import InputError, run_entry
+from ur2.errors import ComponentError, InputError, run_entry
 from ur2.retrieval.build import build, main, up_to_date
 from ur2.retrieval.corpus import make
 from ur2.retrieval.corpus_options import CorpusOptions
@@ -69,6 +72,37 @@ def test_an_interrupted_build_leaves_what_was_there_and_goes_on(
     assert sorted(encoder.encoded[20:]) == sorted(f"another {i}" for i in range(10))
     assert len(Store(folder)) == 10
     assert not list(folder.parent.glob(".index*"))
+
+
+@contextmanager
+def room_for(num_bytes: int) -> Iterator[None]:
+    """No file may grow larger, which tells programs the like of a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "chosen"),
+    [(4096, {}), (20_000, {}), (20_000, {"shard_size": 100})],
+    ids=["passages", "vectors", "index"],
+)
+def test_a_full_disk_is_an_error_after_which_the_build_goes_on(
+    encoder: Any, write_corpus: Any, num_bytes: int, chosen: dict[str, Any]
+) -> None:
+    corpus = write_corpus(Passage(id=f"p{i}", text=f"fact {i}") for i in range(400))
+    asked = options(corpus, corpus.with_name("index"), **chosen)
+    with (
+        room_for(num_bytes),
+        pytest.raises(ComponentError, match=r"could not be written .*the same command goes on"),
+    ):
+        build(asked, lambda spec, _: encoder)
+    build(asked, lambda spec, _: encoder)
+    assert len(Store(Path(asked.out))) == 400
+    assert not list(corpus.parent.glob(".index*"))
 
 
 def test_nothing_of_an_interrupted_build_of_another_kind_is_left(

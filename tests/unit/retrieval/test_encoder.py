@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from ur2.errors import InputError
 from ur2.retrieval.encoder import SentenceTransformerEncoder, devices, encoder_spec
@@ -12,8 +13,11 @@ from ur2.retrieval.options import EncoderOptions
 TEXTS = ["one", "two words", "and a somewhat longer text " * 5, "three more words"]
 
 
-def load(folder: Path, precision: str = "float32", **spec: str) -> SentenceTransformerEncoder:
-    options = EncoderOptions.load({"precision": precision, "num_threads": 1}, where="test")
+def load(
+    folder: Path, precision: str = "float32", device: str = "cpu", **spec: str
+) -> SentenceTransformerEncoder:
+    tree = {"precision": precision, "num_threads": 1, "device": device}
+    options = EncoderOptions.load(tree, where="test")
     return SentenceTransformerEncoder(EncoderSpec(name=str(folder), **spec), options)
 
 
@@ -101,3 +105,19 @@ def test_an_encoder_that_is_nowhere_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="cannot be loaded"):
         load(tmp_path / "empty")
+
+
+def test_an_encoder_whose_weights_are_cut_is_an_error(tiny_encoder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_encoder, tmp_path / "cut")
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(InputError, match="cannot be loaded"):
+        load(folder)
+
+
+@pytest.mark.parametrize("device", ["mps", "cuda:99", "meta"])
+def test_a_device_that_is_not_there_is_an_error(tiny_encoder: Path, device: str) -> None:
+    if device == "mps" and torch.mps.is_available():
+        pytest.skip("it is there")
+    with pytest.raises(InputError, match="is not available here"):
+        load(tiny_encoder, device=device)

@@ -86,7 +86,12 @@ def test_nothing_on_disk_is_a_pickle_and_columns_are_mapped(tmp_path: Path) -> N
     assert len(index) == 50
 
 
-@pytest.mark.parametrize("damage", ["missing", "cut", "mixed", "vocabulary"])
+def test_room_is_taken_before_anything_is_written_to_it(tmp_path: Path) -> None:
+    lexical._create(tmp_path / "data", np.float32, 250_000)
+    assert (tmp_path / "data").stat().st_blocks * 512 >= 1_000_000
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "cut", "header", "mixed", "vocabulary"])
 def test_a_missing_or_damaged_index_says_to_build_again(tmp_path: Path, damage: str) -> None:
     folder = tmp_path / "l"
     build_lexical(LexicalSpec(), random_texts(30), 30, folder)
@@ -94,6 +99,10 @@ def test_a_missing_or_damaged_index_says_to_build_again(tmp_path: Path, damage: 
     match damage:
         case "missing":
             data.unlink()
+        case "empty":
+            data.write_bytes(b"")
+        case "header":
+            data.write_bytes(data.read_bytes().replace(b"}", b" ", 1))
         case "cut":
             data.write_bytes(data.read_bytes()[:-50])
         case "mixed":
