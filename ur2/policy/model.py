@@ -4,6 +4,7 @@ Shapes: _T tokens of a packed row, _N chosen positions, _D width.
 """
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.integrations.liger import apply_liger_kernel
@@ -13,6 +14,7 @@ from ur2.policy.attention import use_packed_attention
 from ur2.policy.microbatch import Row
 from ur2.policy.token_logprobs import TokenLogprobs
 
+MAX_NAMED = 5
 LOGIT_TRANSFORMS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 
 
@@ -78,15 +80,21 @@ def load_lm(
     """A causal LM from a folder or by its Hugging Face name, without dropout.
 
     Raises:
-        InputError: there is no such model, its head does more than a linear map, or kernels are
-            asked for that cannot run here.
+        InputError: there is no such model, or not all of it; its head does more than a linear map;
+            or kernels are asked for that cannot run here.
     """
     try:
-        lm = AutoModelForCausalLM.from_pretrained(
-            path, revision=revision, dtype=dtype, attention_dropout=0.0
+        lm, found = AutoModelForCausalLM.from_pretrained(
+            path,
+            revision=revision,
+            dtype=dtype,
+            attention_dropout=0.0,
+            output_loading_info=True,
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise InputError(f"model.path '{path}' cannot be loaded: {error}") from error
+    if missing := sorted(found["missing_keys"]):  # they would be random
+        raise InputError(f"model.path '{path}' lacks weights: {', '.join(missing[:MAX_NAMED])}")
     for name in LOGIT_TRANSFORMS:
         if getattr(lm.config, name, None) not in (None, 1.0):
             raise InputError(

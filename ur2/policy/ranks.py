@@ -1,10 +1,14 @@
 """Small things that a rank says to the others, and its random state."""
 
+import pickle
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+
+from ur2.errors import InputError
 
 T = TypeVar("T")
 K = TypeVar("K")
@@ -33,8 +37,25 @@ def rng_state() -> dict[str, torch.Tensor]:
     return state
 
 
-def restore_rng(state: Mapping[str, torch.Tensor]) -> None:
-    """Restores what `rng_state` returned."""
+def restore_rng(file: Path) -> None:
+    """Restores what `rng_state` returned, from the file it was saved to.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    try:
+        state: dict[str, torch.Tensor] = torch.load(file, weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise damaged(file, error) from error
     torch.set_rng_state(state["cpu"])
     if "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"])
+
+
+def damaged(file: Path, error: Exception) -> InputError:
+    """The error of a checkpoint's file that cannot be read."""
+    reason = str(error).partition("\n")[0] or "it is empty"
+    return InputError(
+        f"resume: {file} is damaged or cut short ({reason}); remove that checkpoint, or name "
+        "another one with resume=PATH"
+    )

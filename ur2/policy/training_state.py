@@ -21,7 +21,7 @@ from deepspeed.utils import (
     safe_set_local_fp32_param,
     safe_set_local_optimizer_state,
 )
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import Parameter
@@ -29,6 +29,7 @@ from torch.optim import AdamW, Optimizer
 
 from ur2.errors import InputError
 from ur2.policy.optimizers import OptimizerPair
+from ur2.policy.ranks import damaged
 
 MASTER = "master"
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -185,13 +186,16 @@ def load_states(states: States, parameters: Parameters, folder: Path) -> None:
     """Restores what `save_states` wrote; a collective call.
 
     Raises:
-        InputError: it is of other parameters.
+        InputError: it is of other parameters, or damaged.
     """
     states.begin_writing(read_facts(folder)["adam_steps"])
     with ExitStack() as opened:
         where: dict[str, dict[str, Any]] = {}
         for path in sorted(folder.glob("state-*.safetensors")):
-            file = opened.enter_context(safe_open(path, framework="pt"))
+            try:
+                file = opened.enter_context(safe_open(path, framework="pt"))
+            except SafetensorError as error:
+                raise damaged(path, error) from error
             for entry in file.keys():  # noqa: SIM118 - not a mapping
                 name, key = entry.rsplit("/", 1)
                 where.setdefault(name, {})[key] = file

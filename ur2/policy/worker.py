@@ -235,14 +235,14 @@ class PolicyWorker:
         draws no random numbers.
 
         Raises:
-            InputError: there is no checkpoint, or it is of another model or optimizer.
+            InputError: there is no checkpoint, or a damaged one, or of another model or optimizer.
         """
         folder = Path(path)
         self.steps_done = int(self.engine.load(folder)["steps_done"])
         if self.has_critic:
             self.critic.engine.load(folder / CRITIC_FOLDER)
         if (random := folder / RNG_FILE.format(self.rank)).exists():
-            restore_rng(torch.load(random, weights_only=True))
+            restore_rng(random)
 
     def release_memory(self) -> None:
         """Gives others on this GPU what the allocator keeps without need."""
