@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ur2.errors import InputError, run_entry
 from ur2.options import parse_command_line
-from ur2.retrieval.corpus_convert import convert, corpus_sha256
+from ur2.retrieval.corpus_convert import convert, sources_sha256
 from ur2.retrieval.corpus_file import SUFFIX, Corpus
 from ur2.retrieval.corpus_options import CorpusOptions
 
@@ -37,7 +37,7 @@ def make(options: CorpusOptions) -> bool:
         raise InputError(f"out={out} must end in {SUFFIX}")
     if out.is_file():
         Corpus(out)  # What is none is not overwritten.
-    sha256 = corpus_sha256(options.sources, options, known=out)
+    sha256 = sources_sha256(options.sources, options, known=out)
     if out.exists() and Corpus(out).sha256 == sha256:
         return False
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -61,6 +61,12 @@ class State(BaseModel):
 
 
 def corpus_sha256(names: Paths, options: ReadOptions, *, known: Path) -> str:
+    """As `sources_sha256`, or of the ready corpus that `names` stand for."""
+    ready = ready_corpus(names)
+    return sources_sha256(names, options, known=known) if ready is None else Corpus(ready).sha256
+
+
+def sources_sha256(names: Paths, options: ReadOptions, *, known: Path) -> str:
     """What tells the corpus of these files, read like this, from any other.
 
     Where `known` was made of the very same files, they are not read again.
@@ -68,9 +74,6 @@ def corpus_sha256(names: Paths, options: ReadOptions, *, known: Path) -> str:
     Raises:
         InputError: there are no such files, or one cannot be read.
     """
-    ready = ready_corpus(names)
-    if ready is not None:
-        return Corpus(ready).sha256
     sources = find_sources(names)
     if known.exists():
         with suppress(InputError):

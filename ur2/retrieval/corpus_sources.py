@@ -16,6 +16,7 @@ from typing import BinaryIO, cast
 import zstandard
 
 from ur2.errors import InputError
+from ur2.retrieval.corpus_file import SUFFIX
 from ur2.retrieval.corpus_options import ReadOptions
 from ur2.zstd import ZstdReader
 
@@ -174,7 +175,7 @@ def _expand(name: str) -> tuple[Path, list[Path]]:
     """The files of a name, and the folder that their names are relative to."""
     path = Path(name)
     if path.is_dir():
-        return path, sorted(p for p in path.rglob("*") if p.is_file() and _is_known(p.name))
+        return path, sorted(p for p in path.rglob("*") if p.is_file() and _is_source(p, path))
     if path.exists() or not _PATTERN_MARKS & set(name):
         return path.parent, [path]
     root = next(folder for folder in path.parents if not _PATTERN_MARKS & set(str(folder)))
@@ -191,6 +192,16 @@ def _is_known(name: str) -> bool:
     """Whether a file of a folder or an archive is one of passages, not its licence or the like."""
     known = (*KNOWN_SUFFIXES, *TAR_SUFFIXES)
     return not name.startswith(".") and (_suffix(name) in known or name.startswith(WIKI_NAME))
+
+
+def _is_source(path: Path, root: Path) -> bool:
+    """Whether a file below `root` is one of passages.
+
+    Those of hidden folders, such as unfinished work, and of what is made of passages are not.
+    """
+    made = (folder / f"corpus{SUFFIX}" for folder in path.parents if root in folder.parents)
+    hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
+    return _is_known(path.name) and not hidden and not any(file.exists() for file in made)
 
 
 def _suffix(name: str) -> str:

@@ -116,6 +116,13 @@ def test_nothing_of_an_interrupted_build_of_another_kind_is_left(
     assert len(Store(folder)) == 20
 
 
+def test_an_index_beside_its_sources_is_up_to_date(make_index: Any, encoder: Any) -> None:
+    out = make_index()
+    asked = options(out.parent, out)
+    build(asked, lambda spec, _: encoder)
+    assert up_to_date(asked) == load_manifest(out)
+
+
 def test_a_corpus_file_is_taken_as_it_is_and_makes_the_same_index(
     write_corpus: Any, passages: list[Passage], tmp_path: Path, encoder: Any
 ) -> None:

@@ -162,6 +162,24 @@ def test_a_corpus_is_made_again_only_where_it_would_change(tmp_path: Path) -> No
     assert Corpus(out).id_of(0) == "rows-1"
 
 
+def test_a_corpus_beside_its_sources_goes_on_and_changes_with_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpus_convert, "ROWS_PER_CHUNK", 2)
+    monkeypatch.setattr(corpus_convert, "CHUNKS_PER_CHECKPOINT", 1)
+    out = tmp_path / "corpus.arrow"
+    (tmp_path / "a.jsonl").write_bytes(numbered(range(5)))
+    with monkeypatch.context() as patch:
+        patch.setattr(corpus_convert.CorpusWriter, "finish", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            make(asked(tmp_path, out))
+    assert make(asked(tmp_path, out))
+    assert not make(asked(tmp_path, out))
+    (tmp_path / "b.jsonl").write_bytes(numbered(range(5, 10)))
+    assert make(asked(tmp_path, out))
+    assert len(Corpus(out)) == 10
+
+
 def test_what_is_no_corpus_is_not_overwritten(tmp_path: Path) -> None:
     source, out = tmp_path / "rows.jsonl", tmp_path / "other.arrow"
     source.write_bytes(numbered(range(5)))
