@@ -28,7 +28,10 @@ class TallyFile:
         """
         path = self.out / "settings.json"
         if path.exists():
-            kept = json.loads(path.read_text())
+            try:
+                kept = dict(json.loads(path.read_text()))
+            except (TypeError, ValueError) as error:
+                raise InputError(f"{path}: no settings ({error}); pass another out=DIR") from error
             changed = [key for key in settings if kept.get(key) != settings[key]]
             if changed:
                 raise InputError(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from math import sqrt
 from statistics import NormalDist, fmean, stdev
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from ur2.curriculum.options import LevelOptions
 from ur2.curriculum.outcome import Outcome
@@ -26,7 +26,7 @@ class Tally(BaseModel):
     question: str
     """Its text: a changed file is noticed."""
     retrieval: bool
-    num_samples: int
+    num_samples: int = Field(gt=0)
     num_correct: float
     num_searches: int
 

@@ -162,9 +162,15 @@ def test_rollouts_of_other_questions_or_settings_are_refused(options, questions)
     )
     with pytest.raises(InputError, match="line 1: question 'q0'"):
         file.read(questions)
-    (file.out / "rollouts.jsonl").write_text("{}\n")
-    with pytest.raises(InputError, match="line 1: no tally"):
-        file.read(questions)
+    none_played = '{"id":"q0","question":"Where 0?","retrieval":false,"num_samples":0,'
+    for line in ("{}", none_played + '"num_correct":0.0,"num_searches":0}', "\x00"):
+        (file.out / "rollouts.jsonl").write_text(f"{line}\n")
+        with pytest.raises(InputError, match="line 1: no tally"):
+            file.read(questions)
+    for damaged in ("", "{", "[1]", "\udcff"):
+        (file.out / "settings.json").write_text(damaged, errors="surrogateescape")
+        with pytest.raises(InputError, match="no settings"):
+            file.open({"seed": 0})
 
 
 async def test_a_retriever_that_fails_ends_the_measurement(options, worker):
