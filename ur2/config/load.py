@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from ur2.config.schema import DifficultyOptions, EvaluationOptions, InferenceOptions, RunOptions
-from ur2.errors import InputError, RunInterruptedError, Ur2Error
+from ur2.errors import InputError, RunInterruptedError, Ur2Error, refused
 from ur2.options import nearest, option_keys, options_class
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -127,6 +127,10 @@ def _run_composed(
             main(typed(tree))
         except Ur2Error as error:  # Hydra would add a message of its own; a sweep goes on
             failures.append(error)
+        except OSError as error:
+            if error.errno is None:  # not the operating system's
+                raise
+            failures.append(refused(error))
 
     composed = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=root)(job)
     try:

@@ -39,3 +39,13 @@ def test_an_error_of_the_program_is_no_wrong_config(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train", "+experiment=smoke"])
     with pytest.raises(ValueError, match="a bug"):
         run_composed(main)
+
+
+def test_what_the_file_system_refuses_is_a_named_failure(monkeypatch, tmp_path, capsys):
+    def main(_):
+        (tmp_path / "none" / "file").touch()
+
+    monkeypatch.setattr(sys, "argv", ["train", "+experiment=smoke"])
+    with pytest.raises(InputError, match="No such file or directory"):
+        run_composed(main)
+    assert capsys.readouterr().err == ""
