@@ -199,7 +199,8 @@ def _prefix(
     one: Shingles, frequency: Mapping[tuple[str, ...], int], threshold: float
 ) -> list[tuple[str, ...]]:
     """The rarest elements, of which similar sets share at least one."""
-    length = len(one) - math.ceil(threshold * len(one)) + 1
+    # Products that should be whole may come out a little above, e.g. 0.56 * 25.
+    length = len(one) - math.ceil(threshold * len(one) - 1e-9) + 1
     return sorted(one, key=lambda element: (frequency[element], element))[:length]
 
 

@@ -113,7 +113,8 @@ def members(source: Source, count: Callable[[int], None]) -> Iterator[Member]:
                 number=0, label=str(source.path), name=source.name, suffix=suffix, stream=stream
             )
             return
-        with tarfile.open(fileobj=_archive(source.path.name, file), mode="r|") as archive:
+        packed = _Tail(_archive(source.path.name, file))
+        with tarfile.open(fileobj=cast(BinaryIO, packed), mode="r|") as archive:
             for number, info in enumerate(archive):
                 content = archive.extractfile(info)
                 if content is None or not _is_known(Path(info.name).name):
@@ -125,6 +126,8 @@ def members(source: Source, count: Callable[[int], None]) -> Iterator[Member]:
                     suffix=_suffix(info.name),
                     stream=_decompressed(info.name, cast(BinaryIO, content)),
                 )
+        if any(packed.tail):  # which tarfile takes for the end of an archive
+            raise EOFError("it ends between two files")
 
 
 @contextmanager
@@ -164,6 +167,19 @@ class _Counted(io.RawIOBase):
         buffer[: len(content)] = content
         self._count(len(content))
         return len(content)
+
+
+class _Tail:
+    """Remembers the end of what was read of an archive, which ends with empty blocks."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.tail = b""
+
+    def read(self, size: int) -> bytes:
+        content = self._file.read(size)
+        self.tail = (self.tail + content)[-tarfile.BLOCKSIZE :]
+        return content
 
 
 def _begin_hash(options: ReadOptions) -> "hashlib._Hash":

@@ -101,6 +101,13 @@ def test_the_join_finds_what_comparing_all_pairs_finds(
     assert len(cleaned) + len(overlap.matches) == len(left)
 
 
+def test_no_match_is_missed_for_the_rounding_of_a_threshold() -> None:
+    words = [f"w{n:02}" for n in reversed(range(27))]
+    whole, begin = question("a", " ".join(words)), question("b", " ".join(words[:16]))
+    assert jaccard(whole.text, begin.text) == 0.56
+    assert len(find_overlap([whole], [begin], threshold=0.56).matches) == 1
+
+
 def test_the_command_shows_each_file_and_writes_what_is_left(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

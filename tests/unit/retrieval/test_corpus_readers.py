@@ -130,6 +130,24 @@ def test_a_tar_of_compressed_files_is_read_like_a_folder_of_them(tmp_path: Path)
     assert read(str(folder / "*" / "wiki_*.bz2")) == expected
 
 
+@pytest.mark.parametrize("num_blocks", [2, 2.5, 3], ids=["between", "in a header", "in a file"])
+def test_an_archive_that_is_cut_is_an_error(tmp_path: Path, num_blocks: float) -> None:
+    path = tmp_path / "rows.tar"
+    with tarfile.open(path, "w") as tar:
+        for name in ("x", "y"):
+            content = jsonl({**ROW, "id": name})
+            info = tarfile.TarInfo(f"{name}.jsonl")
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    whole = path.read_bytes()
+    assert len(read(path)) == 2
+    path.write_bytes(whole[: 5 * tarfile.BLOCKSIZE])
+    assert len(read(path)) == 2
+    path.write_bytes(whole[: int(num_blocks * tarfile.BLOCKSIZE)])
+    with pytest.raises(InputError, match="is damaged"):
+        read(path)
+
+
 def test_pages_of_kilt_are_cut_and_numbered(tmp_path: Path) -> None:
     path = tmp_path / "kilt.json"
     text = ["Paris\n", "Paris is old. It is big.\n", "Section::::History.\n", "Rome came.\n"]
