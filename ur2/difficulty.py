@@ -160,8 +160,18 @@ def settings(options: DifficultyOptions) -> dict[str, Any]:
         "prompt": tree["prompt"],
         "rollout": rollout,
         "reward.graders": tree["reward"]["graders"],
+        "reward.judge": _judging(options),
         **retrieval_settings(options),
     }
+
+
+def _judging(options: DifficultyOptions) -> dict[str, Any] | None:
+    """Who grades after the graders, and how; how long it may take decides nothing."""
+    judge = options.reward.judge
+    if judge is None:
+        return None
+    kept = judge.model_dump(mode="json", include={"model", "tasks", "unscored", "grades"})
+    return {**kept, "is_there": judge.url is not None}
 
 
 if __name__ == "__main__":

@@ -12,8 +12,9 @@ from ur2.benchmarks.difficulty import publish
 from ur2.benchmarks.tallies import TallyFile
 from ur2.config.load import compose_difficulty
 from ur2.datasets import load_questions
-from ur2.difficulty import assignments_left, play_all
+from ur2.difficulty import assignments_left, play_all, settings
 from ur2.errors import ComponentError, InputError
+from ur2.rewards.options import JudgeOptions
 from ur2.rollout.pool import RolloutPool
 from ur2.types import (
     Author,
@@ -171,6 +172,19 @@ def test_rollouts_of_other_questions_or_settings_are_refused(options, questions)
         (file.out / "settings.json").write_text(damaged, errors="surrogateescape")
         with pytest.raises(InputError, match="no settings"):
             file.open({"seed": 0})
+
+
+def test_a_measurement_is_not_continued_with_another_judge(options):
+    def judged_by(**judge):
+        judge_options = JudgeOptions(tasks=("qa",), unscored="zero", **judge)
+        reward = options.reward.model_copy(update={"judge": judge_options})
+        return options.model_copy(update={"reward": reward})
+
+    TallyFile(options_out(options)).open(settings(judged_by(model="one", url="http://a/v1")))
+    TallyFile(options_out(options)).open(settings(judged_by(model="one", url="http://b/v1")))
+    for other in (options, judged_by(model="one"), judged_by(model="two", url="http://a/v1")):
+        with pytest.raises(InputError, match=r"another reward\.judge"):
+            TallyFile(options_out(options)).open(settings(other))
 
 
 async def test_a_retriever_that_fails_ends_the_measurement(options, worker):
