@@ -3,6 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bin=.venv/bin
+[ -x $bin/ruff ] || { echo "check: nothing is installed yet; run bash scripts/setup.sh" >&2; exit 2; }
 
 if [ "${1:-}" = --fix ]; then
   $bin/ruff check --fix .

@@ -1,6 +1,7 @@
 """`python -m ur2.train +experiment=NAME [key=value ...]`: compose, check, prepare, train."""
 
 import asyncio
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
@@ -26,6 +27,16 @@ from ur2.trainer.checkpoint import read_state
 from ur2.trainer.run_directory import RunDirectory
 
 
+class Output(Console):
+    """The terminal; once nobody reads it, a run ends as by any failure, with a checkpoint."""
+
+    def on_broken_pipe(self) -> None:
+        """See `Console`, which would end the process on the spot."""
+        with suppress(SystemExit):
+            super().on_broken_pipe()
+        raise BrokenPipeError(errno.EPIPE, "nobody reads the output any more")
+
+
 def main() -> None:
     """Runs the command line."""
     run_composed(train)
@@ -33,7 +44,7 @@ def main() -> None:
 
 def train(options: RunOptions) -> None:
     """One run, from options to summary.json."""
-    console = Console()
+    console = Output()
     check_options(options)
     if options.resume not in ("auto", "none"):
         read_state(Path(options.resume))

@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -43,3 +46,21 @@ def test_a_run_of_no_steps_is_not_taken_for_a_finished_one(tmp_path: Path) -> No
     (tmp_path / "run").mkdir()
     (tmp_path / "run/summary.json").write_text(json.dumps({"steps": 0}))
     assert choose_run(wanted, QUIET) is None
+
+
+def test_a_reader_who_leaves_is_a_failure_that_the_loop_sees() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as pipe:
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-c",
+                "from ur2.train import Output, run_entry; run_entry(lambda: Output().print(1))",
+            ],
+            stdout=pipe,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (3, "error: nobody reads the output any more\n")
