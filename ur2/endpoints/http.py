@@ -184,11 +184,14 @@ class JsonClient:
             )
         return self._http
 
-    def _key(self) -> dict[str, str]:
+    def _key(self) -> dict[bytes, bytes]:
         key = os.environ.get(self._options.api_key_env, "").strip()
         if not key:
             return {}
-        return {self._key_header: key} if self._key_header else {"Authorization": f"Bearer {key}"}
+        header = self._key_header or "Authorization"
+        value = key if self._key_header else f"Bearer {key}"
+        # As bytes, as httpx would take no letters but those of ASCII.
+        return {header.encode(): value.encode(errors="surrogateescape")}
 
     def _address(self, path: str) -> str:
         base = str(self._options.url).rstrip("/")

@@ -5,7 +5,7 @@ Passages travel as one string, their contents: `title`, newline, `text`.
 
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from ur2.types import Passage
 
@@ -39,7 +39,9 @@ class RetrieveRequest(BaseModel):
 
 
 class Document(BaseModel):
-    """A passage."""
+    """A passage; servers of others may number theirs."""
+
+    model_config = ConfigDict(coerce_numbers_to_str=True)
 
     id: str
     contents: str

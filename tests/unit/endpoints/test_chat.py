@@ -269,6 +269,13 @@ async def test_a_key_with_a_line_break_is_sent_without_it(ask, monkeypatch):
     assert server.sent[0].headers["authorization"] == "Bearer secret"
 
 
+async def test_a_key_of_any_letters_is_sent(ask, monkeypatch):
+    monkeypatch.setenv("TEST_KEY", "cl\u00e9")
+    reply, server = await ask(chat_reply("1"), api_key_env="TEST_KEY")
+    assert reply.value == 1
+    assert server.sent[0].headers["authorization"].encode("latin-1").decode() == "Bearer cl\u00e9"
+
+
 STRUCTURE = ("<|im_end|>", "</s>", "<s>", "[INST] [/INST]", "<end_of_turn>", "\\<|x|>", "<\uff5cU")
 HOSTILE = st.text(st.characters(exclude_categories=())) | st.sampled_from(STRUCTURE)
 

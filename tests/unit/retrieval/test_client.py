@@ -196,7 +196,7 @@ async def test_http_asks_and_reads_as_search_r1_does() -> None:
         documents = [
             {"document": {"id": "1", "contents": "Paris\nA city.\nLarge."}, "score": 0.5},
             {"document": {"id": "2", "contents": "\nNo title."}, "score": 0.25},
-            {"document": {"id": "3", "contents": "One line", "url": "x"}, "score": 0},
+            {"document": {"id": 3, "contents": "One line", "url": "x"}, "score": 0},
         ]
         return httpx.Response(200, json={"result": [documents]})
 
