@@ -145,4 +145,7 @@ class RewardOptions(Options):
                 raise ValueError(f"term '{name}' names '{unknown[0]}', which is no term")
         if self.clip is not None and self.clip[0] > self.clip[1]:
             raise ValueError("`clip` is [lowest, highest]")
+        for task, grader in self.graders.items():
+            if grader == "choice" and task != "choice":
+                raise ValueError(f"`graders.{task}` cannot be 'choice': there are no options")
         return self

@@ -237,6 +237,12 @@ def test_a_condition_on_an_unknown_term_is_refused(gate):
         RewardOptions.load({"terms": terms, "graders": {"qa": "f1"}}, where="reward")
 
 
+@pytest.mark.parametrize("task", ["qa", "math"])
+def test_letters_are_not_looked_for_where_questions_have_no_options(task):
+    with pytest.raises(InputError, match=f"`graders.{task}` cannot be 'choice'"):
+        RewardOptions.load({"terms": {}, "graders": {task: "choice"}}, where="reward")
+
+
 def options(clip=None, graders=None, **term):
     tree = {"terms": {"x": {"kind": "answer", **term}}, "graders": graders or {"qa": "exact_match"}}
     return RewardOptions.load({**tree, "clip": clip}, where="reward")
