@@ -48,7 +48,7 @@ def write_atlas(options: AtlasOptions) -> dict[str, int]:
     """
     out = Path(options.out)
     manifest = _manifest(options)
-    if (found := _written_before(out)) is not None and _same(found, manifest):
+    if (found := _written_before(out)) is not None and _same(found, manifest, out):
         log.info("%s is up to date (same options); nothing to do", out)
         return dict(found["rows"])
     partial = out.with_name(f".partial-{out.name}-{os.getpid()}")
@@ -83,6 +83,12 @@ def _files(options: AtlasOptions) -> Iterator[tuple[str, Iterable[object]]]:
         held_out_share=options.held_out_share,
         seed=options.seed,
     )
+    for part, held_out in (("training", False), ("the test", True)):
+        if not world.part(held_out=held_out).cities:
+            raise InputError(
+                f"num_cities={options.num_cities} and held_out_share={options.held_out_share:g} "
+                f"leave no city to {part}; take more cities, or another share"
+            )
     yield "passages.jsonl", ({"id": p.id, "title": "", "text": p.text} for p in passages(world))
     yield (
         "train.jsonl",
@@ -178,8 +184,10 @@ def _written_before(out: Path) -> Mapping[str, Any] | None:
     return found
 
 
-def _same(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    return {key: found.get(key) for key in wanted} == dict(wanted) and "rows" in found
+def _same(found: Mapping[str, Any], wanted: Mapping[str, Any], out: Path) -> bool:
+    if {key: found.get(key) for key in wanted} != dict(wanted) or "rows" not in found:
+        return False
+    return all((out / name).is_file() for name in found["rows"])
 
 
 if __name__ == "__main__":

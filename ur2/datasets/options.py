@@ -19,7 +19,7 @@ class AtlasOptions(Options):
 
     out: str = "data/atlas"
     """The folder to write."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
     """Decides the held-out countries, the questions and the demonstrations."""
     num_cities: Count = 5000
     """The largest cities that become passages."""

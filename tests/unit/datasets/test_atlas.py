@@ -185,6 +185,32 @@ def test_an_interrupted_writing_is_done_again(tmp_path: Path) -> None:
     assert load_questions(str(out / "test.jsonl"))
 
 
+def test_a_file_that_was_removed_is_written_again(tmp_path: Path) -> None:
+    options = AtlasOptions(out=str(tmp_path / "atlas"), num_tokenizer_texts=10, **SMALL)
+    write_atlas(options)
+    passages = tmp_path / "atlas" / "passages.jsonl"
+    before = passages.read_bytes()
+    passages.unlink()
+    write_atlas(options)
+    assert passages.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("chosen", "part"),
+    [
+        ({"num_cities": 1}, "the test"),
+        ({"held_out_share": 0.001}, "the test"),
+        ({"held_out_share": 0.999}, "training"),
+    ],
+)
+def test_a_world_without_cities_to_ask_about_is_an_error(
+    tmp_path: Path, chosen: dict[str, float], part: str
+) -> None:
+    with pytest.raises(InputError, match=f"leave no city to {part}"):
+        write_atlas(AtlasOptions.load({"out": str(tmp_path / "a"), **chosen}, where="test"))
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_folder_of_something_else_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("all my work")
     with pytest.raises(InputError, match="no atlas folder"):
