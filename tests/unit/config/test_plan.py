@@ -66,6 +66,8 @@ def test_a_dry_run_shows_the_prompts_of_a_local_model_and_file(
     experiment, tiny_model, monkeypatch, capsys
 ):
     train = questions(experiment)
+    runs = Path("runs", experiment)
+    before = set(runs.glob("*"))
     command_line(
         monkeypatch,
         f"+experiment={experiment}",
@@ -80,7 +82,7 @@ def test_a_dry_run_shows_the_prompts_of_a_local_model_and_file(
             assert f"─ prompt: {task}, retrieval {mode}: " in shown
     assert " tokens " in shown
     assert "config.json" in shown
-    assert not Path("runs", experiment).exists()
+    assert set(runs.glob("*")) == before
 
 
 def test_batch_arithmetic_is_that_of_the_paper():
