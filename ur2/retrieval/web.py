@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -69,7 +70,8 @@ class WebRetriever:
         key = content_key([self._options.url, asked])
         kept = await self._cache.get(key)
         if kept is not None:
-            return read_results(kept, provider)[:top_k]
+            with suppress(PassingError):  # what cannot be read any more is asked for again
+                return read_results(kept, provider)[:top_k]
         sent = {"body": asked} if provider.method == "POST" else {"params": asked}
         try:
             reply = await self._http.request(

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ur2.endpoints.cache import DiskCache, content_key
 from ur2.endpoints.http import PassingError
 from ur2.errors import InputError
 from ur2.retrieval.web import PROVIDERS, WebRetriever, read_results
@@ -161,6 +162,18 @@ async def test_answers_are_kept_by_query_and_number_and_failures_are_not(search,
     await search(503, query="other", **same)
     await search(503, top_k=2, **same)
     assert len(server.sent) == 3
+
+
+async def test_a_kept_reply_that_cannot_be_read_is_asked_for_again(serve_http, tmp_path):
+    server = serve_http(lambda sent: as_sent_by("serper", ONE))
+    options = WebSearchOptions(url=server.url, cache=str(tmp_path))
+    cache = DiskCache(str(tmp_path), where="retrieval.web.cache")
+    asked = PROVIDERS["serper"].ask("q", 3)
+    await cache.put(content_key([server.url, asked]), {"other": "form"})
+    retriever = WebRetriever(options)
+    assert await retriever.search(["q"], 3) == [PASSAGES[:1]]
+    assert await retriever.search(["q"], 3) == [PASSAGES[:1]]
+    assert len(server.sent) == 1
 
 
 async def test_queries_are_asked_at_once_and_answered_in_order(serve_http, http_answer):
