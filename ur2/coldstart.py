@@ -20,7 +20,9 @@ from ur2.errors import InputError, run_entry
 from ur2.policy.scratch import make_model
 from ur2.trainer.cluster import Cluster
 from ur2.trainer.coldstart import fingerprint, steps_of, to_samples, train_phase
+from ur2.trainer.interrupt import stop_on_signals, unless_stopped
 from ur2.trainer.options import ColdstartOptions
+from ur2.types import Sample
 
 RECORD = "coldstart.json"
 
@@ -71,27 +73,45 @@ async def _train(
     staged: Path,
     console: Console,
 ) -> list[list[float]]:
-    """Runs the phases; returns their losses by step."""
+    """Runs the phases; returns their losses by step.
+
+    Raises:
+        RunInterruptedError: Ctrl-C or SIGTERM.
+    """
     base = _base(cold, staged)
     renderer = make_renderer(options, base)
+    samples = [
+        to_samples(
+            examples, renderer, max_observation_tokens=options.rollout.max_observation_tokens
+        )
+        for examples in demonstrations
+    ]
+    for phase, trained in zip(cold.phases, samples, strict=True):
+        if not trained:
+            raise InputError(f"coldstart: '{phase.demonstrations}' has nothing to train on")
     cluster = Cluster(options.cluster)
-    losses = []
+    stop = stop_on_signals()
     try:
-        for number, (phase, examples) in enumerate(
-            zip(cold.phases, demonstrations, strict=True), start=1
-        ):
-            samples = to_samples(
-                examples, renderer, max_observation_tokens=options.rollout.max_observation_tokens
-            )
-            if not samples:
-                raise InputError(f"coldstart: '{phase.demonstrations}' has nothing to train on")
-            out = str(staged / f"phase{number}")
-            steps = train_phase(cluster, phase, samples, base=base, out=out, seed=cold.seed)
-            total = steps_of(phase, len(samples))
-            losses.append(await _watch(steps, f"cold start, phase {number}", total, console))
-            base = out
+        return await unless_stopped(_phases(cluster, cold, samples, base, staged, console), stop)
     finally:
         await cluster.close()
+
+
+async def _phases(
+    cluster: Cluster,
+    cold: ColdstartOptions,
+    samples: list[list[Sample]],
+    base: str,
+    staged: Path,
+    console: Console,
+) -> list[list[float]]:
+    losses = []
+    for number, (phase, trained) in enumerate(zip(cold.phases, samples, strict=True), start=1):
+        out = str(staged / f"phase{number}")
+        steps = train_phase(cluster, phase, trained, base=base, out=out, seed=cold.seed)
+        total = steps_of(phase, len(trained))
+        losses.append(await _watch(steps, f"cold start, phase {number}", total, console))
+        base = out
     return losses
 
 

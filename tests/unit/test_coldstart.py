@@ -58,3 +58,11 @@ def test_texts_that_are_no_json_are_named(tmp_path: Path) -> None:
     (tmp_path / "texts").write_bytes(b"\xd0\n")
     with pytest.raises(InputError, match="texts' is not JSON lines"):
         coldstart(options(tmp_path, f"coldstart.scratch_texts=[{tmp_path / 'texts'}]"))
+
+
+def test_demonstrations_that_teach_nothing_are_named_before_anything_starts(tmp_path: Path) -> None:
+    wanted = options(tmp_path)
+    shown = DEMONSTRATION | {"turns": [{"thought": "known", "answer": "there", "learn": False}]}
+    (tmp_path / "demonstrations.jsonl").write_text(json.dumps(shown) + "\n")
+    with pytest.raises(InputError, match="has nothing to train on"):
+        coldstart(wanted)
