@@ -43,13 +43,16 @@ class Notes:
 
     def __init__(self, paths: Sequence[Path], base: Path = SHARED_MEMORY) -> None:
         """Notes `paths` in `base`."""
+        self._paths = paths
         self._file = tempfile.NamedTemporaryFile("w", prefix=NOTES_PREFIX, dir=base)  # noqa: SIM115
         _own(self._file)
         self._file.write("\n".join(map(str, paths)))
         self._file.flush()
 
     def close(self) -> None:
-        """Takes the note back: what it names has been removed."""
+        """Removes what is still there, as vllm's CPU build leaves some, and takes the note back."""
+        for path in self._paths:
+            path.unlink(missing_ok=True)
         self._file.close()
 
 
