@@ -1,11 +1,13 @@
 """Options of the policy update."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue
 
 from ur2.options import Options
 from ur2.transfer.choice import WeightTransfer
+
+Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 class LoraOptions(Options):
@@ -40,7 +42,7 @@ class PolicyOptions(Options):
     the policy's."""
     muon_learning_rate: float = Field(default=0.02, gt=0.0)
     """Of `muon`, for the hidden matrices."""
-    adam_betas: tuple[float, float] = (0.9, 0.95)
+    adam_betas: tuple[Decay, Decay] = (0.9, 0.95)
     """Decay of AdamW's first and second moment."""
     adam_eps: float = Field(default=1e-8, gt=0.0)
     """Added to AdamW's denominator."""

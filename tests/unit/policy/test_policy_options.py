@@ -163,3 +163,8 @@ def test_options_import_nothing_heavy() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=False
     )
     assert found.returncode == 0, found.stderr
+
+
+def test_decays_that_adam_refuses_are_named() -> None:
+    with pytest.raises(InputError, match=r"'adam_betas\.1': input should be less than 1, got 3"):
+        PolicyOptions.load({"adam_betas": [0.9, 3.0]}, where="policy")
