@@ -18,6 +18,7 @@ from ur2.inference import (
 )
 from ur2.rollout.pool import RolloutPool
 from ur2.trainer.cluster import Cluster
+from ur2.trainer.run_directory import held
 
 Options = EvaluationOptions | DifficultyOptions
 Work = Callable[[RolloutPool], Awaitable[None]]
@@ -36,12 +37,14 @@ def with_rollouts(
         console: shows that workers start.
 
     Raises:
+        InputError: another process is at work in `out`.
         RunInterruptedError: Ctrl-C or SIGTERM.
         ComponentError: a worker failed past its retries.
     """
     go_on = f"the same command continues what is in {out}"
     try:
-        asyncio.run(_run(options, work, search, console))
+        with held(out, else_do="wait for it, or name another out"):
+            asyncio.run(_run(options, work, search, console))
     except ComponentError as error:
         raise type(error)(f"{error}; {go_on}") from error
     except asyncio.CancelledError as error:

@@ -2,10 +2,7 @@
 
 import asyncio
 import errno
-import fcntl
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -24,7 +21,7 @@ from ur2.config.prepare import prepare
 from ur2.config.schema import RunOptions
 from ur2.errors import InputError, run_entry
 from ur2.trainer.checkpoint import read_state
-from ur2.trainer.run_directory import RunDirectory
+from ur2.trainer.run_directory import RunDirectory, held
 
 
 class Output(Console):
@@ -60,7 +57,7 @@ def train(options: RunOptions) -> None:
         return
     from ur2.wiring import run_training  # loads ray and torch: only once all checks have passed
 
-    with held(run.path):
+    with held(run.path, else_do="wait for it, or pass resume=none or another run_dir"):
         console.print(f"[bold]▸ training in {run.path}", soft_wrap=True, highlight=False)
         print_run(options, console)
         asyncio.run(run_training(options, inputs, run, console))
@@ -87,29 +84,6 @@ def choose_run(options: RunOptions, console: Console) -> RunDirectory | None:
     if changed:
         console.print(f"note: continuing {run.path} with other values of {', '.join(changed)}")
     return run
-
-
-@contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Keeps a run's folder from other processes, until this one leaves it or ends.
-
-    Raises:
-        InputError: another process is at it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # a file system without locks
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise InputError(
-                    f"the run in {folder} is going on in another process; to start another one, "
-                    "pass resume=none or another run_dir"
-                ) from error
-        yield
-    finally:
-        os.close(handle)
 
 
 if __name__ == "__main__":

@@ -11,21 +11,13 @@ from rich.console import Console
 from ur2.config.load import compose
 from ur2.config.schema import RunOptions
 from ur2.errors import InputError
-from ur2.train import choose_run, held, train
+from ur2.train import choose_run, train
 
 QUIET = Console(quiet=True)
 
 
 def options(*overrides: str) -> RunOptions:
     return compose(["+experiment=smoke", *overrides])
-
-
-def test_a_folder_belongs_to_one_process_at_a_time(tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    with held(folder), pytest.raises(InputError, match="another process"), held(folder):
-        pass
-    with held(folder):
-        pass
 
 
 def test_a_checkpoint_that_is_none_is_named_before_anything_starts(tmp_path: Path) -> None:

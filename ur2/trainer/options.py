@@ -47,7 +47,7 @@ class DatasetOptions(Options):
     """Questions to learn from."""
     eval: str | None = None
     """Held-out questions for the measurements before, during and after."""
-    eval_per_bucket: int | None = None
+    eval_per_bucket: int | None = Field(None, ge=1)
     """Held-out questions per bucket; all by default."""
     exclude_overlap: bool = False
     """Leave out training questions that match held-out ones, exactly or nearly."""
@@ -135,9 +135,9 @@ class ClusterOptions(Options):
     weights_dir: str | None = None
     """Where weights pass from policy to engines: a memory file system on one node, a shared folder
     on several. By default /dev/shm where there is one."""
-    start_timeout_s: float = 600.0
+    start_timeout_s: float = Field(600.0, gt=0.0)
     """Longest wait for a worker to start."""
-    call_timeout_s: float = 1800.0
+    call_timeout_s: float = Field(1800.0, gt=0.0)
     """Longest wait for one call to a policy rank; past it the run stops with a checkpoint."""
 
     @field_validator("address")
@@ -153,9 +153,9 @@ class PhaseOptions(Options):
 
     demonstrations: str
     """A file of demonstrations."""
-    epochs: float = 1.0
+    epochs: float = Field(1.0, gt=0.0)
     """Passes over the file."""
-    batch_size: int = 32
+    batch_size: int = Field(32, ge=1)
     """Demonstrations per optimizer step."""
     policy: PolicyOptions = PolicyOptions()
     """Optimizer and sharding of this phase."""

@@ -1,9 +1,12 @@
 """The run directory: the one place on disk that a run writes to (layout in DESIGN, section 6)."""
 
+import fcntl
 import json
 import logging
+import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -65,16 +68,24 @@ class RunDirectory:
         return not self.summary_path.exists() and self.newest_checkpoint() is not None
 
     def finished_steps(self) -> int:
-        """Steps of the finished run that is here; 0 where there is none."""
+        """Steps of the finished run that is here; 0 where there is none.
+
+        Raises:
+            InputError: summary.json is damaged.
+        """
         if not self.summary_path.exists():
             return 0
-        return int(json.loads(self.summary_path.read_text())["steps"])
+        return int(_read(self.summary_path, json.loads, needs="steps")["steps"])
 
     def changed_keys(self, config: Mapping[str, Any]) -> list[str]:
-        """Keys in which `config` differs from the run here, but for where and how it is started."""
+        """Keys in which `config` differs from the run here, but for where and how it is started.
+
+        Raises:
+            InputError: config.yaml is damaged.
+        """
         if not self.config_path.exists():
             return []
-        stored = _flat(yaml.safe_load(self.config_path.read_text()))
+        stored = _flat(_read(self.config_path, yaml.safe_load, needs="experiment"))
         given = _flat(json.loads(json.dumps(config)))
         keys = sorted(stored.keys() | given.keys())
         return [k for k in keys if k not in VOLATILE_KEYS and stored.get(k) != given.get(k)]
@@ -151,6 +162,41 @@ class RunDirectory:
         shutil.rmtree(staged, ignore_errors=True)
         staged.mkdir(parents=True)
         return staged
+
+
+@contextmanager
+def held(folder: Path, *, else_do: str) -> Iterator[None]:
+    """Keeps a folder from other processes, until this one leaves it or ends.
+
+    Args:
+        folder: is made where it is not there.
+        else_do: what to do who meets another process.
+
+    Raises:
+        InputError: another process is at it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise InputError(f"another process is at work in {folder}: {else_do}") from error
+        yield
+    finally:
+        os.close(handle)
+
+
+def _read(path: Path, parse: Callable[[str], Any], *, needs: str) -> dict[str, Any]:
+    """A file of a run that has the key `needs`."""
+    with suppress(ValueError, yaml.YAMLError):
+        content = parse(path.read_text())
+        if isinstance(content, dict) and needs in content:
+            return content
+    raise InputError(
+        f"{path} is damaged: put a copy back, move the folder away, or name another run_dir"
+    )
 
 
 def _own_folder(base: Path, name: str) -> Path:

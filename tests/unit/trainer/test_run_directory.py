@@ -5,7 +5,7 @@ import pytest
 import zstandard
 
 from ur2.errors import InputError
-from ur2.trainer.run_directory import RunDirectory
+from ur2.trainer.run_directory import RunDirectory, held
 
 CONFIG = {"experiment": "toy", "seed": 0, "run_dir": None, "resume": "auto", "dry_run": False}
 
@@ -121,3 +121,26 @@ def test_trajectories_are_read_back_from_compressed_lines(scored_group) -> None:
     records = [json.loads(line) for line in zstandard.decompress(packed).splitlines()]
     assert [r["reward"] for r in records] == [s.total for s in scored_group.scores]
     assert [s["author"] for s in records[0]["segments"]] == ["prompt", "policy"]
+
+
+def test_a_folder_belongs_to_one_process_at_a_time(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with (
+        held(folder, else_do="wait"),
+        pytest.raises(InputError, match=r"another process is at work in .*run: wait"),
+        held(folder, else_do="wait"),
+    ):
+        pass
+    with held(folder, else_do="wait"):
+        pass
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", "{}", "a: b: c"])
+def test_damaged_files_of_a_run_are_named(content: str) -> None:
+    run = killed_run("earlier")
+    run.config_path.write_text(content)
+    with pytest.raises(InputError, match=r"earlier/config\.yaml is damaged"):
+        choose()
+    run.summary_path.write_text(content)
+    with pytest.raises(InputError, match=r"earlier/summary\.json is damaged"):
+        run.finished_steps()
