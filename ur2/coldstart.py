@@ -34,7 +34,7 @@ def main() -> None:
 
 def coldstart(options: RunOptions) -> None:
     """Makes the model folder of the experiment's `coldstart`, unless it is up to date."""
-    console = Console()
+    console = Console(markup=False)
     cold = options.coldstart
     if cold is None:
         raise InputError(f"experiment '{options.experiment}' has no cold start; drop this command")

@@ -41,7 +41,7 @@ def main() -> None:
 
 def measure(options: DifficultyOptions) -> None:
     """One measurement, from options to the question file; what is in `out` is continued."""
-    console = Console()
+    console = Console(markup=False)
     options = resolve_model(options)
     questions = load_inputs(options)
     modes = "without and with" if options.with_retrieval else "without"

@@ -27,7 +27,7 @@ def main() -> None:
 
 def evaluate(options: EvaluationOptions) -> None:
     """One evaluation, from options to results.md; what an earlier one left there is continued."""
-    console = Console()
+    console = Console(markup=False)
     options = resolve_model(options)
     benchmarks = load_benchmarks(options)
     store = Store(options.out or default_out(options.checkpoint))

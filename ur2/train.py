@@ -27,6 +27,10 @@ from ur2.trainer.run_directory import RunDirectory, held
 class Output(Console):
     """The terminal; once nobody reads it, a run ends as by any failure, with a checkpoint."""
 
+    def __init__(self) -> None:
+        """Prints what it gets as it is: paths may hold brackets."""
+        super().__init__(markup=False)
+
     def on_broken_pipe(self) -> None:
         """See `Console`, which would end the process on the spot."""
         with suppress(SystemExit):
@@ -58,7 +62,7 @@ def train(options: RunOptions) -> None:
     from ur2.wiring import run_training  # loads ray and torch: only once all checks have passed
 
     with held(run.path, else_do="wait for it, or pass resume=none or another run_dir"):
-        console.print(f"[bold]▸ training in {run.path}", soft_wrap=True, highlight=False)
+        console.print(f"▸ training in {run.path}", style="bold", soft_wrap=True, highlight=False)
         print_run(options, console)
         asyncio.run(run_training(options, inputs, run, console))
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from ur2.config.load import compose
 from ur2.config.schema import RunOptions
 from ur2.errors import InputError
-from ur2.train import choose_run, train
+from ur2.train import Output, choose_run, train
 
 QUIET = Console(quiet=True)
 
@@ -56,3 +56,14 @@ def test_a_reader_who_leaves_is_a_failure_that_the_loop_sees() -> None:
             check=False,
         )
     assert (done.returncode, done.stderr) == (3, "error: nobody reads the output any more\n")
+
+
+def test_brackets_in_paths_are_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanted = options("run_dir='run[b]'", "trainer.steps=10")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run[b]").mkdir()
+    (tmp_path / "run[b]/summary.json").write_text(json.dumps({"steps": 10}))
+    assert choose_run(wanted, Output()) is None
+    assert "run[b] holds a finished run" in capsys.readouterr().out

@@ -37,7 +37,7 @@ def prepare(options: RunOptions, console: Console) -> None:
                 if not Path(path).exists():
                     raise InputError(f"'{path}' does not exist; make it with: {step.command}")
             continue
-        console.print(f"[bold]▸ {step.command}", soft_wrap=True, highlight=False)
+        console.print(f"▸ {step.command}", style="bold", soft_wrap=True, highlight=False)
         code = run_command([sys.executable, *words[1:]])
         if code in (EXIT_INTERRUPTED, -signal.SIGINT):
             raise RunInterruptedError("interrupted; the same command goes on")

@@ -63,7 +63,7 @@ async def launch(
         options,
         needs_of(run, options, len(options.hosts)),
         object_store_bytes=run.cluster.object_store_bytes,
-        console=Console(stderr=True),
+        console=Console(stderr=True, markup=False),
     )
     return await launcher.run("ur2.train", overrides), launcher.stops
 

@@ -187,4 +187,4 @@ class Launcher:
         self.stopped.set()
 
     def _say(self, text: str) -> None:
-        self.console.print(f"[bold]▸ {text}", soft_wrap=True, highlight=False)
+        self.console.print(f"▸ {text}", style="bold", soft_wrap=True, highlight=False)
