@@ -6,10 +6,11 @@ are not.
 
 import contextlib
 import fcntl
+import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -57,14 +58,24 @@ class Notes:
 
 
 def shared_memory_in_use() -> list[Path]:
-    """Files in shared memory that this process and its children have mapped."""
+    """Files in shared memory that this process and its children have mapped, by whatever name."""
     me = psutil.Process()
     mapped = {
-        Path(region.path)
+        inode
         for process in (me, *me.children(recursive=True))
-        for region in process.memory_maps()
+        for inode in _mapped_shared_memory(process.pid)
     }
-    return sorted(path for path in mapped if path.parent == SHARED_MEMORY and path.exists())
+    with os.scandir(SHARED_MEMORY) as files:
+        return sorted(Path(file) for file in files if file.inode() in mapped)
+
+
+def _mapped_shared_memory(pid: int) -> Iterator[int]:
+    """Inodes: semaphores are mapped before they get the name that lasts."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+        for region in Path(f"/proc/{pid}/maps").read_text().splitlines():
+            _, _, _, _, inode, *path = region.split(maxsplit=5)
+            if path and path[0].startswith(f"{SHARED_MEMORY}/"):
+                yield int(inode)
 
 
 def remove_leftovers(base: Path = SHARED_MEMORY) -> None:

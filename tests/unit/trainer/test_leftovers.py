@@ -1,6 +1,7 @@
 """What is left by processes that are killed, and what is not."""
 
 import contextlib
+import mmap
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from ur2.trainer.leftovers import (
     Notes,
     OwnedFolder,
     remove_leftovers,
+    shared_memory_in_use,
 )
 
 OWNER = """
@@ -74,12 +76,26 @@ def test_what_a_living_process_owns_stays_and_goes_with_it(
     assert not buffer.exists()
 
 
-def test_an_owner_that_ends_well_leaves_nothing(tmp_path: Path) -> None:
-    folder, notes = OwnedFolder(tmp_path), Notes([], tmp_path)
+def test_an_owner_that_ends_well_leaves_nothing(tmp_path: Path, buffer: Path) -> None:
+    folder, notes = OwnedFolder(tmp_path), Notes([buffer], tmp_path)
+    buffer.touch()
     assert folder.path.is_dir()
     folder.remove()
     notes.close()
     assert list(tmp_path.iterdir()) == []
+    assert not buffer.exists()
+
+
+def test_a_buffer_that_got_its_name_after_it_was_mapped_is_in_use(buffer: Path) -> None:
+    """As semaphores do."""
+    before = buffer.with_name(f"{buffer.name}-before")
+    with before.open("w+b") as file:
+        file.truncate(4096)
+        with mmap.mmap(file.fileno(), 4096):
+            buffer.hardlink_to(before)
+            before.unlink()
+            assert buffer in shared_memory_in_use()
+    assert buffer not in shared_memory_in_use()
 
 
 def test_folders_of_other_nodes_are_not_ours_to_judge(tmp_path: Path) -> None:
