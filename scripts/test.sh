@@ -5,4 +5,11 @@ cd "$(dirname "$0")/.."
 
 bash scripts/setup.sh
 bash scripts/check.sh
-exec .venv/bin/python -m pytest "$@"
+if [ $# -gt 0 ]; then exec .venv/bin/python -m pytest "$@"; fi
+
+# Unit tests side by side; the others, which start whole systems and count what these leave, in turn.
+failed=0
+.venv/bin/python -m pytest tests/unit --numprocesses=auto --maxprocesses=8 || failed=$?
+if [ $failed = 2 ]; then exit 2; fi  # Ctrl-C
+.venv/bin/python -m pytest tests/integration tests/gpu || failed=$?
+exit $failed
