@@ -16,9 +16,9 @@ from ur2.inference import (
     make_service,
     num_engines,
 )
+from ur2.locks import locked
 from ur2.rollout.pool import RolloutPool
 from ur2.trainer.cluster import Cluster
-from ur2.trainer.run_directory import held
 
 Options = EvaluationOptions | DifficultyOptions
 Work = Callable[[RolloutPool], Awaitable[None]]
@@ -37,13 +37,13 @@ def with_rollouts(
         console: shows that workers start.
 
     Raises:
-        InputError: another process is at work in `out`.
+        InputError: another process is at work on `out`, or it cannot be written.
         RunInterruptedError: Ctrl-C or SIGTERM.
         ComponentError: a worker failed past its retries.
     """
     go_on = f"the same command continues what is in {out}"
     try:
-        with held(out, else_do="wait for it, or name another out"):
+        with locked(out, of=str(out), else_do="wait for it, or name another out"):
             asyncio.run(_run(options, work, search, console))
     except ComponentError as error:
         raise type(error)(f"{error}; {go_on}") from error

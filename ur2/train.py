@@ -20,8 +20,9 @@ from ur2.config.preflight import (
 from ur2.config.prepare import prepare
 from ur2.config.schema import RunOptions
 from ur2.errors import InputError, run_entry
+from ur2.locks import locked
 from ur2.trainer.checkpoint import read_state
-from ur2.trainer.run_directory import RunDirectory, held
+from ur2.trainer.run_directory import RunDirectory
 
 
 class Output(Console):
@@ -61,7 +62,8 @@ def train(options: RunOptions) -> None:
         return
     from ur2.wiring import run_training  # loads ray and torch: only once all checks have passed
 
-    with held(run.path, else_do="wait for it, or pass resume=none or another run_dir"):
+    else_do = "wait for it, or pass resume=none or another run_dir"
+    with locked(run.path, of=f"the run in {run.path}", else_do=else_do):
         console.print(f"▸ training in {run.path}", style="bold", soft_wrap=True, highlight=False)
         print_run(options, console)
         asyncio.run(run_training(options, inputs, run, console))

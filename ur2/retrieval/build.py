@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.progress import TaskID
 
 from ur2.errors import InputError, run_entry
+from ur2.locks import locked
 from ur2.options import parse_command_line
 from ur2.retrieval import index as faiss_index
 from ur2.retrieval.autotune import check_tuning, tune_built
@@ -37,7 +38,7 @@ from ur2.retrieval.manifest import (
     load_manifest,
 )
 from ur2.retrieval.options import BuildOptions
-from ur2.retrieval.partial import locked, progress_bar, work_folder, write_atomically
+from ur2.retrieval.partial import progress_bar, work_folder, write_atomically
 from ur2.retrieval.store import CORPUS_FILE, LEXICAL_FOLDER, VECTORS_FILE
 from ur2.retrieval.vectors import VectorFolder
 

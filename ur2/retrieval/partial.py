@@ -1,6 +1,5 @@
 """Work that a kill may interrupt: where it is kept until it is complete, and its progress bar."""
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,29 +15,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from ur2.errors import ComponentError, InputError
-
-LOCK_FILE = "lock"
-
-
-@contextmanager
-def locked(folder: Path, *, of: str) -> Iterator[None]:
-    """Makes a folder this process's alone, as long as it lives.
-
-    Raises:
-        InputError: another process has it, or it cannot be written; `of` says for what it is.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / LOCK_FILE).open("w")
-    except OSError as error:
-        raise InputError(f"{of} cannot be written ({folder}: {error.strerror})") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(f"another process is making {of}; wait for it, or end it") from error
-        yield
+from ur2.errors import ComponentError
+from ur2.locks import locked
 
 
 @contextmanager

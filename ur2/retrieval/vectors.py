@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ur2.errors import InputError
+from ur2.locks import LOCK_FILE
 from ur2.retrieval.manifest import EncoderSpec
-from ur2.retrieval.partial import LOCK_FILE, write_atomically, writing
+from ur2.retrieval.partial import write_atomically, writing
 
 RECORD_FILE = "vectors.json"
 MAX_OPEN_SHARDS = 64

@@ -73,7 +73,7 @@ class Cluster:
         self.weights_dir = self._folder.path
         try:
             _join_ray(options)
-        except BaseException:
+        except BaseException:  # Ctrl-C too
             ray.shutdown()  # what of it may have started
             self._folder.remove()
             raise

@@ -1,12 +1,10 @@
 """The run directory: the one place on disk that a run writes to (layout in DESIGN, section 6)."""
 
-import fcntl
 import json
 import logging
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -162,30 +160,6 @@ class RunDirectory:
         shutil.rmtree(staged, ignore_errors=True)
         staged.mkdir(parents=True)
         return staged
-
-
-@contextmanager
-def held(folder: Path, *, else_do: str) -> Iterator[None]:
-    """Keeps a folder from other processes, until this one leaves it or ends.
-
-    Args:
-        folder: is made where it is not there.
-        else_do: what to do who meets another process.
-
-    Raises:
-        InputError: another process is at it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # a file system without locks
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise InputError(f"another process is at work in {folder}: {else_do}") from error
-        yield
-    finally:
-        os.close(handle)
 
 
 def _read(path: Path, parse: Callable[[str], Any], *, needs: str) -> dict[str, Any]:

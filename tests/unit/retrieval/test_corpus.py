@@ -194,7 +194,7 @@ def test_what_is_no_corpus_is_not_overwritten(tmp_path: Path) -> None:
 def test_two_processes_cannot_make_one_thing(tmp_path: Path) -> None:
     with (
         work_folder(tmp_path / "thing"),
-        pytest.raises(InputError, match="another process is making"),
+        pytest.raises(InputError, match="another process is at work on"),
         work_folder(tmp_path / "thing"),
     ):
         raise AssertionError("both are at work")

@@ -5,7 +5,7 @@ import pytest
 import zstandard
 
 from ur2.errors import InputError
-from ur2.trainer.run_directory import RunDirectory, held
+from ur2.trainer.run_directory import RunDirectory
 
 CONFIG = {"experiment": "toy", "seed": 0, "run_dir": None, "resume": "auto", "dry_run": False}
 
@@ -121,18 +121,6 @@ def test_trajectories_are_read_back_from_compressed_lines(scored_group) -> None:
     records = [json.loads(line) for line in zstandard.decompress(packed).splitlines()]
     assert [r["reward"] for r in records] == [s.total for s in scored_group.scores]
     assert [s["author"] for s in records[0]["segments"]] == ["prompt", "policy"]
-
-
-def test_a_folder_belongs_to_one_process_at_a_time(tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    with (
-        held(folder, else_do="wait"),
-        pytest.raises(InputError, match=r"another process is at work in .*run: wait"),
-        held(folder, else_do="wait"),
-    ):
-        pass
-    with held(folder, else_do="wait"):
-        pass
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]", "{}", "a: b: c"])
