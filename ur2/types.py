@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import JsonValue
 
 Task = Literal["choice", "qa", "math"]
 
@@ -150,23 +151,37 @@ class Finding:
     """None where no summariser was asked; passages beside a failed one stand in for its facts."""
 
 
-SearchOutcome = Literal["found", "failed", "refused", "unsearchable"]
+SEARCH = "search"
+"""The name of the tool that searches."""
+
+ToolOutcome = Literal["found", "failed", "refused", "invalid", "unsearchable"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SearchEvent:
-    """One search that a trajectory made."""
+class ToolUse:
+    """One use of a tool that a trajectory made, or was refused."""
 
-    query: str
-    outcome: SearchOutcome
-    """`refused`: over the limit, or retrieval is off; `failed`: the retriever or summariser failed;
-    `unsearchable`: no search answers such a query."""
-    passage_ids: tuple[str, ...] = ()
+    tool: str
+    """The tool's name; `search` is what the curriculum and the metrics count."""
+    arguments: Mapping[str, JsonValue]
+    outcome: ToolOutcome
+    """`found`: it gave what it has; `failed`: the tool itself failed, past its retries; `refused`:
+    over a limit, or the tool is off; `invalid`: the arguments do not fit, which is the policy's
+    doing; `unsearchable`: no search answers such a query."""
+    ids: tuple[str, ...] = ()
+    """What it gave, by name: passages, pages."""
+    facts: str = ""
+    """What it gave, as text; an environment that has shown it need not keep it."""
     start_s: float = 0.0
     """Epoch seconds, by the clock of the trajectory's worker."""
     latency_s: float = 0.0
     summary: Summary | None = None
-    """What the summariser took, if one was asked."""
+    """What a summariser took, if one was asked."""
+
+    @property
+    def query(self) -> str:
+        """The query of a search; empty for tools that have none."""
+        return str(self.arguments.get("query", ""))
 
 
 class VersionRun(NamedTuple):
@@ -193,8 +208,14 @@ class Segment:
     """The sampler's log-probabilities, one per token; POLICY segments only."""
     weight_versions: tuple[VersionRun, ...] = ()
     """The published weights that sampled each token, in order; POLICY segments only."""
-    step: int = 0
+    turn: int = 0
     """The turn of the episode, from 0."""
+    role: str = "policy"
+    """Who is asked, in the context that a PROMPT opens; of a POLICY segment: who wrote it."""
+    reward: float = 0.0
+    """What the turn earned by itself; POLICY segments only."""
+    choices: tuple[tuple[int, ...], ...] = ()
+    """The token ids of the strings that the turn had to be one of; empty where it was free."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,8 +224,23 @@ class Trajectory:
 
     id: str
     segments: tuple[Segment, ...]
-    searches: tuple[SearchEvent, ...]
+    events: tuple[ToolUse, ...]
+    """Uses of tools, in order."""
     status: Status
+    answer: str | None = None
+    """What is graded, as its environment read it; None where the policy gave no answer."""
+
+    @property
+    def contexts(self) -> tuple[tuple[Segment, ...], ...]:
+        """What the policy read and wrote at a stretch: each PROMPT begins a context."""
+        starts = [i for i, s in enumerate(self.segments) if s.author is Author.PROMPT]
+        ends = [*starts[1:], len(self.segments)]
+        return tuple(self.segments[a:b] for a, b in zip(starts, ends, strict=True))
+
+    @property
+    def searches(self) -> tuple[ToolUse, ...]:
+        """Uses of the tool that searches, refused ones included."""
+        return tuple(event for event in self.events if event.tool == SEARCH)
 
     @property
     def token_ids(self) -> list[int]:

@@ -1,0 +1,146 @@
+"""The two sides of an episode's table: text and values only, no token ids, engine or tokenizer.
+
+    opening ─▶ Ask ─▶ the policy's turn ─▶ react ─▶ Ask ─▶ ... ─▶ End
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol
+
+from pydantic import JsonValue
+
+from ur2.options import Options
+from ur2.types import Assignment, Author, Finding, Lookup, Question, Segment, Status, ToolUse
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """Something to read. `text` is cut to fit and made harmless; `before` and `after` stay."""
+
+    text: str = ""
+    before: str = ""
+    after: str = ""
+    author: Author = Author.ENVIRONMENT
+    max_tokens: int | None = None
+    """Tokens that the piece may take with `before` and `after`; None: what the context holds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """The policy's next turn: what it reads, where it stops, how much it may write."""
+
+    pieces: tuple[Piece, ...]
+    """With `fresh`: the user's message that opens a context. Otherwise they continue the tokens
+    so far."""
+    stop_strings: tuple[str, ...] = ()
+    """The turn ends with the first of them, or with the model's own end of turn."""
+    max_tokens: int
+    """Tokens that the policy may write in the turn."""
+    fresh: bool = False
+    """Begins a context, which is a training sample of its own."""
+    role: str = "policy"
+    """Who is asked; names baselines, metrics and, where there are several, adapters."""
+    choices: tuple[str, ...] = ()
+    """The turn is one of these, sampled and trained under the distribution restricted to them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class End:
+    """The episode is over."""
+
+    status: Status
+    answer: str | None = None
+    """What is graded; the environment read it, and nobody parses it again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """What a turn led to."""
+
+    then: Ask | End
+    events: tuple[ToolUse, ...] = ()
+    """Uses of tools on the way."""
+    reward: float = 0.0
+    """What the turn earned by itself, beside what the rubric gives for the whole."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """A completed turn of the policy."""
+
+    text: str
+    number: int
+    """From 1."""
+    events: tuple[ToolUse, ...] = ()
+    """Uses of tools before this turn."""
+    transcript: str = ""
+    """All that was written since the opening and read in between, this turn included."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Branch:
+    """Where an episode goes on from the record of another one."""
+
+    parent: str
+    """The trajectory's id."""
+    segments: tuple[Segment, ...]
+    """What is kept of it."""
+    events: tuple[ToolUse, ...]
+    inject: Piece
+    """What is put in the policy's mouth."""
+
+
+class Environment(Protocol):
+    """One episode's other side: made for it, and used once."""
+
+    Options: ClassVar[type[Options]]
+    """The class of its options, with a default for each."""
+
+    def __init__(self, assignment: Assignment, options: Options, services: "Services") -> None:
+        """Takes the question and whether it may search, its options, and what it may call."""
+
+    def opening(self) -> Ask:
+        """The first turn."""
+        ...
+
+    async def react(self, turn: Turn) -> Reply:
+        """What follows a turn; tools are awaited here, and their failures are events."""
+        ...
+
+
+class Tool(Protocol):
+    """Something that a policy may use."""
+
+    async def use(self, arguments: Mapping[str, JsonValue], transcript: str) -> ToolUse:
+        """Uses it; returns within its own deadline, and failures as values."""
+        ...
+
+
+class Knowledge(Protocol):
+    """Where an episode searches."""
+
+    async def look_up(self, lookup: Lookup) -> Finding:
+        """What is known; returns within its own deadline, and failures as values."""
+        ...
+
+
+class Wording(Protocol):
+    """The words around a question, as the prompt's config gives them."""
+
+    def message(self, question: Question, retrieval: bool) -> str:
+        """The user's message that asks the question."""
+        ...
+
+    def last_turn(self, question: Question) -> str | None:
+        """Words before the turn in which only an answer helps; None where there are none."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """What a worker offers to its environments."""
+
+    knowledge: Knowledge
+    wording: Wording
+    tools: Mapping[str, Tool] = field(default_factory=dict)
+    """By name."""
