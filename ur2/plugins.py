@@ -1,4 +1,4 @@
-"""What users add by import path: `package.module:Name` stands wherever a built-in name may stand."""
+"""What users add: `package.module:Name` stands wherever the name of a built-in may stand."""
 
 import importlib
 from collections.abc import Mapping, Sequence

@@ -280,7 +280,7 @@ def _scored_group(number: int, size: int, num_policy_tokens: int, num_observed: 
                 segment(Author.ENVIRONMENT, num_observed),
                 segment(Author.POLICY, num_policy_tokens - num_policy_tokens // 2),
             ),
-            searches=(),
+            events=(),
             status=Status.ANSWERED,
         )
         for i in range(size)

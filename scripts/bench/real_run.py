@@ -56,7 +56,7 @@ class RealRun:
             shapes[assignment].append(_shape(row["segments"]))
             rewards[assignment].add(row["reward"])
         demand, others = _used(folder)
-        searches = [search for row in rows for search in row["searches"]]
+        searches = [search for row in rows for search in row["events"]]
         return cls(
             config=yaml.safe_load((folder / "config.yaml").read_text()),
             metrics=[json.loads(line) for line in (folder / "metrics.jsonl").open()],

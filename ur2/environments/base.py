@@ -1,11 +1,11 @@
 """The two sides of an episode's table: text and values only, no token ids, engine or tokenizer.
 
-    opening ─▶ Ask ─▶ the policy's turn ─▶ react ─▶ Ask ─▶ ... ─▶ End
+opening ─▶ Ask ─▶ the policy's turn ─▶ react ─▶ Ask ─▶ ... ─▶ End
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 from pydantic import JsonValue
 
@@ -96,7 +96,7 @@ class Environment(Protocol):
     Options: ClassVar[type[Options]]
     """The class of its options, with a default for each."""
 
-    def __init__(self, assignment: Assignment, options: Options, services: "Services") -> None:
+    def __init__(self, assignment: Assignment, options: Any, services: "Services") -> None:
         """Takes the question and whether it may search, its options, and what it may call."""
 
     def opening(self) -> Ask:

@@ -90,14 +90,14 @@ class PromptRenderer:
             )
         return Segment(author=Author.PROMPT, token_ids=token_ids, text=text)
 
-    def observation(self, text: str, *, step: int = 0) -> Segment:
+    def observation(self, text: str, *, turn: int = 0) -> Segment:
         """Text of the environment, already wrapped and safe, as a segment."""
         return Segment(
-            author=Author.ENVIRONMENT, token_ids=self._encode(text), text=text, step=step
+            author=Author.ENVIRONMENT, token_ids=self._encode(text), text=text, turn=turn
         )
 
     def documents(
-        self, found: Sequence[Passage] | str, *, max_tokens: int | None = None, step: int = 0
+        self, found: Sequence[Passage] | str, *, max_tokens: int | None = None, turn: int = 0
     ) -> Segment:
         """What a search returned, wrapped in the documents markers.
 
@@ -106,12 +106,12 @@ class PromptRenderer:
         Args:
             found: passages, best first, or a text about them.
             max_tokens: the text is cut until the segment fits; its markers always stay.
-            step: the turn of the episode.
+            turn: of the episode.
         """
 
         def segment(max_chars: int | None) -> Segment:
             text = self.protocol.wrap_documents(found, max_chars=max_chars, forbidden=self._special)
-            return self.observation(text, step=step)
+            return self.observation(text, turn=turn)
 
         fitting = segment(None)
         max_chars = len(fitting.text)
@@ -120,7 +120,7 @@ class PromptRenderer:
             fitting = segment(max_chars)
         return fitting
 
-    def last_turn(self, question: Question, *, step: int = 0) -> Segment | None:
+    def last_turn(self, question: Question, *, turn: int = 0) -> Segment | None:
         """Words put before the turn in which only an answer helps; None where there are none."""
         if self._last_turn is None:
             return None
@@ -130,7 +130,7 @@ class PromptRenderer:
             protocol=self.protocol.limits,
         )
         text = f"{words}{self._padding}"
-        return Segment(author=Author.INJECTED, token_ids=self._encode(text), text=text, step=step)
+        return Segment(author=Author.INJECTED, token_ids=self._encode(text), text=text, turn=turn)
 
     def demonstration(
         self, demo: Demonstration, *, max_observation_tokens: int | None = None
@@ -145,15 +145,15 @@ class PromptRenderer:
             InputError: a turn's text would not be read back as that turn.
         """
         segments = [self.prompt(demo.question, demo.retrieval)]
-        for step, turn in enumerate(demo.turns):
-            segments.append(self._turn(turn, demo.question.task, step))
+        for number, turn in enumerate(demo.turns):
+            segments.append(self._turn(turn, demo.question.task, number))
             if turn.search is not None:
                 segments.append(
-                    self.documents(turn.documents, max_tokens=max_observation_tokens, step=step)
+                    self.documents(turn.documents, max_tokens=max_observation_tokens, turn=number)
                 )
         return tuple(segments)
 
-    def _turn(self, turn: Turn, task: Task, step: int) -> Segment:
+    def _turn(self, turn: Turn, task: Task, number: int) -> Segment:
         text = self.protocol.render_turn(
             turn.thought, search=turn.search, answer=turn.answer, task=task
         )
@@ -161,7 +161,7 @@ class PromptRenderer:
         if not stops and self._tokenizer.eos_token:
             text += self._tokenizer.eos_token
         author = Author.POLICY if turn.learn else Author.INJECTED
-        return Segment(author=author, token_ids=self._encode(text), text=text, step=step)
+        return Segment(author=author, token_ids=self._encode(text), text=text, turn=number)
 
     def _message(self, task: Task, retrieval: bool, question: Question) -> str:
         template = self._templates.get((task, retrieval))

@@ -11,7 +11,7 @@ from ur2.endpoints.chat import printable
 from ur2.retrieval.web import DAY_S
 from ur2.retrieval.web_fetch import Fetched, FetchError, Resolver, fetch, resolve
 from ur2.retrieval.web_options import BrowseOptions
-from ur2.types import RetrievalFailed, SearchEvent
+from ur2.types import RetrievalFailed, ToolUse
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +44,7 @@ class Browser:
         )
 
     async def read(
-        self, url: str, searches: Iterable[SearchEvent], *, number: int = 1
+        self, url: str, searches: Iterable[ToolUse], *, number: int = 1
     ) -> PagePart | RetrievalFailed:
         """One part of the text of a page.
 
@@ -53,7 +53,7 @@ class Browser:
             searches: those that the episode made.
             number: which part, from 1.
         """
-        if not any(url in search.passage_ids for search in searches):
+        if not any(url in search.ids for search in searches):
             return RetrievalFailed(reason="no search of this episode gave that address")
         try:
             title, text = await self._text(url)

@@ -27,10 +27,10 @@ from ur2.types import (
     Assignment,
     Author,
     Group,
-    SearchEvent,
     Segment,
     Status,
     Task,
+    ToolUse,
     Trajectory,
 )
 
@@ -124,7 +124,7 @@ class _Conversation:
         prompt = worker.renderer.prompt(assignment.question, assignment.retrieval)
         self._messages: list[dict[str, str]] = json.loads(prompt.text)
         self._segments = [Segment(author=Author.PROMPT, token_ids=(), text=prompt.text)]
-        self._searches: list[SearchEvent] = []
+        self._searches: list[ToolUse] = []
         self._num_turns = 0
         self._num_tokens_left = worker.options.max_tokens
 
@@ -135,7 +135,7 @@ class _Conversation:
         return Trajectory(
             id=self._id,
             segments=tuple(self._segments),
-            searches=tuple(self._searches),
+            events=tuple(self._searches),
             status=status,
         )
 
@@ -143,7 +143,7 @@ class _Conversation:
         text, finish = await self._complete()
         if finish != "length":
             text = close_marker(text, self._protocol, self._rules.task)
-        said = Segment(author=Author.POLICY, token_ids=(), text=text, step=self._num_turns)
+        said = Segment(author=Author.POLICY, token_ids=(), text=text, turn=self._num_turns)
         self._say("assistant", said)
         self._num_turns += 1
         if finish == "length":
@@ -154,7 +154,9 @@ class _Conversation:
             case Stop():
                 return Status.NO_ANSWER
             case Refused(query, status):
-                self._searches.append(SearchEvent(query=query, outcome="refused"))
+                self._searches.append(
+                    ToolUse(tool="search", arguments={"query": query}, outcome="refused")
+                )
                 return status
             case Search(query):
                 return await self._search(query)
@@ -193,14 +195,14 @@ class _Conversation:
             self._worker.renderer,
             lookup_for(self._question, self._segments, query),
             max_tokens=self._worker.options.max_observation_tokens,
-            step=self._num_turns - 1,
+            turn=self._num_turns - 1,
         )
         self._searches.append(event)
         if documents is None:
             return Status.TOOL_FAILED
         said = [documents]
         if self._rules.must_answer(num_turns=self._num_turns, num_searches=len(self._searches)):
-            last_turn = self._worker.renderer.last_turn(self._question, step=documents.step)
+            last_turn = self._worker.renderer.last_turn(self._question, turn=documents.turn)
             said += [last_turn] if last_turn else []
         num_tokens = sum(len(segment.token_ids) for segment in said)
         if num_tokens >= self._num_tokens_left:

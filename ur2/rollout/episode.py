@@ -17,9 +17,9 @@ from ur2.types import (
     Assignment,
     Author,
     Question,
-    SearchEvent,
     Segment,
     Status,
+    ToolUse,
     Trajectory,
 )
 
@@ -34,7 +34,7 @@ class Renderer(DocumentRenderer, Interface):
         """The question, up to where the policy starts to write."""
         ...
 
-    def last_turn(self, question: Question, *, step: int = 0) -> Segment | None:
+    def last_turn(self, question: Question, *, turn: int = 0) -> Segment | None:
         """Words put before the turn in which only an answer helps."""
         ...
 
@@ -84,7 +84,7 @@ async def run_episode(
     return Trajectory(
         id=trajectory_id,
         segments=tuple(episode.segments),
-        searches=tuple(episode.searches),
+        events=tuple(episode.searches),
         status=status,
     )
 
@@ -113,7 +113,7 @@ class _Episode:
             max_turns=players.options.max_turns,
         )
         self.segments = [prompt]
-        self.searches: list[SearchEvent] = []
+        self.searches: list[ToolUse] = []
         self._context = list(prompt.token_ids)
         self._num_prompt_tokens = len(prompt.token_ids)
         self._num_turns = 0
@@ -134,7 +134,7 @@ class _Episode:
                 text=generation.text,
                 logprobs=generation.logprobs,
                 weight_versions=generation.weight_versions,
-                step=step,
+                turn=step,
             )
         )
         self._num_turns += 1
@@ -148,7 +148,9 @@ class _Episode:
             case Stop():
                 return Status.NO_ANSWER
             case Refused(query, status):
-                self.searches.append(SearchEvent(query=query, outcome="refused"))
+                self.searches.append(
+                    ToolUse(tool="search", arguments={"query": query}, outcome="refused")
+                )
                 return status
             case Search(query):
                 return await self._search(query, step)
@@ -182,14 +184,14 @@ class _Episode:
             self._players.renderer,
             lookup_for(self._question, self.segments, query),
             max_tokens=self._players.options.max_observation_tokens,
-            step=step,
+            turn=step,
         )
         self.searches.append(event)
         if documents is None:
             return Status.TOOL_FAILED
         added = [documents]
         if self._rules.must_answer(num_turns=self._num_turns, num_searches=len(self.searches)):
-            last_turn = self._players.renderer.last_turn(self._question, step=step)
+            last_turn = self._players.renderer.last_turn(self._question, turn=step)
             added += [last_turn] if last_turn else []
         if sum(len(segment.token_ids) for segment in added) >= self._num_tokens_left:
             return Status.TRUNCATED

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from ur2.types import (
+    SEARCH,
     Facts,
     Finding,
     Group,
@@ -12,9 +13,9 @@ from ur2.types import (
     Passage,
     Question,
     RetrievalFailed,
-    SearchEvent,
-    SearchOutcome,
     Segment,
+    ToolOutcome,
+    ToolUse,
     Unsearchable,
 )
 
@@ -34,7 +35,7 @@ class DocumentRenderer(Protocol):
     """How what was found becomes an observation."""
 
     def documents(
-        self, found: Sequence[Passage] | str, *, max_tokens: int | None = None, step: int = 0
+        self, found: Sequence[Passage] | str, *, max_tokens: int | None = None, turn: int = 0
     ) -> Segment:
         """Passages, or a text about them, between the documents markers, cut to `max_tokens`."""
         ...
@@ -56,24 +57,25 @@ async def search_once(
     lookup: Lookup,
     *,
     max_tokens: int,
-    step: int,
-) -> tuple[SearchEvent, Segment | None]:
+    turn: int,
+) -> tuple[ToolUse, Segment | None]:
     """The event to record and the observation to append; no observation where the search failed."""
     start_s, started = time.time(), time.perf_counter()
     finding = await knowledge.look_up(lookup)
     latency_s = time.perf_counter() - started
-    outcome, passage_ids, shown = _read(finding)
-    event = SearchEvent(
-        query=lookup.query,
+    outcome, ids, shown = _read(finding)
+    event = ToolUse(
+        tool=SEARCH,
+        arguments={"query": lookup.query},
         outcome=outcome,
-        passage_ids=passage_ids,
+        ids=ids,
         start_s=start_s,
         latency_s=latency_s,
         summary=finding.summary,
     )
     if shown is None:
         return event, None
-    return event, renderer.documents(shown, max_tokens=max_tokens, step=step)
+    return event, renderer.documents(shown, max_tokens=max_tokens, turn=turn)
 
 
 def trace_searches(group: Group, trace: Trace, start_s: float, end_s: float) -> None:
@@ -81,7 +83,7 @@ def trace_searches(group: Group, trace: Trace, start_s: float, end_s: float) -> 
 
     Another node's clock may be ahead or behind: searches are moved into the time of their group.
     """
-    searches = [s for t in group.trajectories for s in t.searches if s.outcome != "refused"]
+    searches = [s for t in group.trajectories for s in t.events if s.outcome != "refused"]
     late_s = start_s - min((s.start_s for s in searches), default=start_s)
     early_s = end_s - max((s.start_s + s.latency_s for s in searches), default=end_s)
     moved_s = max(late_s, 0.0) or min(early_s, 0.0)
@@ -92,7 +94,7 @@ def trace_searches(group: Group, trace: Trace, start_s: float, end_s: float) -> 
 
 def _read(
     finding: Finding,
-) -> tuple[SearchOutcome, tuple[str, ...], Sequence[Passage] | str | None]:
+) -> tuple[ToolOutcome, tuple[str, ...], Sequence[Passage] | str | None]:
     """The event's outcome and passage ids, and what is shown."""
     match finding.outcome:
         case RetrievalFailed():

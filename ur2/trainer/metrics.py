@@ -8,7 +8,7 @@ import numpy as np
 
 from ur2.rollout.board import Loss
 from ur2.trainer.feed import Harvest
-from ur2.types import Level, Score, ScoredGroup, SearchEvent, Status, Trajectory
+from ur2.types import Level, Score, ScoredGroup, Status, ToolUse, Trajectory
 
 
 def accuracy_by_bucket(groups: Sequence[ScoredGroup]) -> dict[str, float]:
@@ -143,7 +143,7 @@ def retrieval_metrics(groups: Sequence[ScoredGroup]) -> dict[str, float]:
     }
 
 
-def _summary_metrics(searches: Sequence[SearchEvent]) -> dict[str, float]:
+def _summary_metrics(searches: Sequence[ToolUse]) -> dict[str, float]:
     """What a summariser made of the searches, and its tokens and cost; nothing without one."""
     summaries = [search.summary for search in searches if search.summary is not None]
     if not summaries:

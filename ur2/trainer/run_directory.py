@@ -226,20 +226,24 @@ def _trajectory_records(groups: Iterable[ScoredGroup]) -> Iterator[dict[str, Any
                 "parts": dict(score.parts),
                 "correct": score.correct,
                 "unscored": score.unscored,
-                "searches": [
+                "answer": trajectory.answer,
+                "events": [
                     {
-                        "query": search.query,
-                        "outcome": search.outcome,
-                        "passage_ids": search.passage_ids,
-                        "latency_s": search.latency_s,
-                        "summary": asdict(search.summary) if search.summary else None,
+                        "tool": event.tool,
+                        "arguments": event.arguments,
+                        "outcome": event.outcome,
+                        "ids": event.ids,
+                        "latency_s": event.latency_s,
+                        "summary": asdict(event.summary) if event.summary else None,
                     }
-                    for search in trajectory.searches
+                    for event in trajectory.events
                 ],
                 "segments": [
                     {
                         "author": segment.author,
-                        "step": segment.step,
+                        "role": segment.role,
+                        "turn": segment.turn,
+                        "reward": segment.reward,
                         "text": segment.text,
                         "token_ids": segment.token_ids,
                         "logprobs": segment.logprobs,

@@ -19,9 +19,9 @@ from ur2.types import (
     Group,
     Level,
     Question,
-    SearchEvent,
     Segment,
     Status,
+    ToolUse,
     Trajectory,
 )
 
@@ -61,10 +61,10 @@ class ScriptedWorker:
         text = f"<answer> {self.answer} </answer>" if status is Status.ANSWERED else "so"
         searches = ()
         if status is Status.TOOL_FAILED:
-            searches = (SearchEvent(query="q", outcome="failed"),)
+            searches = (ToolUse(tool="search", arguments={"query": "q"}, outcome="failed"),)
         turn = Segment(author=Author.POLICY, token_ids=(1,), text=text, logprobs=(0.0,))
         trajectory = Trajectory(
-            id=f"{assignment.id}/0", segments=(turn,), searches=searches, status=status
+            id=f"{assignment.id}/0", segments=(turn,), events=searches, status=status
         )
         return Group(assignment=assignment, trajectories=(trajectory,))
 

@@ -21,9 +21,9 @@ from ur2.types import (
     Group,
     Level,
     Question,
-    SearchEvent,
     Segment,
     Status,
+    ToolUse,
     Trajectory,
 )
 
@@ -50,7 +50,9 @@ class ScriptedWorker:
             raise ComponentError("the engine is gone")
         self.played.append(assignment.id)
         right = self.right[assignment.question.id][assignment.retrieval]
-        searches = (SearchEvent(query="q", outcome=self.outcome),) * assignment.retrieval
+        searches = (
+            ToolUse(tool="search", arguments={"query": "q"}, outcome=self.outcome),
+        ) * assignment.retrieval
         return Group(
             assignment=assignment,
             trajectories=tuple(
@@ -64,7 +66,7 @@ class ScriptedWorker:
                             logprobs=(0.0,),
                         ),
                     ),
-                    searches=searches,
+                    events=searches,
                     status=Status.ANSWERED,
                 )
                 for sample in range(num_samples)

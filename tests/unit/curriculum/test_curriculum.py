@@ -22,7 +22,7 @@ def make(make_questions):
 
 
 def scored(assignment, *correct: float) -> ScoredGroup:
-    trajectory = Trajectory(id="t", segments=(), searches=(), status=Status.ANSWERED)
+    trajectory = Trajectory(id="t", segments=(), events=(), status=Status.ANSWERED)
     group = Group(assignment=assignment, trajectories=(trajectory,) * len(correct))
     return ScoredGroup(
         group=group, scores=tuple(Score(total=9.0, parts={}, correct=c) for c in correct)

@@ -47,7 +47,7 @@ def scored(assignment) -> ScoredGroup:
     """Solved as the assignment says, so that a replay sees the same."""
     text = f"{assignment.question.id} {assignment.step} {assignment.retrieval}"
     solved = (zlib.crc32(text.encode()) % 5) / 4
-    trajectory = Trajectory(id="t", segments=(), searches=(), status=Status.ANSWERED)
+    trajectory = Trajectory(id="t", segments=(), events=(), status=Status.ANSWERED)
     score = Score(total=solved, parts={}, correct=solved)
     group = Group(assignment=assignment, trajectories=(trajectory,) * 4)
     return ScoredGroup(group=group, scores=(score,) * 4)

@@ -90,11 +90,11 @@ def test_documents_cannot_forge_chat_turns_or_markers(tokenizer, atlas):
 @pytest.mark.parametrize("max_tokens", [31, 32, 40, 60, 61])
 def test_long_documents_are_cut_but_keep_their_markers(tokenizer, atlas, max_tokens):
     passages = [Passage(id="1", text="é" * 300)]
-    segment = make(tokenizer, atlas).documents(passages, max_tokens=max_tokens, step=2)
+    segment = make(tokenizer, atlas).documents(passages, max_tokens=max_tokens, turn=2)
     assert max_tokens - 5 <= len(segment.token_ids) <= max_tokens
     assert segment.text.startswith("<information> ")
     assert segment.text.endswith("</information>")
-    assert segment.step == 2
+    assert segment.turn == 2
 
 
 def test_short_documents_are_not_cut(tokenizer, atlas):
@@ -119,7 +119,7 @@ def demonstration(**changes) -> Demonstration:
 def test_a_demonstration_is_recorded_like_an_episode(tokenizer, atlas):
     renderer = make(tokenizer, atlas)
     segments = renderer.demonstration(demonstration())
-    assert [(s.author, s.text, s.step) for s in segments[1:]] == [
+    assert [(s.author, s.text, s.turn) for s in segments[1:]] == [
         (Author.POLICY, "Look. <search> capital </search>", 0),
         (Author.ENVIRONMENT, "<information> Paris. </information>", 0),
         (Author.POLICY, "So <answer> Paris </answer>", 1),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ur2.retrieval.browse import Browser
 from ur2.retrieval.web_fetch import is_public
 from ur2.retrieval.web_options import BrowseOptions
-from ur2.types import RetrievalFailed, SearchEvent
+from ur2.types import RetrievalFailed, ToolUse
 
 PARAGRAPH = "Paris is the capital of France, and by far its largest city. "
 HTML = f"""<html><head><title>Paris</title><script>steal()</script></head><body>
@@ -54,7 +54,7 @@ def site(serve_http, http_answer):
             url = path_or_url
             if url.startswith("/"):
                 url = f"http://pages.test:{server.port}{url}"
-            found = SearchEvent(query="x", outcome="found", passage_ids=(url,))
+            found = ToolUse(tool="search", arguments={"query": "x"}, outcome="found", ids=(url,))
             return await browser.read(url, [found], **keywords)
 
         return read, server, resolver
@@ -77,7 +77,14 @@ async def test_the_text_of_a_page_comes_without_its_menus(site):
 async def test_only_addresses_that_a_search_gave_are_fetched(site):
     _, server, resolver = site({"/p": HTML})
     browser = Browser(BrowseOptions(allow_private_hosts=("pages.test",)), resolver=resolver)
-    searches = [SearchEvent(query="x", outcome="found", passage_ids=("http://pages.test/other",))]
+    searches = [
+        ToolUse(
+            tool="search",
+            arguments={"query": "x"},
+            outcome="found",
+            ids=("http://pages.test/other",),
+        )
+    ]
     failed = await browser.read(f"http://pages.test:{server.port}/p", searches)
     assert isinstance(failed, RetrievalFailed)
     assert not server.sent
@@ -159,7 +166,7 @@ async def test_a_private_address_is_refused_with_the_systems_resolver_too(serve_
     browser = Browser(BrowseOptions())
     for host in ("127.0.0.1", "localhost", "0x7f.1", "127.1"):
         url = f"http://{host}:{server.port}/"
-        searches = [SearchEvent(query="x", outcome="found", passage_ids=(url,))]
+        searches = [ToolUse(tool="search", arguments={"query": "x"}, outcome="found", ids=(url,))]
         assert isinstance(await browser.read(url, searches), RetrievalFailed)
     assert not server.sent
 

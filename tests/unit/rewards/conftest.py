@@ -6,7 +6,7 @@ import yaml
 
 from ur2.prompts.options import PromptOptions
 from ur2.prompts.protocol import Protocol
-from ur2.types import Author, Question, SearchEvent, Segment, Status, Trajectory
+from ur2.types import Author, Question, Segment, Status, ToolUse, Trajectory
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 
@@ -58,7 +58,10 @@ def make_trajectory() -> Callable[..., Trajectory]:
         return Trajectory(
             id="t1",
             segments=tuple(segments),
-            searches=tuple(SearchEvent(query="q", outcome=outcome) for outcome in outcomes),
+            events=tuple(
+                ToolUse(tool="search", arguments={"query": "q"}, outcome=outcome)
+                for outcome in outcomes
+            ),
             status=Status.ANSWERED,
         )
 

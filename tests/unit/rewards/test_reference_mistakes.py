@@ -10,7 +10,7 @@ from ur2.rewards.extract import final_answer
 from ur2.rewards.options import RewardOptions
 from ur2.rewards.rubric import Rubric
 from ur2.trainer.metrics import accuracy_by_bucket
-from ur2.types import Assignment, Author, Group, SearchEvent, Segment, Status, Trajectory
+from ur2.types import Assignment, Author, Group, Segment, Status, ToolUse, Trajectory
 
 Q, END_Q = "<|begin_of_query|>", "<|end_of_query|>"
 D, END_D = "<|begin_of_documents|>", "<|end_of_documents|>"
@@ -114,10 +114,10 @@ def test_items_still_searching_at_the_last_round_stay_in_the_denominator(
     searching = Trajectory(
         id="t2",
         segments=make_trajectory(SEARCH).segments,
-        searches=(SearchEvent(query="who", outcome="found"),),
+        events=(ToolUse(tool="search", arguments={"query": "who"}, outcome="found"),),
         status=Status.OUT_OF_TURNS,
     )
-    unborn = Trajectory(id="t3", segments=(), searches=(), status=Status.TOOL_FAILED)
+    unborn = Trajectory(id="t3", segments=(), events=(), status=Status.TOOL_FAILED)
     scored = score_all(*((make_question(), t) for t in (right, searching, unborn, right)))
     assert [group.scores[0].correct for group in scored] == [1.0, 0.0, 0.0, 1.0]
     assert accuracy_by_bucket(scored) == {"qa/hard": 0.5}
@@ -150,7 +150,7 @@ def test_whether_retrieval_is_on_is_not_read_from_the_text(score, make_question,
     prompt = Segment(author=Author.PROMPT, token_ids=(1,), text=f"Search with {Q} {END_Q}")
     plain = make_trajectory(SEARCH, ENDINGS["qa"], outcomes=["refused"])
     shown = Trajectory(
-        id="t", segments=(prompt, *plain.segments), searches=plain.searches, status=plain.status
+        id="t", segments=(prompt, *plain.segments), events=plain.searches, status=plain.status
     )
     for trajectory in (plain, shown):
         assert score(make_question(), trajectory, retrieval=False).parts["violations"] == -1.0

@@ -21,7 +21,7 @@ async def test_every_token_has_one_author_and_only_sampled_ones_are_trained_on(g
     written = [t for t, mine in zip(played.token_ids, played.policy_mask, strict=True) if mine]
     assert game.tokenizer.decode(written) == SEARCH + ANSWER
     assert [[r.version for r in s.weight_versions] for s in played.segments] == [[], [7], [], [7]]
-    assert [s.step for s in played.segments] == [0, 0, 0, 1]
+    assert [s.turn for s in played.segments] == [0, 0, 0, 1]
     expected = [
         -float(t) if m else 0.0 for t, m in zip(played.token_ids, played.policy_mask, strict=True)
     ]

@@ -49,7 +49,7 @@ class FakeWorker:
                 Trajectory(
                     id=f"{assignment.id}/{i}",
                     segments=(written, read),
-                    searches=(),
+                    events=(),
                     status=Status.ANSWERED,
                 )
                 for i in range(first, first + num_samples)

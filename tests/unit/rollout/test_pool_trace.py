@@ -8,13 +8,15 @@ import pytest
 from ur2.errors import ComponentError
 from ur2.rollout.options import EngineOptions, RolloutOptions, SamplingOptions
 from ur2.rollout.pool import RolloutPool
-from ur2.types import Group, SearchEvent, Status, Trajectory
+from ur2.types import Group, Status, ToolUse, Trajectory
 
 SAMPLING = SamplingOptions()
 SEARCHES = (
-    SearchEvent(query="a", outcome="found", start_s=100.0, latency_s=2.0),
-    SearchEvent(query="b", outcome="failed", start_s=103.0, latency_s=1.0),
-    SearchEvent(query="c", outcome="refused"),
+    ToolUse(tool="search", arguments={"query": "a"}, outcome="found", start_s=100.0, latency_s=2.0),
+    ToolUse(
+        tool="search", arguments={"query": "b"}, outcome="failed", start_s=103.0, latency_s=1.0
+    ),
+    ToolUse(tool="search", arguments={"query": "c"}, outcome="refused"),
 )
 
 
@@ -27,7 +29,7 @@ class Worker:
     async def run_group(self, assignment, num_samples, sampling, first=0):
         await self.may_end.setdefault(assignment.id, asyncio.Event()).wait()
         (one,) = (
-            Trajectory(id="t", segments=(), searches=SEARCHES, status=Status.ANSWERED)
+            Trajectory(id="t", segments=(), events=SEARCHES, status=Status.ANSWERED)
             for _ in range(num_samples)
         )
         return Group(assignment=assignment, trajectories=(one,))
@@ -131,10 +133,22 @@ async def test_searches_lie_within_their_group_though_the_clock_of_its_node_is_a
             await asyncio.sleep(0.1)
             now_s = time.time() + ahead_s
             searches = (
-                SearchEvent(query="a", outcome="found", start_s=now_s - 0.08, latency_s=0.02),
-                SearchEvent(query="b", outcome="found", start_s=now_s - 0.05, latency_s=0.04),
+                ToolUse(
+                    tool="search",
+                    arguments={"query": "a"},
+                    outcome="found",
+                    start_s=now_s - 0.08,
+                    latency_s=0.02,
+                ),
+                ToolUse(
+                    tool="search",
+                    arguments={"query": "b"},
+                    outcome="found",
+                    start_s=now_s - 0.05,
+                    latency_s=0.04,
+                ),
             )
-            one = Trajectory(id="t", segments=(), searches=searches, status=Status.ANSWERED)
+            one = Trajectory(id="t", segments=(), events=searches, status=Status.ANSWERED)
             return Group(assignment=assignment, trajectories=(one,))
 
     pool = RolloutPool([Elsewhere()], RolloutOptions(), trace=lambda *span: spans.append(span))

@@ -53,7 +53,7 @@ async def test_facts_stand_between_the_documents_markers(game):
     assert observation.text.count("</information>") == 1
     assert observation.author is Author.ENVIRONMENT
     (event,) = played.searches
-    assert (event.outcome, event.passage_ids, event.summary) == ("found", ("p1", "p2"), SUMMARY)
+    assert (event.outcome, event.ids, event.summary) == ("found", ("p1", "p2"), SUMMARY)
 
 
 async def test_a_search_notes_when_it_began_and_how_long_it_took(game):

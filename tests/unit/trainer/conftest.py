@@ -13,9 +13,9 @@ from ur2.types import (
     Question,
     Score,
     ScoredGroup,
-    SearchEvent,
     Segment,
     Status,
+    ToolUse,
     Trajectory,
     VersionRun,
 )
@@ -27,7 +27,7 @@ def make_group(
     rewards: Sequence[float] = (1.0, 0.0),
     *,
     level: Level = Level.EASY,
-    searches: Sequence[SearchEvent] = (),
+    searches: Sequence[ToolUse] = (),
     version: int = 0,
 ) -> ScoredGroup:
     question = Question(id=f"q-{level}", task="qa", text="?", answers=("!",), level=level)
@@ -47,7 +47,7 @@ def make_group(
                     weight_versions=(VersionRun(version, 3),),
                 ),
             ),
-            searches=tuple(searches),
+            events=tuple(searches),
             status=Status.ANSWERED,
         )
         for i in range(len(rewards))

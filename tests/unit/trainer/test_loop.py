@@ -37,9 +37,9 @@ from ur2.types import (
     Question,
     Score,
     ScoredGroup,
-    SearchEvent,
     Segment,
     Status,
+    ToolUse,
     Trajectory,
     VersionRun,
 )
@@ -94,7 +94,7 @@ class ScriptedRollouts:
         self.versions.append(publication.version)
 
     def _group(self, assignment: Assignment, num_samples: int) -> Group:
-        search = SearchEvent(query="x", outcome=self.outcome)  # type: ignore[arg-type]
+        search = ToolUse(tool="search", arguments={"query": "x"}, outcome=self.outcome)  # type: ignore[arg-type]
         return Group(
             assignment=assignment,
             trajectories=tuple(
@@ -110,7 +110,7 @@ class ScriptedRollouts:
                             weight_versions=(VersionRun(self.versions[-1], 2),),
                         ),
                     ),
-                    searches=(search,),
+                    events=(search,),
                     status=Status.ANSWERED,
                 )
                 for i in range(num_samples)

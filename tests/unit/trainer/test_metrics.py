@@ -1,11 +1,11 @@
 import pytest
 
 from ur2.trainer.metrics import retrieval_metrics, step_metrics
-from ur2.types import Level, SearchEvent, Summary
+from ur2.types import Level, Summary, ToolUse
 
-FOUND = SearchEvent(query="x", outcome="found", latency_s=0.2)
-FAILED = SearchEvent(query="x", outcome="failed", latency_s=0.4)
-REFUSED = SearchEvent(query="x", outcome="refused")
+FOUND = ToolUse(tool="search", arguments={"query": "x"}, outcome="found", latency_s=0.2)
+FAILED = ToolUse(tool="search", arguments={"query": "x"}, outcome="failed", latency_s=0.4)
+REFUSED = ToolUse(tool="search", arguments={"query": "x"}, outcome="refused")
 
 
 def test_accuracy_and_searches_are_kept_apart_by_bucket(group_of) -> None:  # type: ignore[no-untyped-def]
@@ -51,9 +51,9 @@ def test_summaries_show_their_verdicts_fallbacks_tokens_and_cost(group_of) -> No
     made = Summary(failed=False, num_tokens=100, cost_usd=0.5, latency_s=1.0)
     failed = Summary(failed=True, num_tokens=20, cost_usd=0.25, latency_s=1.0)
     searches = (
-        SearchEvent(query="x", outcome="found", summary=made),
-        SearchEvent(query="x", outcome="unsearchable", summary=kept),
-        SearchEvent(query="x", outcome="found", summary=failed),
+        ToolUse(tool="search", arguments={"query": "x"}, outcome="found", summary=made),
+        ToolUse(tool="search", arguments={"query": "x"}, outcome="unsearchable", summary=kept),
+        ToolUse(tool="search", arguments={"query": "x"}, outcome="found", summary=failed),
         FAILED,
         REFUSED,
     )
