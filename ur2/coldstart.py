@@ -12,12 +12,12 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
 from ur2.config.load import run_composed
-from ur2.config.preflight import make_renderer
 from ur2.config.schema import RunOptions
 from ur2.datasets import load_demonstrations
 from ur2.demonstrations import Demonstration
 from ur2.errors import InputError, run_entry
 from ur2.policy.scratch import make_model
+from ur2.rollout.worker import make_renderer
 from ur2.trainer.cluster import Cluster
 from ur2.trainer.coldstart import fingerprint, steps_of, to_samples, train_phase
 from ur2.trainer.interrupt import stop_on_signals, unless_stopped
@@ -79,10 +79,12 @@ async def _train(
         RunInterruptedError: Ctrl-C or SIGTERM.
     """
     base = _base(cold, staged)
-    renderer = make_renderer(options, base)
+    renderer = make_renderer(options.rollout, options.prompt, base)
     samples = [
         to_samples(
-            examples, renderer, max_observation_tokens=options.rollout.max_observation_tokens
+            examples,
+            renderer,
+            max_observation_tokens=options.environment.search.max_observation_tokens,
         )
         for examples in demonstrations
     ]

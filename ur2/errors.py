@@ -38,6 +38,10 @@ class NotFiniteError(ComponentError):
         return str(self.args[0])
 
 
+class PluginError(Ur2Error):
+    """A class that a user brought failed, or broke the contract of its kind."""
+
+
 class RetrievalError(ComponentError):
     """The retriever failed or did not answer in time."""
 

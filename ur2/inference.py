@@ -8,11 +8,10 @@ from ur2.retrieval.knowledge import Knowledge
 from ur2.retrieval.summarise import Summariser
 from ur2.retrieval.web import WebRetriever
 from ur2.rollout.pool import RolloutPool
-from ur2.rollout.search import Trace
+from ur2.rollout.trace import Trace
 from ur2.trainer.actors import (
     Actor,
     ActorTransport,
-    ChatProcess,
     RemoteRollouts,
     RetrievalProcess,
     RolloutProcess,
@@ -107,22 +106,13 @@ def make_rollouts(
     """
     engine = options.rollout.engine
     knowledge = make_knowledge(options, retriever)
-    if engine.name == "remote" and engine.remote.api == "chat":
-        worker = cluster.actor(
-            ChatProcess,
-            options.rollout,
-            options.prompt,
-            model=options.model.path,
-            knowledge=knowledge,
-            seed=options.seed,
-        )
-        return RolloutPool([RemoteRollouts(worker)], options.rollout, trace=trace)
 
     def make(number: int) -> RemoteRollouts:
         actor = cluster.actor(
             RolloutProcess,
             options.rollout,
             options.prompt,
+            options.environment,
             model_path=options.model.path,
             revision=options.model.revision,
             dtype=dtype,

@@ -229,6 +229,8 @@ class Trajectory:
     status: Status
     answer: str | None = None
     """What is graded, as its environment read it; None where the policy gave no answer."""
+    parent: str = ""
+    """The trajectory that it was branched off; empty where there is none."""
 
     @property
     def contexts(self) -> tuple[tuple[Segment, ...], ...]:

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from ur2.prompts.protocol import Search
 from ur2.retrieval.client import RetrievalClient
 from ur2.rollout.engines.base import Generation, GenerationRequest
-from ur2.rollout.environment import Rules
 from ur2.rollout.episode import Players, turn_seed
+from ur2.rollout.openings import Openings
 from ur2.rollout.options import SamplingOptions
 from ur2.types import Assignment, RetrievalFailed
 
@@ -43,16 +43,16 @@ async def play_in_lock_step(
     seed: int,
 ) -> list[list[Generation]]:
     """Plays all groups at once; the turns of each trajectory."""
-    renderer, options = players.renderer, players.options
+    renderer, protocol = players.renderer, players.services.wording.protocol
+    openings = Openings(renderer=renderer, game=players.game, options=players.options)
+    budgets = players.game.options
+    last_search = min(protocol.limits.max_searches, budgets.max_turns - 1)
     ids = [f"{group.id}/{sample}" for group in groups for sample in range(samples)]
     contexts = [
-        list(renderer.prompt(group.question, group.retrieval).token_ids)
+        list(openings.prompt(group.question, group.retrieval).token_ids)
         for group in groups
         for _ in range(samples)
     ]
-    rules = Rules(
-        protocol=renderer.protocol, task="qa", retrieval=True, max_turns=options.max_turns
-    )
     turns: list[list[Generation]] = [[] for _ in ids]
     active = list(range(len(ids)))
     step = 0
@@ -62,11 +62,11 @@ async def play_in_lock_step(
                 players.engine.generate(
                     GenerationRequest(
                         token_ids=tuple(contexts[number]),
-                        max_tokens=options.turn_tokens("qa"),
+                        max_tokens=budgets.turn_tokens("qa"),
                         temperature=sampling.temperature,
                         top_p=sampling.top_p,
                         top_k=sampling.top_k,
-                        stop_strings=renderer.protocol.stop_strings,
+                        stop_strings=protocol.stop_strings,
                         stop_token_ids=renderer.stop_token_ids,
                         seed=turn_seed(seed, ids[number], step),
                     )
@@ -78,8 +78,8 @@ async def play_in_lock_step(
         for number, turn in zip(active, batch, strict=True):
             turns[number].append(turn)
             contexts[number].extend(turn.token_ids)
-            match rules.react(turn.text, num_turns=step + 1, num_searches=step):
-                case Search(query):
+            match protocol.parse(turn.text, "qa"):
+                case Search(query) if step < last_search:
                     queries[number] = query
         active = list(queries)
         if active:
@@ -87,8 +87,12 @@ async def play_in_lock_step(
             for number, passages in zip(active, found, strict=True):
                 if isinstance(passages, RetrievalFailed):
                     raise RuntimeError(passages.reason)
-                documents = renderer.documents(
-                    passages, max_tokens=options.max_observation_tokens, step=step
+                shown = protocol.wrap(passages)
+                documents = renderer.piece(
+                    shown.text,
+                    before=shown.before,
+                    after=shown.after,
+                    max_tokens=budgets.max_observation_tokens,
                 )
                 contexts[number].extend(documents.token_ids)
         step += 1

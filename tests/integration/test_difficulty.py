@@ -40,7 +40,7 @@ def options(tiny_model: str, tmp_path: Path) -> DifficultyOptions:
             "engine=hf",
             f"samples={SAMPLES}",
             "rollout.max_prompt_tokens=200",
-            "rollout.max_tokens_per_turn=8",
+            "environment.search.max_tokens_per_turn=8",
         ]
     )
 
@@ -52,6 +52,7 @@ async def test_a_model_gets_a_question_file_with_its_own_levels(options: Difficu
     players = make_players(
         options.rollout,
         options.prompt,
+        options.environment,
         model_path=options.model.path,
         dtype="float32",
         knowledge=Knowledge(retriever=NoRetriever(), top_k=1),

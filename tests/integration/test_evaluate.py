@@ -54,6 +54,7 @@ async def play(options: EvaluationOptions) -> Store:
     players = make_players(
         options.rollout,
         options.prompt,
+        options.environment,
         model_path=options.model.path,
         dtype="float32",
         knowledge=Knowledge(retriever=NoRetriever(), top_k=1),

@@ -16,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from ur2.environments.options import EnvironmentOptions
 from ur2.errors import ComponentError
 from ur2.prompts.options import PromptOptions
 from ur2.retrieval.knowledge import Knowledge
@@ -299,9 +300,7 @@ async def test_a_group_is_played_on_a_real_tokenizer_and_model(tiny_model):
         },
         where="test",
     )
-    options = RolloutOptions(
-        engine=EngineOptions(name="hf"), max_prompt_tokens=64, max_tokens=40, max_tokens_per_turn=40
-    )
+    options = RolloutOptions(engine=EngineOptions(name="hf"), max_prompt_tokens=64, max_tokens=40)
 
     class NoRetriever:
         async def search(self, queries, top_k, corpus=None):
@@ -310,6 +309,7 @@ async def test_a_group_is_played_on_a_real_tokenizer_and_model(tiny_model):
     players = make_players(
         options,
         prompt,
+        EnvironmentOptions(),
         model_path=tiny_model,
         dtype="float32",
         knowledge=Knowledge(retriever=NoRetriever(), top_k=1),

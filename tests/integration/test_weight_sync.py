@@ -34,7 +34,6 @@ ROLLOUT = RolloutOptions(
     engine=EngineOptions(enforce_eager=True, kv_cache_gib=0.25),
     max_prompt_tokens=128,
     max_tokens=40,
-    max_tokens_per_turn=40,
     sampling=SamplingOptions(temperature=0.8, seeded=True),
 )
 

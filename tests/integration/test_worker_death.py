@@ -54,7 +54,7 @@ async def test_groups_of_a_killed_worker_are_played_again_with_the_same_tokens(
             f"model.path={tiny_model}",
             "rollout.num_workers=2",
             "rollout.engine.max_num_seqs=4",  # a group at a time
-            "rollout.max_tokens_per_turn=60",
+            "environment.search.max_tokens_per_turn=60",
             "rollout.sampling.seeded=true",
         ]
     )

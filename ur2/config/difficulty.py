@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 
-from ur2.config.evaluation import engine_renderer, is_chat, model_of
+from ur2.config.evaluation import check_engine, model_of
 from ur2.config.preflight import (
     Input,
     check_indexes,
     check_inputs_exist,
     find_input,
     load_checked,
+    make_openings,
     own_indexes,
 )
 from ur2.config.problems import length_problems, retrieval_problems
@@ -42,9 +43,10 @@ def load_inputs(options: DifficultyOptions) -> list[Question]:
     check_inputs_exist(list(_inputs(options)))
     if options.with_retrieval:
         check_indexes(options)
-    renderer = engine_renderer(options, options.rollout.sampling)
-    questions = load_checked(options.dataset.train, renderer)[: options.limit]
-    Rubric.from_options(options.reward, renderer.protocol).check(questions)
+    check_engine(options, options.rollout.sampling)
+    openings = make_openings(options)
+    questions = load_checked(options.dataset.train, openings)[: options.limit]
+    Rubric.from_options(options.reward, openings.renderer.wording.protocol).check(questions)
     return questions
 
 
@@ -57,7 +59,7 @@ def _sampling_problems(options: DifficultyOptions) -> Iterator[str]:
 
 
 def _inputs(options: DifficultyOptions) -> Iterator[Input]:
-    named = [] if is_chat(options) else [("model.path", options.model.path)]
+    named = [] if options.rollout.engine.speaks_text else [("model.path", options.model.path)]
     named.append(("dataset.train", options.dataset.train))
     if options.with_retrieval:
         named += own_indexes(options).items()

@@ -15,7 +15,7 @@ from ur2.config.preflight import (
     check_inputs_exist,
     check_model_length,
     find_input,
-    make_renderer,
+    make_openings,
     own_indexes,
 )
 from ur2.config.problems import length_problems, retrieval_problems
@@ -23,8 +23,7 @@ from ur2.config.schema import EvaluationOptions, InferenceOptions
 from ur2.datasets import load_questions
 from ur2.endpoints.options import EndpointOptions
 from ur2.errors import InputError
-from ur2.prompts.render import PromptRenderer
-from ur2.rollout.chat import check_chat_sampling, text_renderer
+from ur2.rollout.engines.chat import check_chat_sampling
 from ur2.rollout.engines.endpoint import api_key, endpoint_url
 from ur2.rollout.engines.factory import check_installed
 from ur2.rollout.options import SamplingOptions
@@ -68,7 +67,8 @@ def load_benchmarks(options: EvaluationOptions) -> list[Benchmark]:
     if problems:
         raise InputError("config: " + "; ".join(problems))
     check_inputs_exist(list(_inputs(options)))
-    renderer = engine_renderer(options, options.rollout.eval_sampling)
+    check_engine(options, options.rollout.eval_sampling)
+    openings = make_openings(options)
     if options.search:
         check_indexes(options)
     benchmarks = []
@@ -80,7 +80,7 @@ def load_benchmarks(options: EvaluationOptions) -> list[Benchmark]:
                     f"benchmarks.{name}: question '{question.id}' of {benchmark.file} is a "
                     f"'{question.task}' task, not '{benchmark.task}'"
                 )
-            renderer.prompt(question, options.search)
+            openings.prompt(question, options.search)
         benchmarks.append(
             Benchmark(name=name, options=benchmark, questions=questions, limit=options.limit)
         )
@@ -102,6 +102,7 @@ def settings(options: EvaluationOptions) -> dict[str, Any]:
         "precision": options.precision,
         "judge.model": options.judge.model if options.judge.url is not None else None,
         "prompt": tree["prompt"],
+        "environment": tree["environment"],
         "engine.name": engine["name"],
         **{f"engine.remote.{key}": engine["remote"][key] for key in ("api", "model")},
         "rollout.eval_sampling": rollout["eval_sampling"],
@@ -169,7 +170,7 @@ def _search_problems(options: EvaluationOptions) -> Iterator[str]:
 
 
 def _inputs(options: EvaluationOptions) -> Iterator[Input]:
-    if not is_chat(options):
+    if not options.rollout.engine.speaks_text:
         yield _find("model.path", options.model.path, "checkpoint", options)
     for name, benchmark in options.benchmarks.items():
         yield _find("", benchmark.file, f"benchmarks.{name}.file", options)
@@ -191,30 +192,21 @@ def _find(kind: str, path: str, key: str, options: EvaluationOptions) -> Input:
     return Input(key=key, path=path, state=found.state)
 
 
-def engine_renderer(options: InferenceOptions, sampling: SamplingOptions) -> PromptRenderer:
-    """The prompts as the workers render them, after checking that the engine can be had.
+def check_engine(options: InferenceOptions, sampling: SamplingOptions) -> None:
+    """Checks that the engine can be had.
 
     Raises:
-        InputError: it cannot, or not with this sampling; or there is no tokenizer.
+        InputError: it cannot, or not with this sampling.
     """
     engine = options.rollout.engine
     check_installed(engine)
     if engine.name == "remote":
         endpoint_url(engine)
         api_key(engine.remote.key_variable)
-    if is_chat(options):
-        check_chat_sampling(sampling)
-        return text_renderer(options.rollout, options.prompt)
-    if engine.name != "remote":
-        check_model_length(options)
-        check_gpus(
-            options.rollout.num_workers * options.cluster.num_gpus_per_rollout_worker,
-            options.cluster,
-        )
-    return make_renderer(options, options.model.path, options.model.revision)
-
-
-def is_chat(options: InferenceOptions) -> bool:
-    """Whether the engine is an endpoint that knows text only: no model is needed here."""
-    engine = options.rollout.engine
-    return engine.name == "remote" and engine.remote.api == "chat"
+        if engine.speaks_text:
+            check_chat_sampling(sampling.top_k)
+        return
+    check_model_length(options)
+    check_gpus(
+        options.rollout.num_workers * options.cluster.num_gpus_per_rollout_worker, options.cluster
+    )

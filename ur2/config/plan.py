@@ -18,14 +18,14 @@ from ur2.config.preflight import (
     Input,
     find_inputs,
     load_checked,
-    make_renderer,
+    make_openings,
     num_gpus,
 )
 from ur2.config.schema import RunOptions
 from ur2.config.tables import curriculum_tables, make_table, overlap_table, reward_table
 from ur2.datasets import load_questions
 from ur2.datasets.overlap import find_overlap
-from ur2.prompts.render import PromptRenderer
+from ur2.rollout.openings import Openings
 from ur2.types import Level, Question, Task
 
 EXAMPLES: Mapping[Task, Question] = {
@@ -63,11 +63,11 @@ def print_plan(options: RunOptions, console: Console) -> None:
     """
     inputs = find_inputs(options)
     here = {i.key for i in inputs if i.state == "here"}
-    renderer = None
+    openings = None
     if "model.path" in here:
-        renderer = make_renderer(options, options.model.path, options.model.revision)
-    questions = _read(options.dataset.train if "dataset.train" in here else None, renderer)
-    held_out = _read(options.dataset.eval if "dataset.eval" in here else None, renderer)
+        openings = make_openings(options)
+    questions = _read(options.dataset.train if "dataset.train" in here else None, openings)
+    held_out = _read(options.dataset.eval if "dataset.eval" in here else None, openings)
     overlap = find_overlap(questions, held_out) if questions and held_out else None
     if overlap is not None and options.dataset.exclude_overlap:
         questions = overlap.clean(questions)
@@ -79,13 +79,13 @@ def print_plan(options: RunOptions, console: Console) -> None:
         *curriculum_tables(options, questions),
         overlap_table(options, overlap),
     )
-    if renderer is None:
+    if openings is None:
         console.print(
             f"Prompts are not shown: the tokenizer of '{options.model.path}' is not here. "
             "Pass model.path=<local folder> to see them."
         )
     else:
-        for panel in _prompts(options, questions, renderer):
+        for panel in _prompts(options, questions, openings):
             console.print(panel)
 
 
@@ -94,11 +94,11 @@ def print_run(options: RunOptions, console: Console) -> None:
     console.print(_run_table(options))
 
 
-def _read(path: str | None, renderer: PromptRenderer | None) -> list[Question]:
+def _read(path: str | None, openings: Openings | None) -> list[Question]:
     """Checked questions, also against the prompt's limits where the model is here."""
     if path is None:
         return []
-    return load_questions(path) if renderer is None else load_checked(path, renderer)
+    return load_questions(path) if openings is None else load_checked(path, openings)
 
 
 def _run_table(options: RunOptions, num_questions: int = 0) -> Table:
@@ -127,8 +127,7 @@ def _run_table(options: RunOptions, num_questions: int = 0) -> Table:
             ),
             (
                 "tokens per trajectory, at most",
-                f"{rollout.max_prompt_tokens:,} prompt + {rollout.max_tokens:,} after it, of which "
-                f"{_sampled_tokens(options):,} sampled",
+                f"{rollout.max_prompt_tokens:,} prompt + {rollout.max_tokens:,} after it",
             ),
             (
                 "tokens per step, at most",
@@ -136,6 +135,7 @@ def _run_table(options: RunOptions, num_questions: int = 0) -> Table:
                 f"{-(-per_rank // policy.max_tokens_per_microbatch):,.0f} per optimizer step and "
                 "rank",
             ),
+            ("environment", options.environment.name),
             (
                 "engine",
                 f"{rollout.engine.name}, {rollout.num_workers} worker(s), tensor parallel "
@@ -150,14 +150,6 @@ def _run_table(options: RunOptions, num_questions: int = 0) -> Table:
             ("GPUs", f"{num_gpus(options)}, {options.cluster.placement}"),
         ),
     )
-
-
-def _sampled_tokens(options: RunOptions) -> int:
-    """The most that the policy can write in one trajectory."""
-    rollout = options.rollout
-    tasks = [task for task in options.prompt.templates if _may_meet(options, task)]
-    turn = max(rollout.turn_tokens(task) for task in tasks)
-    return min(rollout.max_tokens, rollout.max_turns * turn)
 
 
 def _memory_table(options: RunOptions) -> Table:
@@ -215,14 +207,14 @@ def _inputs_table(inputs: Sequence[Input]) -> Table:
 
 
 def _prompts(
-    options: RunOptions, questions: Sequence[Question], renderer: PromptRenderer
+    options: RunOptions, questions: Sequence[Question], openings: Openings
 ) -> Iterator[Panel]:
     """The first question of each task, or an example, with retrieval on and off."""
     first = {q.task: q for q in reversed(questions)}
     tasks = first or dict.fromkeys(t for t in options.prompt.templates if _may_meet(options, t))
     for task in sorted(tasks):
         for retrieval in (True, False):
-            prompt = renderer.prompt(first.get(task, EXAMPLES[task]), retrieval)
+            prompt = openings.prompt(first.get(task, EXAMPLES[task]), retrieval)
             source = "prompt" if task in first else "example prompt"
             mode = "on" if retrieval else "off"
             yield Panel(

@@ -13,14 +13,14 @@ from ur2.config.schema import InferenceOptions, RunOptions
 from ur2.datasets import load_questions
 from ur2.datasets.overlap import without_overlap
 from ur2.datasets.sources import local_path
+from ur2.environments.game import Game
 from ur2.errors import InputError
-from ur2.prompts.protocol import Protocol
-from ur2.prompts.render import PromptRenderer
 from ur2.retrieval.manifest import load_manifest
 from ur2.rewards.options import RewardOptions
 from ur2.rewards.rubric import Rubric
 from ur2.rollout.engines.factory import check_installed
-from ur2.rollout.engines.text import load_tokenizer
+from ur2.rollout.openings import Openings, check_observations
+from ur2.rollout.worker import make_renderer
 from ur2.trainer.options import ClusterOptions
 from ur2.trainer.placement import Demand
 from ur2.types import Question
@@ -49,6 +49,7 @@ def check_options(options: RunOptions) -> None:
     problems = list(option_problems(options))
     if problems:
         raise InputError("config: " + "; ".join(problems))
+    Game.load(options.environment)
     check_installed(options.rollout.engine)
 
 
@@ -100,20 +101,18 @@ def check_inputs_exist(inputs: Sequence[Input]) -> None:
         raise InputError("; ".join(missing) + ". Check the path, or override the key")
 
 
-def make_renderer(
-    options: InferenceOptions, model_path: str, revision: str | None = None
-) -> PromptRenderer:
+def make_openings(options: InferenceOptions) -> Openings:
     """The prompts as the rollouts will render them.
 
     Raises:
-        InputError: the model has no tokenizer, or one without a chat template.
+        InputError: the model has no tokenizer, or one without a chat template; or there is no such
+            environment, or no document fits into an observation.
     """
-    return PromptRenderer(
-        load_tokenizer(model_path, revision),
-        Protocol(options.prompt.protocol),
-        options.prompt,
-        max_prompt_tokens=options.rollout.max_prompt_tokens,
-    )
+    model = options.model
+    renderer = make_renderer(options.rollout, options.prompt, model.path, model.revision)
+    game = Game.load(options.environment)
+    check_observations(renderer, game)
+    return Openings(renderer=renderer, game=game, options=options.rollout)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,11 +140,11 @@ def load_inputs(options: RunOptions) -> Inputs:
     check_inputs_exist(find_inputs(options))
     check_indexes(options)
     check_model_length(options)
-    renderer = make_renderer(options, options.model.path, options.model.revision)
+    openings = make_openings(options)
 
     def read(path: str, reward: RewardOptions) -> list[Question]:
-        questions = load_checked(path, renderer)
-        Rubric.from_options(reward, renderer.protocol).check(questions)
+        questions = load_checked(path, openings)
+        Rubric.from_options(reward, openings.renderer.wording.protocol).check(questions)
         return questions
 
     held_out = read(options.dataset.eval, options.reward) if options.dataset.eval else []
@@ -178,12 +177,12 @@ def first_of_each(questions: Sequence[Question], per_bucket: int | None) -> list
     return chosen
 
 
-def load_checked(path: str, renderer: PromptRenderer) -> list[Question]:
+def load_checked(path: str, openings: Openings) -> list[Question]:
     """Questions that all have a template and a prompt within the limit."""
     questions = load_questions(path)
     for question in questions:
         for retrieval in (True, False):
-            renderer.prompt(question, retrieval)
+            openings.prompt(question, retrieval)
     return questions
 
 

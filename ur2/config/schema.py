@@ -7,6 +7,7 @@ from pydantic import Field
 from ur2.algorithms.options import AlgorithmOptions
 from ur2.benchmarks.options import AverageOptions, BenchmarkOptions
 from ur2.curriculum.options import CurriculumOptions, LevelOptions
+from ur2.environments.options import EnvironmentOptions
 from ur2.options import Options
 from ur2.policy.options import PolicyOptions
 from ur2.prompts.options import PromptOptions
@@ -32,6 +33,7 @@ class InferenceOptions(Options):
     """Inputs that can be made by a command."""
     model: ModelOptions
     prompt: PromptOptions
+    environment: EnvironmentOptions
     retrieval: RetrievalOptions
     rollout: RolloutOptions
     cluster: ClusterOptions

@@ -9,8 +9,8 @@ from typing import Any, ClassVar, Protocol
 
 from pydantic import JsonValue
 
-from ur2.options import Options
-from ur2.types import Assignment, Author, Finding, Lookup, Question, Segment, Status, ToolUse
+from ur2.prompts.wording import Wording
+from ur2.types import Assignment, Author, Finding, Lookup, Segment, Status, ToolUse
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,9 +91,13 @@ class Branch:
 
 
 class Environment(Protocol):
-    """One episode's other side: made for it, and used once."""
+    """One episode's other side: made for it, and used once.
 
-    Options: ClassVar[type[Options]]
+    It may also have `cut_short(turn) -> str | None`, the answer in a turn whose tokens ran out, and
+    `fork() -> Environment` where it keeps state that a branch of the episode must start from.
+    """
+
+    Options: ClassVar[Any]
     """The class of its options, with a default for each."""
 
     def __init__(self, assignment: Assignment, options: Any, services: "Services") -> None:
@@ -124,23 +128,12 @@ class Knowledge(Protocol):
         ...
 
 
-class Wording(Protocol):
-    """The words around a question, as the prompt's config gives them."""
-
-    def message(self, question: Question, retrieval: bool) -> str:
-        """The user's message that asks the question."""
-        ...
-
-    def last_turn(self, question: Question) -> str | None:
-        """Words before the turn in which only an answer helps; None where there are none."""
-        ...
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
     """What a worker offers to its environments."""
 
     knowledge: Knowledge
     wording: Wording
+    """The words of the prompt's config, with its markers."""
     tools: Mapping[str, Tool] = field(default_factory=dict)
     """By name."""

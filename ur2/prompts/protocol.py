@@ -46,6 +46,15 @@ class Markers:
 
 
 @dataclass(frozen=True, slots=True)
+class Wrapped:
+    """A text between markers; the text may be cut, and must not be trusted."""
+
+    text: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """What one episode may do."""
 
@@ -106,6 +115,8 @@ class Protocol:
             )
         )
         """Every string that gives a text structure."""
+        self.pairs = (self.search, *(Markers(form.open, form.close) for form in tags))
+        """The markers that a policy closes a turn with, and what opens them."""
 
     def answer_form(self, task: Task) -> AnswerForm:
         """How answers of `task` are marked."""
@@ -140,27 +151,15 @@ class Protocol:
         """Every complete query, in text order."""
         return [span.content for span in tagged(text, self.search.open, self.search.close)]
 
-    def wrap_documents(
-        self,
-        found: Sequence[Passage] | str,
-        *,
-        max_chars: int | None = None,
-        forbidden: tuple[str, ...] = (),
-    ) -> str:
-        """The text of an observation.
-
-        Args:
-            found: passages, best first, or a text about them; markers in it are broken, so that it
-                cannot forge structure.
-            max_chars: cuts the text between the markers; the markers always stay.
-            forbidden: further strings to neutralise, such as a tokenizer's special tokens.
-        """
+    def wrap(self, found: Sequence[Passage] | str) -> Wrapped:
+        """An observation: passages, best first, or a text about them, between its markers."""
         text = found if isinstance(found, str) else self._passages(found)
-        body = neutralise(text, (*self.markers, *forbidden)) or self._options.no_documents
-        body = body.strip()[:max_chars].rstrip()
-        block = " ".join(filter(None, [self.documents.open, body, self.documents.close]))
         padding = self._options.documents_padding
-        return f"{padding}{block}{padding}"
+        return Wrapped(
+            text=text.strip() or self._options.no_documents,
+            before=f"{padding}{self.documents.open} ",
+            after=f" {self.documents.close}{padding}",
+        )
 
     def _passages(self, passages: Sequence[Passage]) -> str:
         numbered = enumerate(passages, start=1)

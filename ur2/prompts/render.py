@@ -1,23 +1,19 @@
-"""Questions, documents and demonstrations as token ids, through the tokenizer's chat template."""
+"""Text as token ids, through the tokenizer's chat template."""
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
-from string import ascii_uppercase
 from typing import TYPE_CHECKING, Any
 
 import jinja2
 
-from ur2.demonstrations import Demonstration, Turn
 from ur2.errors import InputError
 from ur2.prompts.options import PromptOptions
-from ur2.prompts.protocol import Protocol, Template, neutralise
-from ur2.types import Author, Level, Passage, Question, Segment, Task
+from ur2.prompts.protocol import neutralise
+from ur2.prompts.wording import Wording
+from ur2.types import Author, Segment
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-_PROBE = Question(id="probe", task="qa", text="?", answers=("!",), level=Level.EASY)
 
 
 class PromptRenderer:
@@ -25,9 +21,7 @@ class PromptRenderer:
 
     Args:
         tokenizer: any Hugging Face tokenizer with a chat template.
-        protocol: the markers; `options.protocol` as an object.
-        options: the texts.
-        max_prompt_tokens: longer prompts are refused; None accepts any.
+        options: the texts, and what the chat template is told.
         generation_eos: end-of-turn ids of the model's generation config, beside the tokenizer's.
 
     Raises:
@@ -37,10 +31,8 @@ class PromptRenderer:
     def __init__(
         self,
         tokenizer: "PreTrainedTokenizerBase",
-        protocol: Protocol,
         options: PromptOptions,
         *,
-        max_prompt_tokens: int | None = None,
         generation_eos: Sequence[int] = (),
     ) -> None:
         if not tokenizer.chat_template:
@@ -48,70 +40,63 @@ class PromptRenderer:
                 f"the tokenizer of '{tokenizer.name_or_path}' has no chat template; use an "
                 "instruct model, or put a chat_template.jinja into the model's folder"
             )
-        self.protocol = protocol
         self._tokenizer: Any = tokenizer
-        self._max_prompt_tokens = max_prompt_tokens
         self._system = options.system
         self._chat_kwargs = dict(options.chat_template_kwargs)
         _check_used(self._chat_kwargs, str(tokenizer.chat_template))
-        self._templates = _compile(options)
-        self._padding = options.protocol.documents_padding
-        self._last_turn = (
-            None
-            if options.last_turn is None
-            else Template(options.last_turn, where="prompt.last_turn")
-        )
         self._special = tuple(
             token.content for token in tokenizer.added_tokens_decoder.values() if token.special
         )
+        self.wording = Wording(options, forbidden=self._special)
+        """The config's texts, for questions that hold none of the tokenizer's special tokens."""
+        self._markers = self.wording.protocol.markers
         own_eos = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
         self.stop_token_ids: tuple[int, ...] = tuple(dict.fromkeys([*own_eos, *generation_eos]))
         """Ids that end a turn of the model."""
-        for task, retrieval in self._templates:
-            self._chat(self._message(task, retrieval, _PROBE))
-            self.last_turn(replace(_PROBE, task=task))
+        self.end_of_turn: str = tokenizer.eos_token or ""
+        """The text of the token that ends a turn."""
+        self._chat("?")
 
-    def prompt(self, question: Question, retrieval: bool) -> Segment:
-        """The prompt of a question, up to where the policy starts to write.
-
-        The text of the question cannot carry special tokens into the chat: they are broken by a
-        space.
-
-        Raises:
-            InputError: there is no template for the question's task, or the prompt is too long.
-        """
-        text = self._chat(self._message(question.task, retrieval, question))
+    def opening(self, message: str, *, turn: int = 0, role: str = "policy") -> Segment:
+        """A user's message that begins a context, up to where the policy starts to write."""
+        text = self._chat(message)
         token_ids = self._encode(text)
-        limit = self._max_prompt_tokens
-        if limit is not None and len(token_ids) > limit:
-            raise InputError(
-                f"question '{question.id}': its prompt has {len(token_ids)} tokens, more than "
-                f"{limit}; raise rollout.max_prompt_tokens or leave the question out"
-            )
-        return Segment(author=Author.PROMPT, token_ids=token_ids, text=text)
+        return Segment(author=Author.PROMPT, token_ids=token_ids, text=text, turn=turn, role=role)
 
-    def observation(self, text: str, *, turn: int = 0) -> Segment:
-        """Text of the environment, already wrapped and safe, as a segment."""
-        return Segment(
-            author=Author.ENVIRONMENT, token_ids=self._encode(text), text=text, turn=turn
-        )
+    def harmless(self, text: str) -> str:
+        """A text for a user's message, with nothing in it that could forge a turn of the chat."""
+        forging = tuple(s for s in self._special if s not in self._markers)
+        return neutralise(text, forging)
 
-    def documents(
-        self, found: Sequence[Passage] | str, *, max_tokens: int | None = None, turn: int = 0
+    def piece(
+        self,
+        text: str,
+        *,
+        before: str = "",
+        after: str = "",
+        author: Author = Author.ENVIRONMENT,
+        forbidden: tuple[str, ...] = (),
+        max_tokens: int | None = None,
+        turn: int = 0,
     ) -> Segment:
-        """What a search returned, wrapped in the documents markers.
+        """What continues a context: `text` between two parts that are as they are.
 
-        Neither the protocol's markers nor the tokenizer's special tokens survive inside the text.
+        Neither the protocol's markers nor the tokenizer's special tokens survive inside `text`.
 
         Args:
-            found: passages, best first, or a text about them.
-            max_tokens: the text is cut until the segment fits; its markers always stay.
+            text: cut until the segment fits, and made harmless.
+            before: stays.
+            after: stays.
+            author: who writes it.
+            forbidden: further strings that must not stand in `text`.
+            max_tokens: of the whole segment; None: any number.
             turn: of the episode.
         """
+        body = neutralise(text, (*self._markers, *self._special, *forbidden)).strip()
 
         def segment(max_chars: int | None) -> Segment:
-            text = self.protocol.wrap_documents(found, max_chars=max_chars, forbidden=self._special)
-            return self.observation(text, turn=turn)
+            whole = f"{before}{body[:max_chars].rstrip()}{after}"
+            return Segment(author=author, token_ids=self._encode(whole), text=whole, turn=turn)
 
         fitting = segment(None)
         max_chars = len(fitting.text)
@@ -119,72 +104,6 @@ class PromptRenderer:
             max_chars = min(max_chars - 1, max_chars * max_tokens // len(fitting.token_ids))
             fitting = segment(max_chars)
         return fitting
-
-    def last_turn(self, question: Question, *, turn: int = 0) -> Segment | None:
-        """Words put before the turn in which only an answer helps; None where there are none."""
-        if self._last_turn is None:
-            return None
-        words = self._last_turn.render(
-            question=self._safe(question),
-            answer=self.protocol.answer_form(question.task),
-            protocol=self.protocol.limits,
-        )
-        text = f"{words}{self._padding}"
-        return Segment(author=Author.INJECTED, token_ids=self._encode(text), text=text, turn=turn)
-
-    def demonstration(
-        self, demo: Demonstration, *, max_observation_tokens: int | None = None
-    ) -> tuple[Segment, ...]:
-        """A worked example as an episode would record it.
-
-        Turns are POLICY segments, or INJECTED ones (without loss) where `learn` is False; documents
-        are ENVIRONMENT segments. An answer whose marker does not stop generation is followed by the
-        tokenizer's end-of-sequence token.
-
-        Raises:
-            InputError: a turn's text would not be read back as that turn.
-        """
-        segments = [self.prompt(demo.question, demo.retrieval)]
-        for number, turn in enumerate(demo.turns):
-            segments.append(self._turn(turn, demo.question.task, number))
-            if turn.search is not None:
-                segments.append(
-                    self.documents(turn.documents, max_tokens=max_observation_tokens, turn=number)
-                )
-        return tuple(segments)
-
-    def _turn(self, turn: Turn, task: Task, number: int) -> Segment:
-        text = self.protocol.render_turn(
-            turn.thought, search=turn.search, answer=turn.answer, task=task
-        )
-        stops = turn.search is not None or self.protocol.answer_form(task).form == "tags"
-        if not stops and self._tokenizer.eos_token:
-            text += self._tokenizer.eos_token
-        author = Author.POLICY if turn.learn else Author.INJECTED
-        return Segment(author=author, token_ids=self._encode(text), text=text, turn=number)
-
-    def _message(self, task: Task, retrieval: bool, question: Question) -> str:
-        template = self._templates.get((task, retrieval))
-        if template is None:
-            raise InputError(
-                f"question '{question.id}' is a '{task}' task, and the prompt config has no "
-                f"templates.{task}; add one or leave the question out"
-            )
-        options = [
-            f"{letter}. {neutralise(text, self._special)}"
-            for letter, text in zip(ascii_uppercase, question.options, strict=False)
-        ]
-        return template.render(
-            question=self._safe(question),
-            options=options,
-            search=self.protocol.search,
-            documents=self.protocol.documents,
-            answer=self.protocol.answer_form(task),
-            protocol=self.protocol.limits,
-        )
-
-    def _safe(self, question: Question) -> Question:
-        return replace(question, text=neutralise(question.text, self._special))
 
     def _chat(self, message: str) -> str:
         messages = [{"role": "user", "content": message}]
@@ -215,12 +134,3 @@ def _check_used(names: Iterable[str], chat_template: str) -> None:
                 f"prompt.chat_template_kwargs: the model's chat template has no variable '{name}'; "
                 "remove it"
             )
-
-
-def _compile(options: PromptOptions) -> dict[tuple[Task, bool], Template]:
-    templates = {}
-    for task, texts in options.templates.items():
-        where = f"prompt.templates.{task}"
-        templates[task, True] = Template(texts.search, where=f"{where}.search")
-        templates[task, False] = Template(texts.direct, where=f"{where}.direct")
-    return templates

@@ -13,8 +13,8 @@ from ur2.rollout.board import Board
 from ur2.rollout.options import RolloutOptions, SamplingOptions
 from ur2.rollout.patience import Patience
 from ur2.rollout.receiver import TakesWeights, WorkerReceiver
-from ur2.rollout.search import Trace
 from ur2.rollout.tasks import gather_or_cancel
+from ur2.rollout.trace import Trace
 from ur2.transfer.publication import Publication
 from ur2.types import Assignment, Group
 

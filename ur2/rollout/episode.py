@@ -1,41 +1,51 @@
-"""One trajectory: the policy and the environment take turns, token by token accounted for."""
+"""One trajectory: the policy and its environment take turns, token by token accounted for."""
 
+import traceback
 import zlib
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Protocol as Interface
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
 
-from ur2.errors import ComponentError
-from ur2.prompts.protocol import Answer, Protocol, Search, Stop
+from ur2.environments.base import Ask, Branch, End, Environment, Reply, Services, Turn
+from ur2.environments.game import Game
+from ur2.errors import ComponentError, InputError, PluginError, Ur2Error
 from ur2.rollout.engines.base import Engine, Generation, GenerationRequest
-from ur2.rollout.environment import Refused, Rules
 from ur2.rollout.meter import Meter
 from ur2.rollout.options import RolloutOptions, SamplingOptions
 from ur2.rollout.patience import Patience
-from ur2.rollout.search import DocumentRenderer, Knowledge, lookup_for, search_once
-from ur2.types import (
-    Assignment,
-    Author,
-    Question,
-    Segment,
-    Status,
-    ToolUse,
-    Trajectory,
-)
+from ur2.types import Assignment, Author, Segment, Status, ToolUse, Trajectory
+
+Read = Callable[[Ask, int], tuple[Segment, ...]]
+"""The segments of what is asked in a turn; see `read_ask`."""
 
 
-class Renderer(DocumentRenderer, Interface):
-    """How an episode gets its prompt and its documents as token ids."""
+class Renderer(Protocol):
+    """How an episode gets what is to be read as token ids."""
 
-    protocol: Protocol
     stop_token_ids: tuple[int, ...]
 
-    def prompt(self, question: Question, retrieval: bool) -> Segment:
-        """The question, up to where the policy starts to write."""
+    def opening(self, message: str, *, turn: int = 0, role: str = "policy") -> Segment:
+        """A user's message that begins a context, up to where the policy starts to write."""
         ...
 
-    def last_turn(self, question: Question, *, turn: int = 0) -> Segment | None:
-        """Words put before the turn in which only an answer helps."""
+    def harmless(self, text: str) -> str:
+        """A text for a user's message, with nothing in it that could forge a turn of the chat."""
+        ...
+
+    def piece(
+        self,
+        text: str,
+        *,
+        before: str = "",
+        after: str = "",
+        author: Author = Author.ENVIRONMENT,
+        forbidden: tuple[str, ...] = (),
+        max_tokens: int | None = None,
+        turn: int = 0,
+    ) -> Segment:
+        """What continues a context: `text`, cut and made harmless, between two fixed parts."""
         ...
 
 
@@ -45,7 +55,9 @@ class Players:
 
     engine: Engine
     renderer: Renderer
-    knowledge: Knowledge
+    game: Game
+    services: Services
+    """What the environments may call."""
     options: RolloutOptions
     patience: Patience = field(default_factory=Patience)
     """For turns, which wait while the engine sleeps."""
@@ -56,154 +68,244 @@ class Players:
 async def run_episode(
     players: Players,
     assignment: Assignment,
-    prompt: Segment,
     sampling: SamplingOptions,
+    read: Read,
     *,
     trajectory_id: str,
     seed: int,
     on_sampled: Callable[[int], object] = lambda num_tokens: None,
+    branch: Branch | None = None,
 ) -> Trajectory:
     """Plays one episode to its end.
 
     Args:
-        players: engine, renderer, knowledge and budgets.
+        players: engine, renderer, environments and budgets.
         assignment: the question, and whether retrieval is on.
-        prompt: the question as the policy reads it.
         sampling: the distribution that tokens are drawn from.
+        read: renders what is asked; the samples of a group share it, so that each text is rendered
+            once.
         trajectory_id: unique in the run.
         seed: of the run; with the trajectory's id it fixes the draws where `sampling.seeded`.
         on_sampled: told after each turn how many tokens it has.
+        branch: the record that the episode goes on from; None begins a new one.
 
     Raises:
+        InputError: the question's prompt is too long.
         ComponentError: the engine died, or took longer than `generate_timeout_s` for a turn.
+        PluginError: the environment raised, or gave what no environment may give.
     """
-    episode = _Episode(players, assignment, prompt, sampling, trajectory_id, seed)
-    status = None
-    while status is None:
-        status = await episode.play_turn(on_sampled)
-    return Trajectory(
-        id=trajectory_id,
-        segments=tuple(episode.segments),
-        events=tuple(episode.searches),
-        status=status,
+    record = _Record(trajectory_id, branch)
+    options = players.options
+    with _blamed(players.game.name, record):
+        environment = players.game.environment(assignment, players.services)
+        ask = _checked_opening(environment.opening())
+    if branch is not None:
+        ask = replace(ask, pieces=(branch.inject,), fresh=False)
+    else:
+        check_prompt(read(ask, 0)[0], assignment, options)
+    while record.num_turns < options.max_turns:
+        if not record.take(read(ask, record.num_turns), options):
+            return record.end(Status.TRUNCATED)
+        written = await _write(players, record, ask, sampling, seed)
+        on_sampled(len(written.token_ids))
+        turn = record.write(written, ask.role)
+        if written.finish == "length":
+            return record.end(Status.TRUNCATED, _cut_short(environment, turn))
+        with _blamed(players.game.name, record):
+            reply = _checked(await environment.react(turn))
+        record.note(reply)
+        if isinstance(reply.then, End):
+            return record.end(reply.then.status, reply.then.answer)
+        ask = reply.then
+    return record.end(Status.OUT_OF_TURNS)
+
+
+def read_ask(renderer: Renderer, ask: Ask, turn: int) -> tuple[Segment, ...]:
+    """What is asked in a turn as segments: one message that opens a context, or what continues one.
+
+    A message is a prompt whoever wrote its pieces; in it, `text` may show markers, but cannot forge
+    a turn of the chat.
+    """
+    if ask.fresh:
+        message = "".join(p.before + renderer.harmless(p.text) + p.after for p in ask.pieces)
+        return (renderer.opening(message, turn=turn, role=ask.role),)
+    return tuple(
+        renderer.piece(
+            piece.text,
+            before=piece.before,
+            after=piece.after,
+            author=piece.author,
+            forbidden=ask.stop_strings,
+            max_tokens=piece.max_tokens,
+            turn=max(turn - 1, 0),
+        )
+        for piece in ask.pieces
     )
 
 
-class _Episode:
-    """The record of an episode under way: segments and searches are only ever appended."""
-
-    def __init__(
-        self,
-        players: Players,
-        assignment: Assignment,
-        prompt: Segment,
-        sampling: SamplingOptions,
-        trajectory_id: str,
-        seed: int,
-    ) -> None:
-        self._players = players
-        self._sampling = sampling
-        self._id = trajectory_id
-        self._seed = seed
-        self._question = assignment.question
-        self._rules = Rules(
-            protocol=players.renderer.protocol,
-            task=assignment.question.task,
-            retrieval=assignment.retrieval,
-            max_turns=players.options.max_turns,
+def check_prompt(prompt: Segment, assignment: Assignment, options: RolloutOptions) -> None:
+    """Raises an InputError where the prompt of a question is too long."""
+    if len(prompt.token_ids) > options.max_prompt_tokens:
+        raise InputError(
+            f"question '{assignment.question.id}': its prompt has {len(prompt.token_ids)} tokens, "
+            f"more than {options.max_prompt_tokens}; raise rollout.max_prompt_tokens or leave the "
+            "question out"
         )
-        self.segments = [prompt]
-        self.searches: list[ToolUse] = []
-        self._context = list(prompt.token_ids)
-        self._num_prompt_tokens = len(prompt.token_ids)
-        self._num_turns = 0
+
+
+def turn_seed(seed: int, trajectory_id: str, turn: int) -> int:
+    """The seed of one turn: the same on every machine and whatever runs beside it."""
+    return zlib.crc32(f"{seed}/{trajectory_id}/{turn}".encode())
+
+
+class _Record:
+    """The record of an episode under way: segments and events are only ever appended."""
+
+    def __init__(self, trajectory_id: str, branch: Branch | None) -> None:
+        self.id = trajectory_id
+        self._parent = branch.parent if branch else ""
+        self._segments: list[Segment] = []
+        self._events: tuple[ToolUse, ...] = branch.events if branch else ()
+        self._start = 0
+        """Where the current context begins among the segments."""
+        self.token_ids: list[int] = []
+        """Of the current context."""
+        self._num_prompt_tokens = 0
+        self.num_turns = 0
+        for segment in branch.segments if branch else ():
+            self._append(segment)
 
     @property
-    def _num_tokens_left(self) -> int:
-        return self._players.options.max_tokens - (len(self._context) - self._num_prompt_tokens)
+    def context(self) -> tuple[Segment, ...]:
+        """The segments of the current context."""
+        return tuple(self._segments[self._start :])
 
-    async def play_turn(self, on_sampled: Callable[[int], object]) -> Status | None:
-        """One turn of the policy and the environment's reaction; a status where it ends."""
-        step = self._num_turns
-        generation = await self._generate(step)
-        on_sampled(len(generation.token_ids))
+    def num_left(self, options: RolloutOptions) -> int:
+        """Tokens that the current context still holds."""
+        return options.max_tokens - (len(self.token_ids) - self._num_prompt_tokens)
+
+    def take(self, segments: Sequence[Segment], options: RolloutOptions) -> bool:
+        """Adds what the policy is to read; False where it does not fit, or leaves no room."""
+        num_tokens = sum(len(segment.token_ids) for segment in segments)
+        begins = segments[0].author is Author.PROMPT
+        if (begins and num_tokens > options.max_prompt_tokens) or (
+            not begins and num_tokens >= self.num_left(options)
+        ):
+            return False
+        for segment in segments:
+            self._append(segment)
+        return True
+
+    def write(self, written: Generation, role: str) -> Turn:
+        """Adds what the policy wrote, and returns it as its environment sees it."""
         self._append(
             Segment(
                 author=Author.POLICY,
-                token_ids=generation.token_ids,
-                text=generation.text,
-                logprobs=generation.logprobs,
-                weight_versions=generation.weight_versions,
-                turn=step,
+                token_ids=written.token_ids,
+                text=written.text,
+                logprobs=written.logprobs,
+                weight_versions=written.weight_versions,
+                turn=self.num_turns,
+                role=role,
             )
         )
-        self._num_turns += 1
-        if generation.finish == "length":
-            return Status.TRUNCATED
-        match self._rules.react(
-            generation.text, num_turns=self._num_turns, num_searches=len(self.searches)
-        ):
-            case Answer():
-                return Status.ANSWERED
-            case Stop():
-                return Status.NO_ANSWER
-            case Refused(query, status):
-                self.searches.append(
-                    ToolUse(tool="search", arguments={"query": query}, outcome="refused")
-                )
-                return status
-            case Search(query):
-                return await self._search(query, step)
-
-    async def _generate(self, step: int) -> Generation:
-        players, sampling = self._players, self._sampling
-        request = GenerationRequest(
-            token_ids=tuple(self._context),
-            max_tokens=min(players.options.turn_tokens(self._rules.task), self._num_tokens_left),
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            top_k=sampling.top_k,
-            stop_strings=players.renderer.protocol.stop_strings,
-            stop_token_ids=players.renderer.stop_token_ids,
-            seed=turn_seed(self._seed, self._id, step) if sampling.seeded else None,
+        transcript = "".join(s.text for s in self._segments if s.author is not Author.PROMPT)
+        return Turn(
+            text=written.text, number=self.num_turns, events=self._events, transcript=transcript
         )
-        timeout_s = players.options.generate_timeout_s
-        try:
-            with players.meter.running():
-                async with players.patience.limit(timeout_s):
-                    return await players.engine.generate(request)
-        except TimeoutError as error:
-            raise ComponentError(
-                f"the engine gave trajectory '{self._id}' no turn within {timeout_s:g} s; "
-                "it hangs, or rollout.generate_timeout_s is too short for its queue"
-            ) from error
 
-    async def _search(self, query: str, step: int) -> Status | None:
-        event, documents = await search_once(
-            self._players.knowledge,
-            self._players.renderer,
-            lookup_for(self._question, self.segments, query),
-            max_tokens=self._players.options.max_observation_tokens,
-            turn=step,
+    def note(self, reply: Reply) -> None:
+        """Adds what the last turn led to."""
+        self._events += reply.events
+        if reply.reward:
+            self._segments[-1] = replace(self._segments[-1], reward=reply.reward)
+
+    def end(self, status: Status, answer: str | None = None) -> Trajectory:
+        """The trajectory."""
+        return Trajectory(
+            id=self.id,
+            segments=tuple(self._segments),
+            events=self._events,
+            status=status,
+            answer=answer,
+            parent=self._parent,
         )
-        self.searches.append(event)
-        if documents is None:
-            return Status.TOOL_FAILED
-        added = [documents]
-        if self._rules.must_answer(num_turns=self._num_turns, num_searches=len(self.searches)):
-            last_turn = self._players.renderer.last_turn(self._question, turn=step)
-            added += [last_turn] if last_turn else []
-        if sum(len(segment.token_ids) for segment in added) >= self._num_tokens_left:
-            return Status.TRUNCATED
-        for segment in added:
-            self._append(segment)
-        return None
 
     def _append(self, segment: Segment) -> None:
-        self.segments.append(segment)
-        self._context.extend(segment.token_ids)
+        if segment.author is Author.PROMPT:
+            self._start, self.token_ids = len(self._segments), []
+            self._num_prompt_tokens = len(segment.token_ids)
+        self.num_turns += segment.author is Author.POLICY
+        self._segments.append(segment)
+        self.token_ids.extend(segment.token_ids)
 
 
-def turn_seed(seed: int, trajectory_id: str, step: int) -> int:
-    """The seed of one turn: the same on every machine and whatever runs beside it."""
-    return zlib.crc32(f"{seed}/{trajectory_id}/{step}".encode())
+async def _write(
+    players: Players, record: _Record, ask: Ask, sampling: SamplingOptions, seed: int
+) -> Generation:
+    """The policy's turn."""
+    request = GenerationRequest(
+        token_ids=tuple(record.token_ids),
+        context=record.context,
+        max_tokens=min(ask.max_tokens, record.num_left(players.options)),
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        stop_strings=ask.stop_strings,
+        stop_token_ids=players.renderer.stop_token_ids,
+        seed=turn_seed(seed, record.id, record.num_turns) if sampling.seeded else None,
+    )
+    timeout_s = players.options.generate_timeout_s
+    try:
+        with players.meter.running():
+            async with players.patience.limit(timeout_s):
+                return await players.engine.generate(request)
+    except TimeoutError as error:
+        raise ComponentError(
+            f"the engine gave trajectory '{record.id}' no turn within {timeout_s:g} s; "
+            "it hangs, or rollout.generate_timeout_s is too short for its queue"
+        ) from error
+
+
+def _cut_short(environment: Environment, turn: Turn) -> str | None:
+    read = getattr(environment, "cut_short", None)
+    return read(turn) if read is not None else None
+
+
+@contextmanager
+def _blamed(name: str, record: _Record) -> Iterator[None]:
+    """Names the environment that raised, where, and in which trajectory."""
+    try:
+        yield
+    except Ur2Error:  # of what it called: its message is clear, and its kind decides what follows
+        raise
+    except Exception as error:  # someone else's code may raise whatever it likes
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        raise PluginError(
+            f"environment '{name}' failed in trajectory '{record.id}', turn {record.num_turns}: "
+            f"{type(error).__name__}: {error} ({Path(last.filename).name}, line {last.lineno})"
+        ) from error
+
+
+def _checked(reply: Reply) -> Reply:
+    if not isinstance(reply, Reply):
+        raise TypeError(f"react must give a Reply, not {reply!r:.80}")
+    if not isinstance(reply.then, End):
+        _checked_ask(reply.then)
+    return reply
+
+
+def _checked_opening(ask: Ask) -> Ask:
+    if not _checked_ask(ask).fresh:
+        raise ValueError("the opening begins a context: its Ask is fresh")
+    return ask
+
+
+def _checked_ask(ask: Ask) -> Ask:
+    if not isinstance(ask, Ask):
+        raise TypeError(f"what follows is an Ask or an End, not {ask!r:.80}")
+    if not any(piece.text or piece.before or piece.after for piece in ask.pieces):
+        raise ValueError("an Ask has nothing to read: give it a piece with text")
+    if ask.max_tokens < 1:
+        raise ValueError(f"an Ask allows {ask.max_tokens} tokens: max_tokens is 1 or more")
+    return ask

@@ -1,11 +1,10 @@
 """Options of the rollouts: the engine, how it samples, and the budgets of an episode."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator
 
 from ur2.options import Options
-from ur2.types import Task
 
 EngineName = Literal["vllm", "hf", "remote"]
 
@@ -55,6 +54,11 @@ class EngineOptions(Options):
     start_timeout_s: float = Field(600.0, gt=0.0)
     """Longest wait for the engine to load the model."""
 
+    @property
+    def speaks_text(self) -> bool:
+        """Whether it is an endpoint that knows messages only, no token ids; for evaluation."""
+        return self.name == "remote" and self.remote.api == "chat"
+
 
 class SamplingOptions(Options):
     """The distribution that tokens are drawn from."""
@@ -95,19 +99,11 @@ class RolloutOptions(Options):
     samples_per_prompt: int = Field(8, ge=1)
     """Trajectories per question in training: the size of a group."""
     max_prompt_tokens: int = Field(512, ge=1)
-    """Longest rendered question."""
-    max_turns: int = Field(5, ge=1)
-    """Turns of the policy; the last one must answer, its searches are refused."""
-    max_tokens_per_turn: int = Field(256, ge=1)
-    """Tokens that the policy may sample in one turn."""
-    max_tokens_per_turn_by_task: dict[Task, Annotated[int, Field(ge=1)]] = Field(
-        default_factory=dict
-    )
-    """Tasks whose turns have another limit."""
-    max_observation_tokens: int = Field(512, ge=1)
-    """Tokens of one observation with its markers; longer documents are cut, the markers stay."""
+    """Longest rendered question, or other opening of a context."""
+    max_turns: int = Field(64, ge=1)
+    """Turns after which an episode ends whatever its environment says."""
     max_tokens: int = Field(1024, ge=1)
-    """Tokens of a whole trajectory after the prompt, sampled and observed together."""
+    """Tokens of one context after its prompt, sampled and observed together."""
     sampling: SamplingOptions = SamplingOptions()
     """Sampling in training."""
     eval_sampling: SamplingOptions = SamplingOptions()
@@ -130,7 +126,3 @@ class RolloutOptions(Options):
     def max_model_len(self) -> int:
         """Tokens of the longest context an engine sees."""
         return self.max_prompt_tokens + self.max_tokens
-
-    def turn_tokens(self, task: Task) -> int:
-        """Tokens that the policy may sample in one turn of `task`."""
-        return self.max_tokens_per_turn_by_task.get(task, self.max_tokens_per_turn)

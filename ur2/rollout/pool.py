@@ -9,8 +9,8 @@ from ur2.errors import ComponentError
 from ur2.rollout.board import Account, Board, Loss
 from ur2.rollout.crew import Crew, Respawn, Worker, name_of, within
 from ur2.rollout.options import RolloutOptions, SamplingOptions
-from ur2.rollout.search import Trace, trace_searches
 from ur2.rollout.tasks import gather_or_cancel
+from ur2.rollout.trace import Trace, trace_tools
 from ur2.transfer.publication import Publication
 from ur2.types import Assignment, Group
 
@@ -181,7 +181,7 @@ class RolloutPool:
                     played_s = num_samples * (end_s - start_s)
                     if group is None:
                         self._lose(0, played_s)
-                trace_searches(group, self._trace, start_s, end_s)
+                trace_tools(group, self._trace, start_s, end_s)
                 done.append(replace(group, played_s=played_s))
                 return done[-1]
             except ComponentError as error:

@@ -3,41 +3,35 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import cache, partial
 
-from ur2.errors import ComponentError, InputError
+from ur2.environments.base import Knowledge, Services
+from ur2.environments.game import Game
+from ur2.environments.options import EnvironmentOptions
+from ur2.errors import ComponentError
 from ur2.prompts.options import PromptOptions
-from ur2.prompts.protocol import Protocol
 from ur2.prompts.render import PromptRenderer
+from ur2.rollout.engines.chat import text_renderer
 from ur2.rollout.engines.factory import make_engine
 from ur2.rollout.engines.text import generation_eos, load_tokenizer
-from ur2.rollout.episode import Players, run_episode
+from ur2.rollout.episode import Players, read_ask, run_episode
 from ur2.rollout.options import RolloutOptions, SamplingOptions
-from ur2.rollout.search import Knowledge
 from ur2.rollout.tasks import gather_or_cancel
 from ur2.transfer.records import Manifest, Meeting
-from ur2.types import Assignment, Group
+from ur2.types import Assignment, Group, Trajectory
 
 
 class RolloutWorker:
     """Plays groups, one coroutine per trajectory; runs in any process with an event loop."""
 
     def __init__(self, players: Players, *, seed: int) -> None:
-        """Checks the budgets; `start` loads the model.
+        """Takes the players.
 
         Args:
-            players: the engine (not started), renderer, knowledge and budgets.
+            players: the engine (not started), renderer, environments and budgets.
             seed: of the run, for seeded sampling.
-
-        Raises:
-            InputError: no document fits into an observation.
         """
-        limit = players.options.max_observation_tokens
-        num_tokens = len(players.renderer.documents((), max_tokens=1).token_ids)
-        if num_tokens >= limit:
-            raise InputError(
-                f"rollout.max_observation_tokens={limit}: the markers alone take {num_tokens}; "
-                "raise it"
-            )
         self._players = players
         self._seed = seed
         self._num_lost_tokens = 0
@@ -59,17 +53,19 @@ class RolloutWorker:
         """Plays the episodes `first`, ..., `first + num_samples - 1` of one question, all at once.
 
         Raises:
+            InputError: the question's prompt is too long.
             ComponentError: the engine died or hangs; the group's other episodes are cancelled.
+            PluginError: the environment failed; they are, too.
         """
-        prompt = self._players.renderer.prompt(assignment.question, assignment.retrieval)
+        read = cache(partial(read_ask, self._players.renderer))
         sampled: list[int] = []
         try:
             trajectories = await gather_or_cancel(
                 run_episode(
                     self._players,
                     assignment,
-                    prompt,
                     sampling,
+                    read,
                     trajectory_id=f"{assignment.id}/{index}",
                     seed=self._seed,
                     on_sampled=sampled.append,
@@ -79,6 +75,8 @@ class RolloutWorker:
         except BaseException:  # a cancellation too
             self._num_lost_tokens += sum(sampled)
             raise
+        if self._players.options.engine.speaks_text:
+            trajectories = [_without_tokens(trajectory) for trajectory in trajectories]
         return Group(assignment=assignment, trajectories=tuple(trajectories))
 
     async def take_lost_tokens(self) -> int:
@@ -138,9 +136,16 @@ class RolloutWorker:
         await self._players.engine.close()
 
 
+def _without_tokens(trajectory: Trajectory) -> Trajectory:
+    """The text of a trajectory whose tokens only measured its length."""
+    segments = (replace(segment, token_ids=()) for segment in trajectory.segments)
+    return replace(trajectory, segments=tuple(segments))
+
+
 def make_players(
     options: RolloutOptions,
     prompt: PromptOptions,
+    environment: EnvironmentOptions,
     *,
     model_path: str,
     dtype: str,
@@ -149,12 +154,14 @@ def make_players(
     sleeps: bool = False,
     revision: str | None = None,
 ) -> Players:
-    """Engine (not started), renderer and knowledge of one worker.
+    """Engine (not started), renderer and environments of one worker.
 
     Args:
         options: engine and budgets.
         prompt: protocol and texts.
-        model_path: a Hugging Face model folder or name, with tokenizer and chat template.
+        environment: the game and its options.
+        model_path: a Hugging Face model folder or name, with tokenizer and chat template; for
+            endpoints the served name, where the options give none.
         dtype: a torch dtype's name, e.g. `float32`.
         knowledge: where its episodes search.
         seed: of the run; workers of one run share it where sampling is seeded, and should differ
@@ -163,15 +170,9 @@ def make_players(
         revision: of a Hugging Face name.
 
     Raises:
-        InputError: there is no tokenizer or chat template, or a budget holds nothing.
+        InputError: there is no tokenizer, chat template or environment.
     """
-    renderer = PromptRenderer(
-        load_tokenizer(model_path, revision),
-        Protocol(prompt.protocol),
-        prompt,
-        max_prompt_tokens=options.max_prompt_tokens,
-        generation_eos=generation_eos(model_path, revision),
-    )
+    renderer = make_renderer(options, prompt, model_path, revision)
     engine = make_engine(
         options.engine,
         model_path=model_path,
@@ -180,5 +181,29 @@ def make_players(
         seed=seed,
         sleeps=sleeps,
         revision=revision,
+        markers=renderer.wording.protocol.pairs,
     )
-    return Players(engine=engine, renderer=renderer, knowledge=knowledge, options=options)
+    return Players(
+        engine=engine,
+        renderer=renderer,
+        game=Game.load(environment),
+        services=Services(knowledge=knowledge, wording=renderer.wording),
+        options=options,
+    )
+
+
+def make_renderer(
+    options: RolloutOptions, prompt: PromptOptions, model_path: str, revision: str | None = None
+) -> PromptRenderer:
+    """What renders for the engine's model.
+
+    Raises:
+        InputError: the model has no tokenizer, or one without a chat template.
+    """
+    if options.engine.speaks_text:
+        return text_renderer(prompt)
+    return PromptRenderer(
+        load_tokenizer(model_path, revision),
+        prompt,
+        generation_eos=generation_eos(model_path, revision),
+    )

@@ -19,7 +19,6 @@ from ur2.retrieval.client import Passages
 from ur2.retrieval.errors import RetrievalUnavailableError
 from ur2.retrieval.options import ServiceOptions
 from ur2.retrieval.service import RetrievalService
-from ur2.rollout.chat import ChatWorker
 from ur2.rollout.options import SamplingOptions
 from ur2.rollout.worker import RolloutWorker, make_players
 from ur2.trainer.leftovers import SHARED_MEMORY, Notes, remove_leftovers, shared_memory_in_use
@@ -156,10 +155,6 @@ class RolloutProcess(RolloutWorker, Process):
         await super().close()
         if self._notes is not None:
             self._notes.close()
-
-
-class ChatProcess(ChatWorker, Process):
-    """A worker without an engine of its own."""
 
 
 class RetrievalProcess(Process):

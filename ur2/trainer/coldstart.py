@@ -13,6 +13,7 @@ import numpy as np
 from ur2.algorithms.options import AlgorithmOptions
 from ur2.demonstrations import Demonstration
 from ur2.policy.group import PolicyGroup
+from ur2.prompts.demonstration import demonstration_segments
 from ur2.prompts.options import PromptOptions
 from ur2.prompts.render import PromptRenderer
 from ur2.trainer.actors import PolicyProcess
@@ -74,7 +75,9 @@ def to_samples(
     samples = [
         to_sample(
             f"{demonstration.question.id}#{position}",
-            renderer.demonstration(demonstration, max_observation_tokens=max_observation_tokens),
+            demonstration_segments(
+                renderer, demonstration, max_observation_tokens=max_observation_tokens
+            ),
         )
         for position, demonstration in enumerate(demonstrations)
     ]

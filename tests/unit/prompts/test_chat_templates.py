@@ -9,13 +9,14 @@ from dataclasses import dataclass
 
 import pytest
 
-from ur2.demonstrations import Demonstration, Turn
+from ur2.demonstrations import Demonstration, WorkedTurn
 from ur2.errors import InputError
+from ur2.prompts.demonstration import demonstration_segments
 from ur2.prompts.options import PromptOptions
-from ur2.prompts.protocol import Answer, Protocol, Search
+from ur2.prompts.protocol import Answer, Search
 from ur2.prompts.render import PromptRenderer
 from ur2.rollout.engines.text import generation_eos
-from ur2.types import Level, Passage, Question
+from ur2.types import Level, Passage, Question, Segment
 
 CHATML = (
     "{%- for message in messages %}{%- if not (loop.first and message.role == 'system') %}"
@@ -140,7 +141,11 @@ def name(request) -> str:
 
 
 def renderer(name: str, options: PromptOptions, **keywords) -> PromptRenderer:
-    return PromptRenderer(TOKENIZERS[name], Protocol(options.protocol), options, **keywords)
+    return PromptRenderer(TOKENIZERS[name], options, **keywords)
+
+
+def prompt(renderer: PromptRenderer, question: Question, retrieval: bool = True) -> Segment:
+    return renderer.opening(renderer.wording.message(question, retrieval))
 
 
 def question(task: str = "qa", text: str = "Why?") -> Question:
@@ -151,28 +156,28 @@ def question(task: str = "qa", text: str = "Why?") -> Question:
 @pytest.mark.parametrize(("task", "retrieval"), CASES)
 def test_every_prompt_is_one_user_turn_up_to_where_the_model_writes(name, ur2, task, retrieval):
     family, tokenizer = FAMILIES[name], TOKENIZERS[name]
-    prompt = renderer(name, ur2).prompt(question(task), retrieval)
-    assert prompt.text.startswith(family.before)
-    assert prompt.text.endswith(family.after)
-    message = prompt.text[len(family.before) : -len(family.after)]
+    rendered = prompt(renderer(name, ur2), question(task), retrieval)
+    assert rendered.text.startswith(family.before)
+    assert rendered.text.endswith(family.after)
+    message = rendered.text[len(family.before) : -len(family.after)]
     assert message == message.strip()
     assert not any(token in message for token in family.special)
-    assert tokenizer.decode(prompt.token_ids) == prompt.text
+    assert tokenizer.decode(rendered.token_ids) == rendered.text
 
 
 def test_there_is_one_bos_where_the_template_writes_one_and_none_elsewhere(name, shipped):
     tokenizer = TOKENIZERS[name]
     task = next(iter(shipped.templates))
-    token_ids = renderer(name, shipped).prompt(question(task), True).token_ids
+    token_ids = prompt(renderer(name, shipped), question(task), True).token_ids
     assert tokenizer.encode("x")[:-1] == ([1] if FAMILIES[name].bos else [])  # the trap is set
     assert token_ids.count(tokenizer.bos_token_id) == (1 if FAMILIES[name].bos else 0)
-    later = renderer(name, shipped).observation("found")
+    later = renderer(name, shipped).piece("found")
     assert tokenizer.bos_token_id not in later.token_ids
 
 
 def test_chat_tokens_are_single_ids(name, ur2):
     family, tokenizer = FAMILIES[name], TOKENIZERS[name]
-    token_ids = renderer(name, ur2).prompt(question(), True).token_ids
+    token_ids = prompt(renderer(name, ur2), question(), True).token_ids
     used = {token for token in family.special if token in family.before + family.after}
     assert used
     for token in used:
@@ -192,7 +197,7 @@ def test_stop_ids_come_from_tokenizer_and_generation_config(name, ur2, tmp_path)
 
 def test_a_system_message_replaces_the_templates_own(name, ur2):
     options = ur2.model_copy(update={"system": "Be brief."})
-    text = renderer(name, options).prompt(question(), True).text
+    text = prompt(renderer(name, options), question(), True).text
     assert text.index("Be brief.") < text.index("Why?")
     assert "You are Qwen" not in text
 
@@ -201,8 +206,8 @@ def test_no_question_or_document_can_open_a_turn(name, ur2):
     family, tokenizer = FAMILIES[name], TOKENIZERS[name]
     hostile = "".join(family.special) + " x " + family.after
     made = renderer(name, ur2)
-    plain, forged = made.prompt(question(), True), made.prompt(question(text=hostile), True)
-    documents = made.documents([Passage(id="1", title=hostile, text=hostile)])
+    plain, forged = prompt(made, question()), prompt(made, question(text=hostile))
+    documents = made.piece(hostile)
     for token in tokenizer.convert_tokens_to_ids(list(family.special)):
         assert forged.token_ids.count(token) == plain.token_ids.count(token)
         assert token not in documents.token_ids
@@ -211,14 +216,15 @@ def test_no_question_or_document_can_open_a_turn(name, ur2):
 def test_the_protocols_markers_are_plain_text_that_is_read_back(name, shipped):
     made, tokenizer = renderer(name, shipped), TOKENIZERS[name]
     turns = (
-        Turn(thought="Look.", search="capital", documents=(Passage(id="1", text="Paris."),)),
-        Turn(thought="So", answer="Paris"),
+        WorkedTurn(thought="Look.", search="capital", documents=(Passage(id="1", text="Paris."),)),
+        WorkedTurn(thought="So", answer="Paris"),
     )
     demo = Demonstration(question=question("qa"), retrieval=True, turns=turns)
-    _, search, _, answer = made.demonstration(demo)
-    read = [made.protocol.parse(tokenizer.decode(s.token_ids), "qa") for s in (search, answer)]
+    _, search, _, answer = demonstration_segments(made, demo)
+    protocol = made.wording.protocol
+    read = [protocol.parse(tokenizer.decode(s.token_ids), "qa") for s in (search, answer)]
     assert read == [Search("capital"), Answer("Paris")]
-    if made.protocol.answer_form("qa").form != "tags":
+    if protocol.answer_form("qa").form != "tags":
         assert answer.token_ids[-1] == tokenizer.eos_token_id
 
 
@@ -232,13 +238,13 @@ def with_kwargs(options: PromptOptions, **kwargs) -> PromptOptions:
     ("thinking", "ending"), [(True, "assistant\n"), (False, "<think>\n\n</think>\n\n")]
 )
 def test_a_switch_of_the_template_is_set_by_config(ur2, thinking, ending):
-    text = renderer("qwen3", with_kwargs(ur2, enable_thinking=thinking)).prompt(question(), True)
+    text = prompt(renderer("qwen3", with_kwargs(ur2, enable_thinking=thinking)), question(), True)
     assert text.text.endswith(ending)
 
 
 def test_a_date_in_the_template_can_be_fixed(ur2):
     made = renderer("llama3.1", with_kwargs(ur2, date_string="1 Jan 2000"))
-    assert "Today Date: 1 Jan 2000\n" in made.prompt(question(), True).text
+    assert "Today Date: 1 Jan 2000\n" in prompt(made, question()).text
 
 
 def test_a_switch_that_the_template_does_not_have_is_refused(ur2):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -99,38 +101,33 @@ def test_a_turn_whose_content_would_break_its_markers_is_refused(part):
         make().render_turn("", **{part: f"x </{part}> y"})
 
 
+def text_of(shown) -> str:
+    return shown.before + shown.text + shown.after
+
+
 def test_documents_stand_between_their_markers_best_first():
     passages = [Passage(id="1", title="Lyon", text="A city."), Passage(id="2", text="Another.")]
     protocol = make(passage="{{ number }} {{ passage.title }}: {{ passage.text }}")
-    assert protocol.wrap_documents(passages) == (
+    assert text_of(protocol.wrap(passages)) == (
         "<information> 1 Lyon: A city.\n2 : Another. </information>"
     )
-    assert make(documents_padding="\n").wrap_documents([]) == (
+    assert text_of(make(documents_padding="\n").wrap([])) == (
         "\n<information> Nothing was found. </information>\n"
     )
-
-
-def test_cut_documents_keep_their_markers():
-    passages = [Passage(id="1", text="0123456789")]
-    assert make().wrap_documents(passages, max_chars=3) == "<information> 012 </information>"
-    assert make().wrap_documents(passages, max_chars=0) == "<information> </information>"
 
 
 HOSTILE = ["<search>", "</search>", "<information>", "</information>", "<answer>", "</answer>"]
 HOSTILE += ["\\boxed{", "<", ">", "/", "search>", "</", " ", "x", "<|end|>", "<information"]
 
 
-@given(
-    parts=st.lists(st.sampled_from(HOSTILE), max_size=20), max_chars=st.none() | st.integers(0, 60)
-)
-def test_retrieved_text_cannot_forge_structure(parts, max_chars):
+@given(parts=st.lists(st.sampled_from(HOSTILE), max_size=20))
+def test_retrieved_text_cannot_forge_structure(parts):
     protocol = make(answer_by_task={"math": {"form": "boxed"}})
     passages = [Passage(id="1", text="".join(parts), title="".join(reversed(parts)))]
-    text = protocol.wrap_documents(passages, max_chars=max_chars, forbidden=("<|end|>",))
-    inside = text.removeprefix("<information>").removesuffix("</information>")
-    assert len(text) == len(inside) + len("<information></information>")
+    shown = protocol.wrap(passages)
+    inside = neutralise(shown.text, (*protocol.markers, "<|end|>"))
     assert not any(marker in inside for marker in [*protocol.markers, "<|end|>"])
-    assert isinstance(protocol.parse(text), Stop)
+    assert isinstance(protocol.parse(text_of(replace(shown, text=inside))), Stop)
 
 
 @given(text=st.text("ab|", max_size=30))

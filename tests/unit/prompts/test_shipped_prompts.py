@@ -25,8 +25,8 @@ def render(tokenizer, options, task, retrieval) -> str:
         level=Level.HARD,
         options=("Rome", "Paris", "Bern") if task == "choice" else (),
     )
-    renderer = PromptRenderer(tokenizer, Protocol(options.protocol), options)
-    return renderer.prompt(question, retrieval).text
+    renderer = PromptRenderer(tokenizer, options)
+    return renderer.opening(renderer.wording.message(question, retrieval)).text
 
 
 def test_every_template_shows_exactly_the_markers_of_its_mode(shipped, tokenizer):

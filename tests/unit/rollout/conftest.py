@@ -3,17 +3,21 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from ur2.environments.base import Branch, Services
+from ur2.environments.game import Game
+from ur2.environments.options import EnvironmentOptions
+from ur2.environments.search import SearchOptions
 from ur2.prompts.options import PromptOptions
-from ur2.prompts.protocol import Protocol
 from ur2.prompts.render import PromptRenderer
 from ur2.retrieval.knowledge import Knowledge
 from ur2.rollout.engines.base import Generation, GenerationRequest
-from ur2.rollout.episode import Players, run_episode
+from ur2.rollout.episode import Players, read_ask, run_episode
 from ur2.rollout.options import RolloutOptions, SamplingOptions
 from ur2.types import (
     Assignment,
@@ -146,13 +150,21 @@ def make_players(
     retriever: ScriptedRetriever | None = None,
     knowledge: Any = None,
     last_turn: str | None = None,
+    environment: EnvironmentOptions | None = None,
     **options: Any,
 ) -> Players:
+    """Players of the search game, whose budgets may be given among the options."""
     prompt = PROMPT.model_copy(update={"last_turn": last_turn})
+    own = {key: options.pop(key) for key in SearchOptions.model_fields if key in options}
+    renderer = PromptRenderer(TOKENIZER, prompt)  # type: ignore[arg-type]
     return Players(
         engine=engine,
-        renderer=PromptRenderer(TOKENIZER, Protocol(PROMPT.protocol), prompt),  # type: ignore[arg-type]
-        knowledge=knowledge or Knowledge(retriever=retriever or ScriptedRetriever(), top_k=1),
+        renderer=renderer,
+        game=Game.load(environment or EnvironmentOptions(search=SearchOptions(**own))),
+        services=Services(
+            knowledge=knowledge or Knowledge(retriever=retriever or ScriptedRetriever(), top_k=1),
+            wording=renderer.wording,
+        ),
         options=RolloutOptions(**options),
     )
 
@@ -163,6 +175,7 @@ async def play(
     *,
     retrieval: bool = True,
     sampling: SamplingOptions | None = None,
+    branch: Branch | None = None,
     **options: Any,
 ) -> Trajectory:
     engine = script if isinstance(script, ScriptedEngine) else ScriptedEngine(script)
@@ -170,10 +183,11 @@ async def play(
     return await run_episode(
         players,
         given,
-        players.renderer.prompt(given.question, given.retrieval),
         sampling or SamplingOptions(),
+        partial(read_ask, players.renderer),
         trajectory_id="0-0/0",
         seed=1,
+        branch=branch,
     )
 
 

@@ -8,14 +8,19 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from ur2.environments.game import Game
+from ur2.environments.options import EnvironmentOptions
+from ur2.environments.search import SearchOptions
 from ur2.errors import ComponentError, InputError
 from ur2.prompts.protocol import Protocol
 from ur2.retrieval.knowledge import Knowledge
-from ur2.rollout.chat import ChatWorker, close_marker, text_renderer
 from ur2.rollout.engines.base import GenerationRequest
+from ur2.rollout.engines.chat import close_marker, text_renderer
 from ur2.rollout.engines.endpoint import Endpoint
 from ur2.rollout.engines.remote import RemoteEngine
+from ur2.rollout.openings import Openings
 from ur2.rollout.options import EngineOptions, RemoteOptions, RolloutOptions, SamplingOptions
+from ur2.rollout.worker import RolloutWorker, make_players
 from ur2.types import Author, Finding, Passage, RetrievalFailed, Status, Unsearchable
 
 KEY = "UR2_TEST_KEY"
@@ -249,18 +254,20 @@ async def chat(
     retrieval=True,
     last_turn=None,
     sampling=None,
+    max_turns=5,
     **options,
 ):
-    retriever = retriever or game.ScriptedRetriever()
-    worker = ChatWorker(
-        RolloutOptions(
-            engine=engine_options(server, api="chat"), max_tokens_per_turn=33, **options
-        ),
+    options = RolloutOptions(engine=engine_options(server, api="chat"), **options)
+    players = make_players(
+        options,
         game.prompt.model_copy(update={"last_turn": last_turn}),
-        model="m",
-        knowledge=knowledge or Knowledge(retriever=retriever, top_k=1),
+        EnvironmentOptions(search=SearchOptions(max_tokens_per_turn=33, max_turns=max_turns)),
+        model_path="m",
+        dtype="float32",
+        knowledge=knowledge or Knowledge(retriever=retriever or game.ScriptedRetriever(), top_k=1),
         seed=0,
     )
+    worker = RolloutWorker(players, seed=0)
     await worker.start()
     try:
         group = await worker.run_group(
@@ -391,10 +398,14 @@ def test_a_cut_that_chat_endpoints_do_not_know_is_refused(game, serve):
     ],
 )
 def test_the_stop_string_that_endpoints_cut_off_is_put_back(game, text, closed):
-    assert close_marker(text, Protocol(game.prompt.protocol), "qa") == closed
+    assert close_marker(text, Protocol(game.prompt.protocol).pairs) == closed
 
 
 def test_a_question_longer_than_the_prompt_budget_is_refused_for_endpoints_too(game):
-    renderer = text_renderer(RolloutOptions(max_prompt_tokens=2), game.prompt)
+    openings = Openings(
+        renderer=text_renderer(game.prompt),
+        game=Game.load(EnvironmentOptions()),
+        options=RolloutOptions(max_prompt_tokens=2),
+    )
     with pytest.raises(InputError, match="max_prompt_tokens"):
-        renderer.prompt(game.assignment().question, True)
+        openings.prompt(game.assignment().question, True)

@@ -169,9 +169,6 @@ class Rollouts:
             engine=EngineOptions(max_num_seqs=schedule["max_num_seqs"]),
             spread_groups=schedule["spread_groups"],
             max_worker_restarts=100,
-            max_turns=4,
-            max_tokens_per_turn=60,
-            max_observation_tokens=40,
             max_tokens=200,
         )
         self.engines = [self.engine(i) for i in range(len(schedule["token_s"]))]
@@ -188,7 +185,13 @@ class Rollouts:
         )
 
     def worker(self, engine):
-        players = self._game.make_players(engine, Library(self._schedule["shelves"]))
+        players = self._game.make_players(
+            engine,
+            Library(self._schedule["shelves"]),
+            max_turns=4,
+            max_tokens_per_turn=60,
+            max_observation_tokens=40,
+        )
         return RolloutWorker(replace(players, options=self._options), seed=0)
 
     async def respawn(self, index):

@@ -3,6 +3,7 @@ import asyncio
 import pytest
 
 from ur2.errors import ComponentError, InputError
+from ur2.rollout.openings import check_observations
 from ur2.rollout.options import SamplingOptions
 from ur2.rollout.pool import RolloutPool
 from ur2.rollout.worker import RolloutWorker
@@ -129,4 +130,4 @@ async def test_a_failed_episode_leaves_no_other_episode_running(game):
 def test_an_observation_budget_that_holds_only_markers_is_refused(game):
     players = game.make_players(game.ScriptedEngine(lambda _: ""), max_observation_tokens=3)
     with pytest.raises(InputError, match="max_observation_tokens=3"):
-        RolloutWorker(players, seed=0)
+        check_observations(players.renderer, players.game)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from ur2.transfer.records import Manifest, Meeting
-from ur2.types import VersionRun
+from ur2.types import Segment, VersionRun
 
 Finish = Literal["stop", "length"]
 
@@ -15,6 +15,8 @@ class GenerationRequest:
 
     token_ids: tuple[int, ...]
     """The whole context."""
+    context: tuple[Segment, ...] = ()
+    """The same by its authors, for engines that know text only."""
     max_tokens: int
     temperature: float = 1.0
     """0 takes the most likely token."""

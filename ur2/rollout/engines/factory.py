@@ -1,10 +1,12 @@
 """The engines by name."""
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ur2.errors import InputError
+from ur2.prompts.protocol import Markers
 from ur2.rollout.engines.base import Engine
+from ur2.rollout.engines.chat import ChatEngine
 from ur2.rollout.engines.hf import HfEngine
 from ur2.rollout.engines.remote import RemoteEngine
 from ur2.rollout.engines.vllm import VllmEngine
@@ -20,6 +22,7 @@ def make_engine(
     seed: int,
     sleeps: bool = False,
     revision: str | None = None,
+    markers: Sequence[Markers] = (),
 ) -> Engine:
     """The engine that `options` names, not started yet.
 
@@ -31,7 +34,10 @@ def make_engine(
         seed: of the requests that bring none.
         sleeps: whether it will be put to sleep.
         revision: of a Hugging Face name.
+        markers: pairs whose closing marker stops a turn, for endpoints that cut it off.
     """
+    if options.speaks_text:
+        return ChatEngine(options, model=model_path, markers=markers)
     engine = ENGINES[options.name]
     return engine(
         options,

@@ -1,0 +1,48 @@
+"""An environment and its options, found and checked once for all the episodes of a worker."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ur2.environments.base import Environment, Services
+from ur2.environments.options import EnvironmentOptions
+from ur2.environments.search import SearchEnvironment
+from ur2.errors import InputError
+from ur2.options import Options
+from ur2.plugins import find
+from ur2.types import Assignment
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Game:
+    """What makes environments."""
+
+    name: str
+    kind: type[Environment]
+    options: Options
+
+    @classmethod
+    def load(cls, options: EnvironmentOptions) -> "Game":
+        """The game that options name.
+
+        Raises:
+            InputError: there is no such environment, it lacks a method, or its options do not fit.
+        """
+        kind = find(
+            options.name,
+            ENVIRONMENTS,
+            key="environment.name",
+            methods=("opening", "react", "Options"),
+        )
+        if options.name in ENVIRONMENTS:
+            return cls(name=options.name, kind=kind, options=getattr(options, options.name))
+        if not issubclass(kind.Options, Options):
+            raise InputError(f"environment.name: '{options.name}' has Options that are no options")
+        own = kind.Options.load(options.options, where="environment.options")
+        return cls(name=options.name, kind=kind, options=own)
+
+    def environment(self, assignment: Assignment, services: Services) -> Environment:
+        """The other side of one episode."""
+        return self.kind(assignment, self.options, services)
+
+
+ENVIRONMENTS: Mapping[str, type[Environment]] = {"search": SearchEnvironment}

@@ -1,0 +1,17 @@
+"""Which environment the policy plays in, and the options of each."""
+
+from pydantic import Field, JsonValue
+
+from ur2.environments.search import SearchOptions
+from ur2.options import Options
+
+
+class EnvironmentOptions(Options):
+    """The game, and the options of each that ur2 has; only those of the chosen one matter."""
+
+    name: str = "search"
+    """`search`, or `package.module:Name` for one of your own."""
+    search: SearchOptions = SearchOptions()
+    """Search with tags."""
+    options: dict[str, JsonValue] = Field(default_factory=dict)
+    """Options of an environment of your own; its class says which there are."""
