@@ -6,7 +6,7 @@ from ur2.types import Passage, Question
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WorkedTurn:
+class DemonstratedTurn:
     """One turn of a demonstration, independent of any protocol's markers."""
 
     thought: str
@@ -26,4 +26,4 @@ class Demonstration:
 
     question: Question
     retrieval: bool
-    turns: tuple[WorkedTurn, ...]
+    turns: tuple[DemonstratedTurn, ...]

@@ -20,7 +20,7 @@ from ur2.datasets.atlas_questions import (
     medium_of_country,
 )
 from ur2.datasets.atlas_world import CONTINENTS, City, Country, World
-from ur2.demonstrations import Demonstration, WorkedTurn
+from ur2.demonstrations import Demonstration, DemonstratedTurn
 from ur2.types import Level
 
 ItemT = TypeVar("ItemT")
@@ -139,22 +139,22 @@ def habits(
 
 
 def _demonstration(
-    problem: Problem, retrieval: bool, turns: tuple[WorkedTurn, ...]
+    problem: Problem, retrieval: bool, turns: tuple[DemonstratedTurn, ...]
 ) -> Demonstration:
     return Demonstration(question=problem.to_question("demo"), retrieval=retrieval, turns=turns)
 
 
-def _clean(problem: Problem, *, retrieval: bool) -> tuple[WorkedTurn, ...]:
+def _clean(problem: Problem, *, retrieval: bool) -> tuple[DemonstratedTurn, ...]:
     if problem.level is Level.EASY:
-        return (WorkedTurn(thought=KNOWN, answer=problem.answer),)
+        return (DemonstratedTurn(thought=KNOWN, answer=problem.answer),)
     if not retrieval:
         return _give_up()
-    return (*_searches(problem), WorkedTurn(thought=FOUND, answer=problem.answer))
+    return (*_searches(problem), DemonstratedTurn(thought=FOUND, answer=problem.answer))
 
 
 def _imperfect(
     problem: Problem, retrieval: bool, rng: np.random.Generator, chances: Habits
-) -> tuple[WorkedTurn, ...]:
+) -> tuple[DemonstratedTurn, ...]:
     if rng.random() < chances.give_up:
         return _give_up()
     if not retrieval:
@@ -163,26 +163,26 @@ def _imperfect(
         return _clean(problem, retrieval=True)
     searches = _searches(problem)
     if problem.level is not Level.EASY and rng.random() < chances.bad_query:
-        lost = WorkedTurn(
+        lost = DemonstratedTurn(
             thought=LOOK_UP, search=problem.text.rstrip("?"), documents=searches[0].documents
         )
         return (lost, *_give_up())
     if problem.level is Level.HARD and rng.random() < chances.stop_early:
         country = problem.lookups[0].found
-        return (searches[0], WorkedTurn(thought=FOUND, answer=country))
+        return (searches[0], DemonstratedTurn(thought=FOUND, answer=country))
     if rng.random() < chances.repeat:
         searches = (searches[0], *searches)
-    return (*searches, WorkedTurn(thought=FOUND, answer=problem.answer))
+    return (*searches, DemonstratedTurn(thought=FOUND, answer=problem.answer))
 
 
-def _give_up() -> tuple[WorkedTurn, ...]:
-    return (WorkedTurn(thought=GIVE_UP, answer=UNKNOWN_ANSWER),)
+def _give_up() -> tuple[DemonstratedTurn, ...]:
+    return (DemonstratedTurn(thought=GIVE_UP, answer=UNKNOWN_ANSWER),)
 
 
-def _searches(problem: Problem) -> tuple[WorkedTurn, ...]:
+def _searches(problem: Problem) -> tuple[DemonstratedTurn, ...]:
     thoughts = (FIRST, SECOND) if problem.level is Level.HARD else (LOOK_UP,)
     return tuple(
-        WorkedTurn(thought=thought, search=lookup.query, documents=(lookup.passage,))
+        DemonstratedTurn(thought=thought, search=lookup.query, documents=(lookup.passage,))
         for thought, lookup in zip(thoughts, problem.lookups, strict=True)
     )
 

@@ -1,6 +1,6 @@
 """Worked examples as episodes would record them."""
 
-from ur2.demonstrations import Demonstration, WorkedTurn
+from ur2.demonstrations import Demonstration, DemonstratedTurn
 from ur2.prompts.render import PromptRenderer
 from ur2.types import Author, Segment, Task
 
@@ -35,7 +35,7 @@ def demonstration_segments(
     return tuple(segments)
 
 
-def _turn(renderer: PromptRenderer, turn: WorkedTurn, task: Task, number: int) -> Segment:
+def _turn(renderer: PromptRenderer, turn: DemonstratedTurn, task: Task, number: int) -> Segment:
     protocol = renderer.wording.protocol
     text = protocol.render_turn(turn.thought, search=turn.search, answer=turn.answer, task=task)
     stops = turn.search is not None or protocol.answer_form(task).form == "tags"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from ur2.demonstrations import Demonstration, WorkedTurn
+from ur2.demonstrations import Demonstration, DemonstratedTurn
 from ur2.errors import InputError
 from ur2.prompts.demonstration import demonstration_segments
 from ur2.prompts.options import PromptOptions
@@ -216,8 +216,8 @@ def test_no_question_or_document_can_open_a_turn(name, ur2):
 def test_the_protocols_markers_are_plain_text_that_is_read_back(name, shipped):
     made, tokenizer = renderer(name, shipped), TOKENIZERS[name]
     turns = (
-        WorkedTurn(thought="Look.", search="capital", documents=(Passage(id="1", text="Paris."),)),
-        WorkedTurn(thought="So", answer="Paris"),
+        DemonstratedTurn(thought="Look.", search="capital", documents=(Passage(id="1", text="Paris."),)),
+        DemonstratedTurn(thought="So", answer="Paris"),
     )
     demo = Demonstration(question=question("qa"), retrieval=True, turns=turns)
     _, search, _, answer = demonstration_segments(made, demo)

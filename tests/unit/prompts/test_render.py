@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from ur2.demonstrations import Demonstration, WorkedTurn
+from ur2.demonstrations import Demonstration, DemonstratedTurn
 from ur2.errors import InputError
 from ur2.prompts.demonstration import demonstration_segments
 from ur2.prompts.options import PromptOptions
@@ -119,8 +119,8 @@ def test_stop_ids_are_those_of_tokenizer_and_generation_config(tokenizer, atlas)
 
 def demonstration(**changes) -> Demonstration:
     turns = (
-        WorkedTurn(thought="Look.", search="capital", documents=(Passage(id="1", text="Paris."),)),
-        WorkedTurn(thought="So", answer="Paris", **changes),
+        DemonstratedTurn(thought="Look.", search="capital", documents=(Passage(id="1", text="Paris."),)),
+        DemonstratedTurn(thought="So", answer="Paris", **changes),
     )
     return Demonstration(question=make_question(), retrieval=True, turns=turns)
 
