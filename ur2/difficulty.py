@@ -160,6 +160,7 @@ def settings(options: DifficultyOptions) -> dict[str, Any]:
         "prompt": tree["prompt"],
         "rollout": rollout,
         "reward.graders": tree["reward"]["graders"],
+        "reward.grader_options": tree["reward"]["grader_options"],
         "reward.judge": _judging(options),
         **retrieval_settings(options),
     }

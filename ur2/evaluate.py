@@ -15,7 +15,6 @@ from ur2.config.evaluation import load_benchmarks, print_evaluation, resolve_mod
 from ur2.config.load import run_composed_evaluation
 from ur2.config.schema import EvaluationOptions
 from ur2.errors import run_entry
-from ur2.prompts.protocol import Protocol
 from ur2.rewards.judge import Judge
 from ur2.rollout.pool import RolloutPool
 
@@ -78,7 +77,6 @@ async def play_all(
     """Plays what is left on started workers; results are written after each benchmark."""
     runner = Runner(
         rollouts,
-        Protocol(options.prompt.protocol),
         store,
         sampling=options.rollout.eval_sampling,
         search=options.search,

@@ -298,6 +298,9 @@ class Score:
     """Graded correctness in [0, 1], whatever the reward weighs; feeds accuracy."""
     unscored: bool = False
     """The judge was asked and gave no verdict: the configured rule stands in for it."""
+    turns: tuple[float, ...] = ()
+    """Of `total`: what each turn of the policy earned by terms that measure turns, in order; empty
+    where there are none. The rest of the total is the whole trajectory's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

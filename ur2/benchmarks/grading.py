@@ -2,12 +2,11 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Protocol as Interface
+from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict
 
 from ur2.benchmarks.options import BenchmarkOptions, MetricName
-from ur2.prompts.protocol import Protocol
 from ur2.rewards.choice import choice_match
 from ur2.rewards.extract import plain
 from ur2.rewards.judge import Item as Judged
@@ -39,7 +38,7 @@ class Item(BaseModel):
     """Who wrote what, after the prompt."""
 
 
-class Judge(Interface):
+class Judge(Protocol):
     """A language model that compares answers."""
 
     async def verdicts(self, items: Sequence[Judged]) -> list[Verdict | None]:
@@ -55,14 +54,11 @@ VERDICT_VALUES: Mapping[Verdict, float] = {
 """The paper's."""
 
 
-async def grade(
-    group: Group, options: BenchmarkOptions, protocol: Protocol, judge: Judge | None
-) -> Item:
+async def grade(group: Group, options: BenchmarkOptions, judge: Judge | None) -> Item:
     """The item of a group of one trajectory."""
     (trajectory,) = group.trajectories
     question = group.assignment.question
-    turns = trajectory.policy_texts
-    answer = protocol.answer(turns[-1], question.task) if turns else None
+    answer = trajectory.answer
     metrics: dict[MetricName, float | None] = {}
     for name in options.metrics:
         if name == "judge":

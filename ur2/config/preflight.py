@@ -15,6 +15,7 @@ from ur2.datasets.overlap import without_overlap
 from ur2.datasets.sources import local_path
 from ur2.environments.game import Game
 from ur2.errors import InputError
+from ur2.prompts.protocol import Protocol
 from ur2.retrieval.manifest import load_manifest
 from ur2.rewards.options import RewardOptions
 from ur2.rewards.rubric import Rubric
@@ -50,6 +51,8 @@ def check_options(options: RunOptions) -> None:
     if problems:
         raise InputError("config: " + "; ".join(problems))
     Game.load(options.environment)
+    for reward in (options.reward, *options.rewards.values()):
+        Rubric.from_options(reward, Protocol(options.prompt.protocol))
     check_installed(options.rollout.engine)
 
 
