@@ -1,4 +1,4 @@
-"""`python -m ur2.curriculum.difficulty +experiment=NAME out=DIR`: how hard is each question?
+"""`python -m ur2.difficulty +experiment=NAME out=DIR`: how hard is each question?
 
 Plays K samples of every training question without retrieval, and with it if asked, and writes the
 questions with measured levels. DIR gets `questions.jsonl`, `report.json`, `levels.png` and
@@ -20,11 +20,11 @@ from ur2.config.evaluation import retrieval_settings
 from ur2.config.load import run_composed_difficulty
 from ur2.config.schema import DifficultyOptions
 from ur2.curriculum.difficulty import Tally
-from ur2.curriculum.outcome import Outcome
+from ur2.curriculum.outcome import GroupOutcome
 from ur2.errors import ComponentError, run_entry
-from ur2.prompts.protocol import Protocol
+from ur2.prompts.dialect import Dialect
 from ur2.rewards.rubric import Rubric
-from ur2.rollout.pool import RolloutPool
+from ur2.rollout.pool.rollout_pool import RolloutPool
 from ur2.rollout.tasks import gather_or_cancel
 from ur2.types import Assignment, Group, Question
 
@@ -57,7 +57,9 @@ def measure(options: DifficultyOptions) -> None:
     file.open(settings(options))
     left = assignments_left(options, questions, file)
     if left:
-        from ur2.session import with_rollouts  # loads ray and torch: only after all checks
+        from ur2.assembly.measuring import (
+            with_rollouts,  # loads ray and torch: only after all checks
+        )
 
         with_rollouts(
             options,
@@ -113,7 +115,7 @@ async def _play(
     pool: RolloutPool,
     on_done: Callable[[], None],
 ) -> None:
-    rubric = Rubric.from_options(options.reward, Protocol(options.prompt.protocol))
+    rubric = Rubric.from_options(options.reward, Dialect(options.prompt.protocol))
     played: asyncio.Queue[Group | None] = asyncio.Queue()
     searches = {"made": 0, "failed": 0}
 
@@ -127,7 +129,7 @@ async def _play(
         while (group := await played.get()) is not None:
             _check_failures(options, group, searches)
             scored = await rubric.score(group, step=1)
-            file.append(Tally.of(Outcome.of(scored)))
+            file.append(Tally.of(GroupOutcome.of(scored)))
             on_done()
 
     await gather_or_cancel([play(), *(score() for _ in range(NUM_GRADERS))])

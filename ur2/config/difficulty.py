@@ -46,7 +46,7 @@ def load_inputs(options: DifficultyOptions) -> list[Question]:
     check_engine(options, options.rollout.sampling)
     openings = make_openings(options)
     questions = load_checked(options.dataset.train, openings)[: options.limit]
-    Rubric.from_options(options.reward, openings.renderer.wording.protocol).check(questions)
+    Rubric.from_options(options.reward, openings.renderer.wording.dialect).check(questions)
     return questions
 
 

@@ -27,7 +27,7 @@ from ur2.rollout.engines.chat import check_chat_sampling
 from ur2.rollout.engines.endpoint import api_key, endpoint_url
 from ur2.rollout.engines.factory import check_installed
 from ur2.rollout.options import SamplingOptions
-from ur2.trainer.run_directory import RunDirectory
+from ur2.trainer.record.run_directory import RunDirectory
 
 SOURCES = {"actor": ("index", "indexes"), "http": (), "web": ("web",), "none": ()}
 """By backend, the options that say where passages come from."""

@@ -21,8 +21,8 @@ from ur2.rewards.rubric import Rubric
 from ur2.rollout.engines.factory import check_installed
 from ur2.rollout.openings import Openings, check_observations
 from ur2.rollout.worker import make_renderer
+from ur2.trainer.cluster.placement import Demand
 from ur2.trainer.options import ClusterOptions
-from ur2.trainer.placement import Demand
 from ur2.types import Question
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -116,7 +116,7 @@ def make_openings(options: InferenceOptions) -> Openings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Inputs:
+class RunInputs:
     """What a run reads before it starts."""
 
     train: list[Question]
@@ -130,7 +130,7 @@ class Inputs:
         return [*self.train, *chain.from_iterable(self.stages.values())]
 
 
-def load_inputs(options: RunOptions) -> Inputs:
+def load_inputs(options: RunOptions) -> RunInputs:
     """Reads and checks everything that the run will need.
 
     Raises:
@@ -144,7 +144,7 @@ def load_inputs(options: RunOptions) -> Inputs:
 
     def read(path: str, reward: RewardOptions) -> list[Question]:
         questions = load_checked(path, openings)
-        Rubric.from_options(reward, openings.renderer.wording.protocol).check(questions)
+        Rubric.from_options(reward, openings.renderer.wording.dialect).check(questions)
         return questions
 
     held_out = read(options.dataset.eval, options.reward) if options.dataset.eval else []
@@ -155,7 +155,7 @@ def load_inputs(options: RunOptions) -> Inputs:
             without_overlap(questions, held_out) if options.dataset.exclude_overlap else questions
         )
 
-    return Inputs(
+    return RunInputs(
         train=read_train(options.dataset.train, options.reward),
         held_out=first_of_each(held_out, options.dataset.eval_per_bucket),
         stages={

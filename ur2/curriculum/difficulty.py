@@ -1,6 +1,6 @@
 """How hard questions are for a policy, from its rollouts, and what retrieval adds.
 
-`python -m ur2.curriculum.difficulty +experiment=NAME out=DIR` plays the rollouts: `ur2.difficulty`.
+`python -m ur2.difficulty +experiment=NAME out=DIR` plays the rollouts: `ur2.difficulty`.
 """
 
 import runpy
@@ -13,7 +13,7 @@ from statistics import NormalDist, fmean, stdev
 from pydantic import BaseModel, ConfigDict, Field
 
 from ur2.curriculum.options import LevelOptions
-from ur2.curriculum.outcome import Outcome
+from ur2.curriculum.outcome import GroupOutcome
 from ur2.types import Level, Question
 
 
@@ -31,7 +31,7 @@ class Tally(BaseModel):
     num_searches: int
 
     @classmethod
-    def of(cls, outcome: Outcome) -> "Tally":
+    def of(cls, outcome: GroupOutcome) -> "Tally":
         """The tally of a played group."""
         return cls(
             id=outcome.question.id,

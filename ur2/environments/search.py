@@ -12,7 +12,7 @@ from pydantic import Field
 
 from ur2.environments.base import Ask, End, Piece, Reply, Services, Turn
 from ur2.options import Options
-from ur2.prompts.protocol import Answer, Search, Stop, Wrapped
+from ur2.prompts.dialect import Answer, Search, Stop, Wrapped
 from ur2.types import (
     SEARCH,
     Assignment,

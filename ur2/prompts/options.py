@@ -1,4 +1,4 @@
-"""Options of the protocol and of the prompt texts."""
+"""Options of the dialect and of the prompt texts."""
 
 from typing import Literal, Self
 
@@ -43,7 +43,7 @@ class AnswerOptions(Options):
         return self
 
 
-class ProtocolOptions(Options):
+class DialectOptions(Options):
     """The markers and limits of an episode."""
 
     search: MarkerOptions
@@ -84,7 +84,7 @@ class TemplateOptions(Options):
     """The user message of one task: Jinja templates.
 
     They see `question`, `options` (lettered, e.g. "A. Paris"), `search`, `documents`, `answer`
-    (each with `open` and `close`) and `protocol` (`max_searches`, `max_query_words`).
+    (each with `open` and `close`) and `dialect` (`max_searches`, `max_query_words`).
     """
 
     search: str
@@ -96,13 +96,13 @@ class TemplateOptions(Options):
 class PromptOptions(Options):
     """What the policy reads before it writes."""
 
-    protocol: ProtocolOptions
+    protocol: DialectOptions
     """The markers and limits."""
     templates: dict[Task, TemplateOptions]
     """The user message per task."""
     last_turn: str | None = None
     """Jinja template of words put after the last documents that an episode may get, without loss,
-    such as "I must answer now."; it sees `question`, `answer` and `protocol`. None puts nothing."""
+    such as "I must answer now."; it sees `question`, `answer` and `dialect`. None puts nothing."""
     system: str | None = None
     """The system message; None sends none (the chat template may add its own)."""
     chat_template_kwargs: dict[str, JsonValue] = Field(default_factory=dict)

@@ -15,7 +15,7 @@ from ur2.datasets import load_questions
 from ur2.difficulty import assignments_left, play_all, settings
 from ur2.errors import ComponentError, InputError
 from ur2.rewards.options import JudgeOptions
-from ur2.rollout.pool import RolloutPool
+from ur2.rollout.pool.rollout_pool import RolloutPool
 from ur2.types import (
     Author,
     Group,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ur2.benchmarks.store import Store
+from ur2.benchmarks.store import EvaluationFolder
 from ur2.config.evaluation import load_benchmarks, model_of, resolve_model, settings
 from ur2.config.load import CONFIGS, compose, compose_evaluation
 from ur2.config.preflight import check_options
@@ -161,7 +161,7 @@ def test_bad_input_is_named_before_anything_starts(
 
 def test_results_made_otherwise_are_never_mixed(question_file: Path, tmp_path: Path) -> None:
     given = [*CHAT, "+benchmark=atlas", f"benchmarks.atlas.file={question_file}"]
-    store = Store(str(tmp_path))
+    store = EvaluationFolder(str(tmp_path))
     store.open(settings(compose_evaluation(given)))
     store.check(settings(compose_evaluation([*given, "limit=3", "cluster.call_timeout_s=1"])))
     for change, named in (
@@ -211,7 +211,7 @@ def test_a_service_that_answers_elsewhere_now_is_the_same_and_another_model_is_n
 ) -> None:
     base = [option for option in CHAT if not option.startswith("search")]
     base += ["+benchmark=atlas", f"benchmarks.atlas.file={question_file}", *given]
-    store = Store(str(tmp_path))
+    store = EvaluationFolder(str(tmp_path))
     store.open(settings(compose_evaluation(base)))
     store.check(settings(compose_evaluation([*base, moved])))
     with pytest.raises(InputError, match=f"another {named}:"):

@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from ur2.errors import ComponentError, InputError
-from ur2.rewards.judge import Item, Judge, read_verdict
+from ur2.rewards.judge import AnswerToJudge, Judge, read_verdict
 from ur2.rewards.options import JudgeOptions, RewardOptions
 from ur2.rewards.rubric import Rubric
 from ur2.types import Assignment, Group
@@ -75,7 +75,9 @@ def endpoint():
 def ask(make_question):
     async def run(answers, **options):
         judge = Judge(JudgeOptions(tasks=("math",), unscored="exact", **options))
-        items = [Item(make_question("math", answers=("42",)), answer) for answer in answers]
+        items = [
+            AnswerToJudge(make_question("math", answers=("42",)), answer) for answer in answers
+        ]
         return await judge.verdicts(items), judge
 
     return run
@@ -175,7 +177,7 @@ async def test_the_key_comes_from_the_environment(ask, endpoint, monkeypatch):
     assert endpoint.authorizations == ["Bearer abc", None]
 
 
-def test_an_address_without_protocol_is_refused():
+def test_an_address_without_dialect_is_refused():
     with pytest.raises(InputError, match=r"reward\.judge\.url: 'localhost:8000'"):
         Judge(JudgeOptions(tasks=(), unscored="zero", url="localhost:8000"))
 

@@ -11,13 +11,13 @@ from typing import Any, cast
 
 from ur2.endpoints.chat import printable
 from ur2.errors import ComponentError, InputError
+from ur2.prompts.dialect import Markers
 from ur2.prompts.options import PromptOptions
-from ur2.prompts.protocol import Markers
 from ur2.prompts.render import PromptRenderer
 from ur2.rollout.engines.base import Generation, GenerationRequest
 from ur2.rollout.engines.endpoint import Endpoint
 from ur2.rollout.options import EngineOptions
-from ur2.transfer.records import Manifest, Meeting
+from ur2.transfer.records import Rendezvous, WeightsManifest
 from ur2.types import Author, Segment
 
 CHARS_PER_TOKEN = 4
@@ -90,11 +90,11 @@ class ChatEngine:
         """Refuses: an endpoint's weights are fixed."""
         raise ComponentError(NO_WEIGHTS)
 
-    async def join_policy(self, meeting: Meeting) -> None:
+    async def join_policy(self, rendezvous: Rendezvous) -> None:
         """Refuses: an endpoint's weights are fixed."""
         raise ComponentError(NO_WEIGHTS)
 
-    async def receive_weights(self, manifest: Manifest, version: int) -> None:
+    async def receive_weights(self, manifest: WeightsManifest, version: int) -> None:
         """Refuses: an endpoint's weights are fixed."""
         raise ComponentError(NO_WEIGHTS)
 
