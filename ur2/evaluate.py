@@ -11,13 +11,14 @@ from rich.progress import MofNCompleteColumn, Progress
 from ur2.benchmarks.results import publish
 from ur2.benchmarks.runner import Benchmark, Runner
 from ur2.benchmarks.store import Store
-from ur2.config.evaluation import load_benchmarks, print_evaluation, resolve_model, settings
+from ur2.config.evaluation import evaluation_settings, load_benchmarks, print_evaluation
 from ur2.config.load import run_composed_evaluation
+from ur2.config.measuring import resolve_model
 from ur2.config.schema import EvaluationOptions
 from ur2.errors import run_entry
 from ur2.prompts.protocol import Protocol
 from ur2.rewards.judge import Judge
-from ur2.rollout.pool import RolloutPool
+from ur2.rollout.pool.rollout_pool import RolloutPool
 
 
 def main() -> None:
@@ -31,7 +32,7 @@ def evaluate(options: EvaluationOptions) -> None:
     options = resolve_model(options)
     benchmarks = load_benchmarks(options)
     store = Store(options.out or default_out(options.checkpoint))
-    deciding = settings(options)
+    deciding = evaluation_settings(options)
     store.check(deciding)
     print_evaluation(options, benchmarks, str(store.path), console)
     if options.dry_run:
@@ -41,7 +42,9 @@ def evaluate(options: EvaluationOptions) -> None:
         for benchmark in benchmarks:
             store.drop_failures(benchmark.name, unjudged=options.judge.url is not None)
     if num_left(store, benchmarks):
-        from ur2.session import with_rollouts  # loads ray and torch: only after all checks
+        from ur2.assembly.measuring import (
+            with_rollouts,  # loads ray and torch: only after all checks
+        )
 
         with_rollouts(
             options,

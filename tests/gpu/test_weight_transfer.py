@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from ur2.algorithms.options import AlgorithmOptions
+from ur2.policy.batch.packing import plan
 from ur2.policy.options import PolicyOptions
-from ur2.policy.packing import plan
 from ur2.transfer.records import Meeting
 from ur2.types import Batch, Sample
 

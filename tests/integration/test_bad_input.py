@@ -53,7 +53,7 @@ def test_a_model_without_chat_template_is_refused(tmp_path: Path) -> None:
     from ur2.config.load import compose
     from ur2.config.preflight import make_renderer
     from ur2.errors import InputError
-    from ur2.policy.scratch import ScratchOptions, make_model
+    from ur2.policy.model.scratch import ScratchOptions, make_model
 
     make_model(ScratchOptions(vocab_size=300), ["a b c"], str(tmp_path / "model"), seed=0)
     for name in ("chat_template.jinja",):

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ur2.errors import ComponentError
 from ur2.prompts.options import PromptOptions
-from ur2.retrieval.knowledge import Knowledge
+from ur2.retrieval.reading.knowledge import Knowledge
 from ur2.rollout.engines.base import GenerationRequest
 from ur2.rollout.engines.hf import HfEngine
 from ur2.rollout.options import EngineOptions, RolloutOptions, SamplingOptions

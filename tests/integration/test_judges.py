@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from ur2.policy.packing import plan
+from ur2.policy.batch.packing import plan
 from ur2.types import Sample
 
 pytestmark = pytest.mark.slow

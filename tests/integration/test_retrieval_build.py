@@ -12,7 +12,7 @@ import pytest
 
 from ur2.retrieval.build import build
 from ur2.retrieval.options import BuildOptions
-from ur2.retrieval.store import Store
+from ur2.retrieval.service.store import Store
 
 pytestmark = pytest.mark.slow
 

@@ -13,7 +13,7 @@ from ur2.rollout.engines.base import Generation, GenerationRequest
 from ur2.rollout.engines.hf import HfEngine
 from ur2.rollout.engines.vllm import VllmEngine
 from ur2.rollout.options import EngineOptions
-from ur2.trainer.leftovers import Notes, shared_memory_in_use
+from ur2.trainer.cluster.leftovers import Notes, shared_memory_in_use
 
 pytestmark = pytest.mark.slow
 

@@ -10,7 +10,7 @@ from ur2.benchmarks.store import Store
 from ur2.errors import ComponentError
 from ur2.prompts.protocol import Protocol
 from ur2.rollout.options import SamplingOptions
-from ur2.rollout.pool import RolloutPool
+from ur2.rollout.pool.rollout_pool import RolloutPool
 from ur2.rollout.tasks import gather_or_cancel
 from ur2.types import Assignment, Group, Question
 

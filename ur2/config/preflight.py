@@ -11,7 +11,7 @@ from typing import Literal
 from ur2.config.problems import STAGES, option_problems
 from ur2.config.schema import InferenceOptions, RunOptions
 from ur2.datasets import load_questions
-from ur2.datasets.overlap import without_overlap
+from ur2.datasets.matching import without_overlap
 from ur2.datasets.sources import local_path
 from ur2.errors import InputError
 from ur2.prompts.protocol import Protocol
@@ -21,8 +21,8 @@ from ur2.rewards.options import RewardOptions
 from ur2.rewards.rubric import Rubric
 from ur2.rollout.engines.factory import check_installed
 from ur2.rollout.engines.text import load_tokenizer
+from ur2.trainer.cluster.placement import Demand
 from ur2.trainer.options import ClusterOptions
-from ur2.trainer.placement import Demand
 from ur2.types import Question
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from ur2.errors import InputError
 from ur2.policy.deepspeed_config import deepspeed_config
-from ur2.policy.lora import Weight, adapters_off, weights_of
-from ur2.policy.model import CriticModel, PolicyModel
+from ur2.policy.model.lora import Weight, adapters_off, weights_of
+from ur2.policy.model.models import CriticModel, PolicyModel
 from ur2.policy.optimizers import make_optimizer
 from ur2.policy.options import PolicyOptions
 from ur2.transfer.records import Manifest

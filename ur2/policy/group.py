@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ur2.errors import ComponentError
+from ur2.policy.batch.packing import plan
 from ur2.policy.options import PolicyOptions
-from ur2.policy.packing import plan
 from ur2.transfer.choice import Way
 from ur2.transfer.publication import Files, Publication, Stream
 from ur2.types import Batch, Sample

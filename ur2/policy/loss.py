@@ -17,7 +17,7 @@ from ur2.algorithms.options import BOUNDED, AlgorithmOptions
 from ur2.algorithms.reductions import REDUCTIONS, Denominators, Reduction, token_mean
 from ur2.algorithms.sequences import Sequences
 from ur2.algorithms.values import clipped_value
-from ur2.policy.microbatch import Inputs
+from ur2.policy.batch.microbatch import Inputs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

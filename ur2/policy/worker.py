@@ -12,17 +12,17 @@ from torch import Tensor
 
 from ur2.algorithms.options import AlgorithmOptions
 from ur2.algorithms.reductions import Denominators
+from ur2.policy.batch.microbatch import collate
+from ur2.policy.batch.packing import Microbatch, RankPlan, RankStep
+from ur2.policy.batch.per_token import per_token
+from ur2.policy.batch.totals import Totals
 from ur2.policy.critic import Critic, critic_options
 from ur2.policy.deepspeed_config import shards_bf16
 from ur2.policy.loss import Report, microbatch_loss
-from ur2.policy.microbatch import collate
 from ur2.policy.options import LoraOptions, PolicyOptions
-from ur2.policy.packing import Microbatch, RankPlan, RankStep
-from ur2.policy.per_token import per_token
 from ur2.policy.ranks import merge, restore_rng, rng_state
 from ur2.policy.refusal import refusal
 from ur2.policy.schedule import learning_rate_factor
-from ur2.policy.totals import Totals
 from ur2.policy.weights import PART_BYTES, Outlet, free_port, model_folder, write_exported
 from ur2.transfer.proof import make_secret
 from ur2.transfer.records import Manifest, Meeting
@@ -85,8 +85,8 @@ class PolicyWorker:
         """
         # heavy, and deepspeed decides on the device when imported: only in the worker's own process
         from ur2.policy.engine import BaseEngine, FrozenEngine, TrainEngine, join_ranks
-        from ur2.policy.lora import add_adapters
-        from ur2.policy.model import CriticModel, PolicyModel, load_lm
+        from ur2.policy.model.lora import add_adapters
+        from ur2.policy.model.models import CriticModel, PolicyModel, load_lm
 
         torch.set_num_threads(self.options.num_threads)
         torch.manual_seed(self.seed + self.rank)

@@ -23,15 +23,15 @@ from rich.table import Table
 
 from ur2.errors import InputError, run_entry
 from ur2.options import parse_command_line
-from ur2.retrieval.encode import LoadEncoder
-from ur2.retrieval.encoder import Encoder, SentenceTransformerEncoder, num_threads
-from ur2.retrieval.index import VectorIndex, VectorSource, exact_search
+from ur2.retrieval.encoder.sentence_encoder import Encoder, SentenceTransformerEncoder, num_threads
+from ur2.retrieval.encoder.shards import LoadEncoder
+from ur2.retrieval.encoder.vectors import VectorFolder
+from ur2.retrieval.index.nearest import VectorIndex, VectorSource, exact_search
+from ur2.retrieval.index.recall_curve import Point, choose, ladder, measure_of, plot
 from ur2.retrieval.manifest import Manifest, Tuning, load_manifest
 from ur2.retrieval.options import BuildOptions, EncoderOptions
 from ur2.retrieval.partial import writing
-from ur2.retrieval.recall_curve import Point, choose, ladder, measure_of, plot
-from ur2.retrieval.store import Store
-from ur2.retrieval.vectors import VectorFolder
+from ur2.retrieval.service.store import Store
 
 PROG = "python -m ur2.retrieval.autotune"
 CURVE_FILE = "autotune.png"

@@ -21,14 +21,15 @@ from rich.progress import TaskID
 from ur2.errors import InputError, run_entry
 from ur2.locks import locked
 from ur2.options import parse_command_line
-from ur2.retrieval import index as faiss_index
 from ur2.retrieval.autotune import check_tuning, tune_built
-from ur2.retrieval.corpus_convert import convert, corpus_sha256, ready_corpus
-from ur2.retrieval.corpus_file import Corpus
-from ur2.retrieval.encode import Encoding, LoadEncoder, load_encoder
-from ur2.retrieval.encoder import encoder_spec, num_threads
-from ur2.retrieval.index_rules import index_spec, plan, search_spec
-from ur2.retrieval.lexical import build_lexical
+from ur2.retrieval.corpus.convert import convert, corpus_sha256, ready_corpus
+from ur2.retrieval.corpus.file import Corpus
+from ur2.retrieval.encoder.sentence_encoder import encoder_spec, num_threads
+from ur2.retrieval.encoder.shards import Encoding, LoadEncoder, load_encoder
+from ur2.retrieval.encoder.vectors import VectorFolder
+from ur2.retrieval.index import nearest as faiss_index
+from ur2.retrieval.index.lexical import build_lexical
+from ur2.retrieval.index.rules import index_spec, plan, search_spec
 from ur2.retrieval.manifest import (
     MANIFEST_FILE,
     LexicalSpec,
@@ -39,8 +40,7 @@ from ur2.retrieval.manifest import (
 )
 from ur2.retrieval.options import BuildOptions
 from ur2.retrieval.partial import progress_bar, work_folder, write_atomically
-from ur2.retrieval.store import CORPUS_FILE, LEXICAL_FOLDER, VECTORS_FILE
-from ur2.retrieval.vectors import VectorFolder
+from ur2.retrieval.service.store import CORPUS_FILE, LEXICAL_FOLDER, VECTORS_FILE
 
 PROG = "python -m ur2.retrieval.build"
 PASSAGES_PER_ROUND = 1024

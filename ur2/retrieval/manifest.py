@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ur2.errors import InputError
-from ur2.retrieval.index_options import IndexKind, Quantiser, VectorKind
+from ur2.retrieval.index.options import IndexKind, Quantiser, VectorKind
 from ur2.retrieval.partial import write_atomically, writing
 
 MANIFEST_FILE = "manifest.json"
@@ -38,7 +38,7 @@ class VectorSpec(_Record):
     kind: VectorKind
     quantiser: Quantiser = "none"
     parameters: dict[str, int] = {}
-    """By name, see `ur2.retrieval.index_rules`; one that is missing follows the rule."""
+    """By name, see `ur2.retrieval.index.rules`; one that is missing follows the rule."""
 
 
 class LexicalSpec(_Record):

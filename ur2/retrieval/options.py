@@ -5,9 +5,9 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from ur2.options import Options
-from ur2.retrieval.corpus_options import Paths, ReadOptions
-from ur2.retrieval.index_options import IndexOptions
-from ur2.retrieval.knowledge_options import KnowledgeOptions
+from ur2.retrieval.corpus.options import Paths, ReadOptions
+from ur2.retrieval.index.options import IndexOptions
+from ur2.retrieval.reading.options import KnowledgeOptions
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 

@@ -15,8 +15,8 @@ from ur2.demonstrations import Demonstration
 from ur2.policy.group import PolicyGroup
 from ur2.prompts.options import PromptOptions
 from ur2.prompts.render import PromptRenderer
-from ur2.trainer.actors import PolicyProcess
-from ur2.trainer.cluster import Cluster
+from ur2.trainer.cluster.actors import PolicyProcess
+from ur2.trainer.cluster.ray_cluster import Cluster
 from ur2.trainer.options import ColdstartOptions, PhaseOptions
 from ur2.types import Author, Batch, Sample, Segment
 

@@ -18,22 +18,22 @@ from ur2.errors import ComponentError, NotFiniteError
 from ur2.policy.group import PolicyGroup
 from ur2.rewards.rubric import Rubric
 from ur2.rollout.options import RolloutOptions
-from ur2.rollout.pool import RolloutPool
+from ur2.rollout.pool.rollout_pool import RolloutPool
 from ur2.trainer.batching import make_batch
 from ur2.trainer.checkpoint import Checkpoints, LoopState
-from ur2.trainer.clock import Clock
 from ur2.trainer.evaluation import Evaluation, evaluate
 from ur2.trainer.feed import Feed, Harvest
 from ur2.trainer.interrupt import unless_stopped
-from ur2.trainer.metrics import (
+from ur2.trainer.options import TrainerOptions
+from ur2.trainer.record.clock import Clock
+from ur2.trainer.record.metrics import (
     harvest_metrics,
     has_zero_variance,
     retrieval_metrics,
     step_metrics,
 )
-from ur2.trainer.options import TrainerOptions
-from ur2.trainer.reporting import Reporter
-from ur2.trainer.timeline import Timeline
+from ur2.trainer.record.reporting import Reporter
+from ur2.trainer.record.timeline import Timeline
 from ur2.types import Assignment, Batch, Question, ScoredGroup
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from ur2.benchmarks.store import Store
 from ur2.config.load import compose_evaluation
 from ur2.prompts.protocol import Protocol
 from ur2.rollout.options import RolloutOptions, SamplingOptions
-from ur2.rollout.pool import RolloutPool
+from ur2.rollout.pool.rollout_pool import RolloutPool
 from ur2.types import (
     Assignment,
     Author,

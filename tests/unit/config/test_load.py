@@ -6,7 +6,7 @@ from ur2.config.load import CONFIGS, compose
 from ur2.config.preflight import check_options, num_gpus
 from ur2.config.problems import option_problems, weight_transfer
 from ur2.errors import InputError
-from ur2.trainer.placement import Demand, Node, plan
+from ur2.trainer.cluster.placement import Demand, Node, plan
 
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
 

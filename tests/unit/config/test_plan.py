@@ -28,7 +28,7 @@ def questions(experiment: str) -> str:
 
 @pytest.fixture(scope="module")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    from ur2.policy.scratch import ScratchOptions, make_model
+    from ur2.policy.model.scratch import ScratchOptions, make_model
 
     folder = str(tmp_path_factory.mktemp("tiny") / "model")
     small = ScratchOptions(vocab_size=300, hidden_size=16, num_layers=2, num_heads=2)

@@ -7,11 +7,11 @@ import pytest
 from ur2.errors import InputError
 from ur2.retrieval.autotune import AutotuneOptions, autotune, check_tuning, read_queries
 from ur2.retrieval.build import search_as_asked
-from ur2.retrieval.index import InMemory
+from ur2.retrieval.index.nearest import InMemory
+from ur2.retrieval.index.recall_curve import recall
 from ur2.retrieval.manifest import load_manifest
 from ur2.retrieval.options import BuildOptions
-from ur2.retrieval.recall_curve import recall
-from ur2.retrieval.store import Store
+from ur2.retrieval.service.store import Store
 from ur2.types import Passage
 
 PASSAGES = [

@@ -9,11 +9,11 @@ import pytest
 
 from ur2.errors import ComponentError, InputError, run_entry
 from ur2.retrieval.build import build, main, up_to_date
-from ur2.retrieval.corpus import make
-from ur2.retrieval.corpus_options import CorpusOptions
+from ur2.retrieval.corpus.__main__ import make
+from ur2.retrieval.corpus.options import CorpusOptions
 from ur2.retrieval.manifest import MANIFEST_FILE, load_manifest
 from ur2.retrieval.options import BuildOptions
-from ur2.retrieval.store import CORPUS_FILE, VECTORS_FILE, Store
+from ur2.retrieval.service.store import CORPUS_FILE, VECTORS_FILE, Store
 from ur2.types import Passage
 
 

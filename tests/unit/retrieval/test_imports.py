@@ -15,7 +15,8 @@ def test_options_import_nothing_heavy() -> None:
 
 
 def test_the_client_needs_neither_index_nor_encoder() -> None:
-    code = "import sys, ur2.retrieval.client; print({'torch', 'faiss', 'pyarrow'} & {*sys.modules})"
+    heavy = {"torch", "faiss", "pyarrow"}
+    code = f"import sys, ur2.retrieval.client.retriever; print({heavy} & {{*sys.modules}})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 
@@ -27,7 +28,7 @@ def test_the_matrix_products_of_search_use_what_the_processor_has() -> None:
     threadpoolctl = pytest.importorskip("threadpoolctl")
     assert threadpoolctl
     code = """
-import os, ur2.retrieval.index, threadpoolctl
+import os, ur2.retrieval.index.nearest, threadpoolctl
 libraries = [lib for lib in threadpoolctl.threadpool_info() if "faiss" in lib["filepath"]]
 print(sorted({lib.get("architecture", "") for lib in libraries} - {""}))
 assert "OPENBLAS_CORETYPE" not in os.environ

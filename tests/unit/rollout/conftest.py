@@ -11,7 +11,7 @@ import pytest
 from ur2.prompts.options import PromptOptions
 from ur2.prompts.protocol import Protocol
 from ur2.prompts.render import PromptRenderer
-from ur2.retrieval.knowledge import Knowledge
+from ur2.retrieval.reading.knowledge import Knowledge
 from ur2.rollout.engines.base import Generation, GenerationRequest
 from ur2.rollout.episode import Players, run_episode
 from ur2.rollout.options import RolloutOptions, SamplingOptions

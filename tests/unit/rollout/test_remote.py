@@ -10,7 +10,7 @@ import pytest
 
 from ur2.errors import ComponentError, InputError
 from ur2.prompts.protocol import Protocol
-from ur2.retrieval.knowledge import Knowledge
+from ur2.retrieval.reading.knowledge import Knowledge
 from ur2.rollout.chat import ChatWorker, close_marker, text_renderer
 from ur2.rollout.engines.base import GenerationRequest
 from ur2.rollout.engines.endpoint import Endpoint

@@ -12,13 +12,13 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from ur2.errors import ComponentError
-from ur2.retrieval.client import RetrievalClient
-from ur2.retrieval.errors import RetrievalUnavailableError
-from ur2.retrieval.knowledge import Knowledge
+from ur2.retrieval.client.errors import RetrievalUnavailableError
+from ur2.retrieval.client.retriever import RetrievalClient
+from ur2.retrieval.reading.knowledge import Knowledge
 from ur2.rollout.engines.base import Generation
 from ur2.rollout.episode import turn_seed
 from ur2.rollout.options import EngineOptions, RolloutOptions, SamplingOptions
-from ur2.rollout.pool import RolloutPool
+from ur2.rollout.pool.rollout_pool import RolloutPool
 from ur2.rollout.worker import RolloutWorker
 from ur2.transfer.publication import Files
 from ur2.types import Author, Passage, RetrievalFailed, Status, version_runs

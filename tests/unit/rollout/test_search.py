@@ -9,12 +9,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ur2.retrieval.client import HttpTransport, RetrievalClient
-from ur2.retrieval.knowledge import Knowledge
-from ur2.retrieval.knowledge_options import SummariserOptions
-from ur2.retrieval.summarise import Summariser
-from ur2.retrieval.web import WebRetriever
-from ur2.retrieval.web_options import WebSearchOptions
+from ur2.retrieval.client.retriever import HttpTransport, RetrievalClient
+from ur2.retrieval.reading.knowledge import Knowledge
+from ur2.retrieval.reading.options import SummariserOptions
+from ur2.retrieval.reading.summarise import Summariser
+from ur2.retrieval.web.options import WebSearchOptions
+from ur2.retrieval.web.search import WebRetriever
 from ur2.rewards.terms import num_unsearchable
 from ur2.types import (
     Author,

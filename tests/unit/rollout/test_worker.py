@@ -4,7 +4,7 @@ import pytest
 
 from ur2.errors import ComponentError, InputError
 from ur2.rollout.options import SamplingOptions
-from ur2.rollout.pool import RolloutPool
+from ur2.rollout.pool.rollout_pool import RolloutPool
 from ur2.rollout.worker import RolloutWorker
 from ur2.types import Status
 

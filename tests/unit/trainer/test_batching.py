@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from ur2.algorithms.options import AlgorithmOptions
-from ur2.policy.microbatch import collate
+from ur2.policy.batch.microbatch import collate
 from ur2.trainer.batching import make_batch, to_batch
 from ur2.types import Sample
 

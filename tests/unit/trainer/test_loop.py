@@ -17,16 +17,16 @@ from ur2.curriculum.options import CurriculumOptions
 from ur2.errors import ComponentError, InputError, NotFiniteError, RunInterruptedError
 from ur2.policy.group import PolicyGroup
 from ur2.policy.options import PolicyOptions
-from ur2.rollout.board import Account, Loss, WorkerAccount
 from ur2.rollout.options import RolloutOptions, SamplingOptions
+from ur2.rollout.pool.board import Account, Loss, WorkerAccount
 from ur2.trainer.checkpoint import Checkpoints, LoopState
-from ur2.trainer.clock import Clock
 from ur2.trainer.loop import Trainer
 from ur2.trainer.options import TrainerOptions
-from ur2.trainer.reporting import Reporter
-from ur2.trainer.run_directory import RunDirectory
-from ur2.trainer.timeline import Timeline
-from ur2.trainer.trackers import Trackers
+from ur2.trainer.record.clock import Clock
+from ur2.trainer.record.reporting import Reporter
+from ur2.trainer.record.run_directory import RunDirectory
+from ur2.trainer.record.timeline import Timeline
+from ur2.trainer.record.trackers import Trackers
 from ur2.transfer.publication import Files
 from ur2.types import (
     Assignment,
