@@ -31,8 +31,8 @@ import psutil
 import yaml
 from math_verify import LatexExtractionConfig, parse, verify
 
+from ur2.prompts.dialect import Dialect
 from ur2.prompts.options import PromptOptions
-from ur2.prompts.protocol import Protocol
 from ur2.rewards import math
 from ur2.rewards.options import RewardOptions
 from ur2.rewards.rubric import Rubric
@@ -79,7 +79,7 @@ def main() -> None:
     data = dict(argument.split("=", 1) for argument in sys.argv[1:]).get("data")
     folder = Path(data or os.environ.get("UR2_SHARED_DATA", ROOT.parent / "shared" / "data"))
     tree = yaml.safe_load((ROOT / "configs" / "prompt" / "ur2.yaml").read_text())
-    rubric = Rubric.from_options(OPTIONS, Protocol(PromptOptions.load(tree, where="ur2").protocol))
+    rubric = Rubric.from_options(OPTIONS, Dialect(PromptOptions.load(tree, where="ur2").protocol))
     figures = text_figures(rubric)
     source = folder / "math" / "math_test_5000.jsonl"
     if source.exists():

@@ -6,8 +6,8 @@ from ur2.types import Passage, Question
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Turn:
-    """One turn of a demonstration, independent of any protocol's markers."""
+class DemonstratedTurn:
+    """One turn of a demonstration, independent of any dialect's markers."""
 
     thought: str
     search: str | None = None
@@ -26,4 +26,4 @@ class Demonstration:
 
     question: Question
     retrieval: bool
-    turns: tuple[Turn, ...]
+    turns: tuple[DemonstratedTurn, ...]

@@ -19,9 +19,9 @@ from ur2.config.load import run_composed_difficulty
 from ur2.config.measuring import resolve_model
 from ur2.config.schema import DifficultyOptions
 from ur2.curriculum.difficulty import Tally
-from ur2.curriculum.outcome import Outcome
+from ur2.curriculum.outcome import GroupOutcome
 from ur2.errors import ComponentError, run_entry
-from ur2.prompts.protocol import Protocol
+from ur2.prompts.dialect import Dialect
 from ur2.rewards.rubric import Rubric
 from ur2.rollout.pool.rollout_pool import RolloutPool
 from ur2.rollout.tasks import gather_or_cancel
@@ -114,7 +114,7 @@ async def _play(
     pool: RolloutPool,
     on_done: Callable[[], None],
 ) -> None:
-    rubric = Rubric.from_options(options.reward, Protocol(options.prompt.protocol))
+    rubric = Rubric.from_options(options.reward, Dialect(options.prompt.protocol))
     played: asyncio.Queue[Group | None] = asyncio.Queue()
     searches = {"made": 0, "failed": 0}
 
@@ -128,7 +128,7 @@ async def _play(
         while (group := await played.get()) is not None:
             _check_failures(options, group, searches)
             scored = await rubric.score(group, step=1)
-            file.append(Tally.of(Outcome.of(scored)))
+            file.append(Tally.of(GroupOutcome.of(scored)))
             on_done()
 
     await gather_or_cancel([play(), *(score() for _ in range(NUM_GRADERS))])

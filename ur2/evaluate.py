@@ -10,13 +10,13 @@ from rich.progress import MofNCompleteColumn, Progress
 
 from ur2.benchmarks.results import publish
 from ur2.benchmarks.runner import Benchmark, Runner
-from ur2.benchmarks.store import Store
+from ur2.benchmarks.store import EvaluationFolder
 from ur2.config.evaluation import evaluation_settings, load_benchmarks, print_evaluation
 from ur2.config.load import run_composed_evaluation
 from ur2.config.measuring import resolve_model
 from ur2.config.schema import EvaluationOptions
 from ur2.errors import run_entry
-from ur2.prompts.protocol import Protocol
+from ur2.prompts.dialect import Dialect
 from ur2.rewards.judge import Judge
 from ur2.rollout.pool.rollout_pool import RolloutPool
 
@@ -31,7 +31,7 @@ def evaluate(options: EvaluationOptions) -> None:
     console = Console(markup=False)
     options = resolve_model(options)
     benchmarks = load_benchmarks(options)
-    store = Store(options.out or default_out(options.checkpoint))
+    store = EvaluationFolder(options.out or default_out(options.checkpoint))
     deciding = evaluation_settings(options)
     store.check(deciding)
     print_evaluation(options, benchmarks, str(store.path), console)
@@ -57,7 +57,7 @@ def evaluate(options: EvaluationOptions) -> None:
     console.print(f"results: {store.results_path}, {store.table_path}", soft_wrap=True)
 
 
-def num_left(store: Store, benchmarks: Sequence[Benchmark]) -> int:
+def num_left(store: EvaluationFolder, benchmarks: Sequence[Benchmark]) -> int:
     """Questions without an item."""
     left = 0
     for benchmark in benchmarks:
@@ -74,14 +74,14 @@ def default_out(checkpoint: str) -> str:
 async def play_all(
     options: EvaluationOptions,
     benchmarks: Sequence[Benchmark],
-    store: Store,
+    store: EvaluationFolder,
     rollouts: RolloutPool,
     console: Console,
 ) -> None:
     """Plays what is left on started workers; results are written after each benchmark."""
     runner = Runner(
         rollouts,
-        Protocol(options.prompt.protocol),
+        Dialect(options.prompt.protocol),
         store,
         sampling=options.rollout.eval_sampling,
         search=options.search,
@@ -105,7 +105,9 @@ async def play_all(
             )
 
 
-def _publish(options: EvaluationOptions, benchmarks: Sequence[Benchmark], store: Store) -> str:
+def _publish(
+    options: EvaluationOptions, benchmarks: Sequence[Benchmark], store: EvaluationFolder
+) -> str:
     facts = {
         "checkpoint": options.checkpoint,
         "model_path": options.model.path,

@@ -31,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ur2.curriculum.options import CurriculumOptions
-from ur2.curriculum.outcome import Outcome
+from ur2.curriculum.outcome import GroupOutcome
 from ur2.curriculum.retrieval_policy import POLICIES
 from ur2.types import Level, Question
 
@@ -184,7 +184,7 @@ def play_policy(world: World, options: CurriculumOptions, seed: int) -> Played:
             strength = 1 / CORRELATION - 1
             chance = noise.beta(mean * strength, (1 - mean) * strength)
             outcomes.append(
-                Outcome(
+                GroupOutcome(
                     question=chosen,
                     retrieval=retrieval,
                     step=step,

@@ -54,7 +54,7 @@ from ur2.rollout.engines.vllm_reload import _repack_heads
 from ur2.rollout.engines.vllm_weights import WeightReloader
 from ur2.rollout.options import EngineOptions
 from ur2.transfer.proof import make_secret
-from ur2.transfer.records import Meeting
+from ur2.transfer.records import Rendezvous
 from ur2.types import Sample
 
 REPEATS = 7
@@ -143,7 +143,7 @@ class Bench:
         )
         self.policy.setup(HOST, free_port())
         self.tensors = sum(1 for _ in self.policy.engine.model.lm.parameters())
-        meeting = Meeting(
+        rendezvous = Rendezvous(
             channel="tcp",
             address=HOST,
             port=free_port(),
@@ -153,9 +153,9 @@ class Bench:
             secret=make_secret(),
         )
         joined = asyncio.create_task(
-            self.engine.join_policy(dataclasses.replace(meeting, first_rank=1))
+            self.engine.join_policy(dataclasses.replace(rendezvous, first_rank=1))
         )
-        await asyncio.to_thread(self.policy.join_engines, meeting)
+        await asyncio.to_thread(self.policy.join_engines, rendezvous)
         await joined
         port = free_port()
         joined = asyncio.create_task(self.engine.rpc("join", port))

@@ -41,7 +41,7 @@ from ur2.retrieval.encoder.sentence_encoder import BUNDLED, SentenceTransformerE
 from ur2.retrieval.manifest import EncoderSpec
 from ur2.retrieval.options import BuildOptions, EncoderOptions
 from ur2.retrieval.service.searcher import Searcher
-from ur2.retrieval.service.store import CORPUS_FILE, VECTORS_FILE, Store
+from ur2.retrieval.service.store import CORPUS_FILE, VECTORS_FILE, PassageStore
 
 ROOT = Path(__file__).parents[2]
 BATCH, REPEATS, NUM_TIMED, WARM_UP = 32, 5, 512, 64
@@ -190,7 +190,7 @@ def make_index(data: Path, folder: Path, num: int) -> dict[str, float]:
 
 def search_index(data: Path, folder: Path, num: int) -> dict[str, float]:
     """Runs in a fresh process: index and corpus alone."""
-    store = Store(folder / "index")
+    store = PassageStore(folder / "index")
     queries = RandomVectors(EncoderSpec(name="")).encode_queries([""] * NUM_QUESTIONS)
     found = [store.search([""], query_QD[None], TOP_K)[0] for query_QD in queries]
     assert all(len(passages) == TOP_K and all(p.text for p in passages) for passages in found)
@@ -205,7 +205,7 @@ def serve_index(data: Path, folder: Path, num: int) -> dict[str, float]:
     encoder = SentenceTransformerEncoder(spec, EncoderOptions(num_threads=1))
     encoder.encode_queries(asked)
     before = resident()
-    searcher = Searcher(Store(folder / "index"), encoder)
+    searcher = Searcher(PassageStore(folder / "index"), encoder)
     found = [searcher.search([question], TOP_K)[0] for question in asked]
     assert all(len(passages) == TOP_K and all(p.text for p in passages) for passages in found)
     return {"base_rss_mb": before["rss_mb"], **resident()}

@@ -4,7 +4,7 @@
 
 DIR (data) holds beir_scifact and ir_small; `qrels` names further judgements of SciFact, e.g. its
 test split, as TSV or TREC lines. Indexes are built by `ur2.retrieval.build` and searched through
-its Store; `work` keeps what was encoded, so that a second run is quick. A document is relevant or
+its store; `work` keeps what was encoded, so that a second run is quick. A document is relevant or
 not; queries without a relevant document do not count. Published: BEIR (Thakur et al. 2021; Kamalloo
 et al. 2023) for BM25, the MTEB leaderboard for all-MiniLM-L6-v2, both on SciFact's test split.
 """
@@ -26,7 +26,7 @@ from rich.table import Table
 from ur2.retrieval.options import ServiceOptions
 from ur2.retrieval.service.corpora import load_encoder
 from ur2.retrieval.service.searcher import Searcher
-from ur2.retrieval.service.store import Store
+from ur2.retrieval.service.store import PassageStore
 
 ROOT = Path(__file__).parents[2]
 DEPTH = 10
@@ -79,7 +79,7 @@ def search(name: str, kind: str, collection: Collection, work: Path) -> Mapping[
     command = [sys.executable, "-m", "ur2.retrieval.build", f"corpus={corpus}", f"out={out}"]
     command += [f"index={kind}", f"vectors={folder / 'vectors'}"]
     subprocess.run(command, check=True, stdout=sys.stderr)
-    store = Store(out)
+    store = PassageStore(out)
     spec = store.manifest.recipe.encoder
     options = ServiceOptions(num_threads=0)
     searcher = Searcher(store, spec and load_encoder(spec, options))

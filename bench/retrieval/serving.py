@@ -188,11 +188,11 @@ def serve_plain(index: str, threads: str, precision: str) -> None:
 
     from ur2.retrieval.encoder.sentence_encoder import BUNDLED
     from ur2.retrieval.serve import listen
-    from ur2.retrieval.service.store import Store
+    from ur2.retrieval.service.store import PassageStore
 
     torch.set_num_threads(int(threads))
     faiss.omp_set_num_threads(int(threads))
-    store = Store(Path(index))
+    store = PassageStore(Path(index))
     passages = [store.corpus.passage(row) for row in range(len(store))]
     searcher = faiss.read_index(str(Path(index) / "vectors.faiss"))
     folder = BUNDLED["minilm"].folder()
@@ -352,9 +352,9 @@ def recall_of(answers: dict[str, list[str]], index: Path) -> float:
     """Beside exact search, for a sample of the queries."""
     from ur2.retrieval.encoder.sentence_encoder import SentenceTransformerEncoder
     from ur2.retrieval.options import EncoderOptions
-    from ur2.retrieval.service.store import Store
+    from ur2.retrieval.service.store import PassageStore
 
-    store = Store(index)
+    store = PassageStore(index)
     queries = list(answers)[:512]
     spec = store.manifest.recipe.encoder
     assert spec is not None

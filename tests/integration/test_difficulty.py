@@ -15,7 +15,7 @@ from ur2.config.load import compose_difficulty
 from ur2.config.schema import DifficultyOptions
 from ur2.datasets import load_questions
 from ur2.difficulty import assignments_left, play_all
-from ur2.retrieval.reading.knowledge import Knowledge
+from ur2.retrieval.reading.knowledge import RoutedKnowledge
 from ur2.rollout.pool.rollout_pool import RolloutPool
 from ur2.rollout.worker import RolloutWorker, make_players
 from ur2.types import Level
@@ -54,7 +54,7 @@ async def test_a_model_gets_a_question_file_with_its_own_levels(options: Difficu
         options.prompt,
         model_path=options.model.path,
         dtype="float32",
-        knowledge=Knowledge(retriever=NoRetriever(), top_k=1),
+        knowledge=RoutedKnowledge(retriever=NoRetriever(), top_k=1),
         seed=options.seed,
     )
     pool = RolloutPool([RolloutWorker(players, seed=options.seed)], options.rollout)

@@ -9,13 +9,13 @@ import pytest
 from rich.console import Console
 
 from ur2.assembly.workers import NoRetriever
-from ur2.benchmarks.store import Store
+from ur2.benchmarks.store import EvaluationFolder
 from ur2.config.evaluation import evaluation_settings, load_benchmarks
 from ur2.config.load import compose_evaluation
 from ur2.config.measuring import resolve_model
 from ur2.config.schema import EvaluationOptions
 from ur2.evaluate import num_left, play_all
-from ur2.retrieval.reading.knowledge import Knowledge
+from ur2.retrieval.reading.knowledge import RoutedKnowledge
 from ur2.rollout.pool.rollout_pool import RolloutPool
 from ur2.rollout.worker import RolloutWorker, make_players
 from ur2.types import Status
@@ -47,17 +47,17 @@ def options(tiny_model: str, tmp_path: Path) -> EvaluationOptions:
     )
 
 
-async def play(options: EvaluationOptions) -> Store:
+async def play(options: EvaluationOptions) -> EvaluationFolder:
     options = resolve_model(options)
     benchmarks = load_benchmarks(options)
-    store = Store(str(options.out))
+    store = EvaluationFolder(str(options.out))
     store.open(evaluation_settings(options))
     players = make_players(
         options.rollout,
         options.prompt,
         model_path=options.model.path,
         dtype="float32",
-        knowledge=Knowledge(retriever=NoRetriever(), top_k=1),
+        knowledge=RoutedKnowledge(retriever=NoRetriever(), top_k=1),
         seed=options.seed,
     )
     pool = RolloutPool([RolloutWorker(players, seed=options.seed)], options.rollout)

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ur2.errors import ComponentError
 from ur2.prompts.options import PromptOptions
-from ur2.retrieval.reading.knowledge import Knowledge
+from ur2.retrieval.reading.knowledge import RoutedKnowledge
 from ur2.rollout.engines.base import GenerationRequest
 from ur2.rollout.engines.hf import HfEngine
 from ur2.rollout.options import EngineOptions, RolloutOptions, SamplingOptions
@@ -312,7 +312,7 @@ async def test_a_group_is_played_on_a_real_tokenizer_and_model(tiny_model):
         prompt,
         model_path=tiny_model,
         dtype="float32",
-        knowledge=Knowledge(retriever=NoRetriever(), top_k=1),
+        knowledge=RoutedKnowledge(retriever=NoRetriever(), top_k=1),
         seed=0,
     )
     worker = RolloutWorker(players, seed=0)

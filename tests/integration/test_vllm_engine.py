@@ -20,14 +20,14 @@ pytest.importorskip("vllm")
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ur2.errors import ComponentError, InputError
-from ur2.policy.weights import free_port
+from ur2.policy.weight_sender import free_port
 from ur2.rollout.engines.base import GenerationRequest
 from ur2.rollout.engines.hf import HfEngine
 from ur2.rollout.engines.vllm import VllmEngine
 from ur2.rollout.options import EngineOptions
 from ur2.transfer.checks import with_checksums
 from ur2.transfer.files import write_published
-from ur2.transfer.records import ChannelError, Manifest, Meeting
+from ur2.transfer.records import ChannelError, Rendezvous, WeightsManifest
 from ur2.transfer.tcp import TcpChannel
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
@@ -378,7 +378,7 @@ def weights_of(model):
 
 
 def manifest_of(weights):
-    return Manifest(
+    return WeightsManifest(
         names=tuple(name for name, _ in weights),
         dtypes=("float32",) * len(weights),
         shapes=tuple(tuple(tensor.shape) for _, tensor in weights),
@@ -388,13 +388,13 @@ def manifest_of(weights):
 
 async def joined(engine):
     """The policy's end of a channel whose parts are smaller than most tensors."""
-    meeting = Meeting(
+    rendezvous = Rendezvous(
         channel="tcp", address="127.0.0.1", port=free_port(), num_ranks=2, first_rank=0,
         timeout_s=60.0, secret="secret", part_bytes=20_000,
     )  # fmt: skip
     sender, _ = await asyncio.gather(
-        asyncio.to_thread(TcpChannel, meeting, 0, CPU),
-        engine.join_policy(dataclasses.replace(meeting, first_rank=1)),
+        asyncio.to_thread(TcpChannel, rendezvous, 0, CPU),
+        engine.join_policy(dataclasses.replace(rendezvous, first_rank=1)),
     )
     return sender
 

@@ -17,7 +17,7 @@ from ur2.policy.group import PolicyGroup
 from ur2.policy.options import LoraOptions, PolicyOptions
 from ur2.prompts.options import PromptOptions
 from ur2.retrieval.client.retriever import HttpTransport, RetrievalClient
-from ur2.retrieval.reading.knowledge import Knowledge
+from ur2.retrieval.reading.knowledge import RoutedKnowledge
 from ur2.rollout.options import EngineOptions, RolloutOptions, SamplingOptions
 from ur2.rollout.pool.rollout_pool import RolloutPool
 from ur2.trainer.batching import to_batch
@@ -127,7 +127,7 @@ class Parts:
             self.prompt,
             model_path=self.model,
             dtype="float32",
-            knowledge=Knowledge(retriever=retriever, top_k=1),
+            knowledge=RoutedKnowledge(retriever=retriever, top_k=1),
             seed=0,
             number=number,
         )

@@ -13,14 +13,14 @@ from rich.console import Console
 from rich.table import Table
 
 from ur2.assembly.workers import make_retriever, make_rollouts, make_service, num_engines
-from ur2.config.preflight import Inputs
+from ur2.config.preflight import RunInputs
 from ur2.config.problems import weight_transfer
 from ur2.config.schema import RunOptions
 from ur2.config.tables import make_table
 from ur2.curriculum.curriculum import Curriculum
 from ur2.errors import Ur2Error, refused
 from ur2.policy.group import PolicyGroup
-from ur2.prompts.protocol import Protocol
+from ur2.prompts.dialect import Dialect
 from ur2.rewards.rubric import Rubric
 from ur2.rollout.pool.rollout_pool import RolloutPool
 from ur2.trainer.checkpoint import Checkpoints, LoopState
@@ -97,13 +97,13 @@ async def start_parts(options: RunOptions, cluster: Cluster, timeline: Timeline)
     return Parts(rollouts=rollouts, policy=policy, service=service)
 
 
-def make_curriculum(options: RunOptions, inputs: Inputs) -> Curriculum:
+def make_curriculum(options: RunOptions, inputs: RunInputs) -> Curriculum:
     """The curriculum before its first draw.
 
     Raises:
         InputError: its options do not fit the questions.
     """
-    limits = Protocol(options.prompt.protocol).limits
+    limits = Dialect(options.prompt.protocol).limits
     return Curriculum(
         inputs.train,
         options.curriculum,
@@ -116,7 +116,7 @@ def make_curriculum(options: RunOptions, inputs: Inputs) -> Curriculum:
 
 def make_trainer(
     options: RunOptions,
-    inputs: Inputs,
+    inputs: RunInputs,
     curriculum: Curriculum,
     parts: Parts,
     run: RunDirectory,
@@ -125,10 +125,10 @@ def make_trainer(
     stop: asyncio.Event,
 ) -> Trainer:
     """The loop over running parts, before its first step."""
-    protocol = Protocol(options.prompt.protocol)
-    rubrics: dict[str | None, Rubric] = {None: Rubric.from_options(options.reward, protocol)}
+    dialect = Dialect(options.prompt.protocol)
+    rubrics: dict[str | None, Rubric] = {None: Rubric.from_options(options.reward, dialect)}
     for name, reward in options.rewards.items():
-        rubrics[name] = Rubric.from_options(reward, protocol)
+        rubrics[name] = Rubric.from_options(reward, dialect)
     return Trainer(
         options=options.trainer,
         rollout=options.rollout,
@@ -152,7 +152,7 @@ def make_trainer(
 
 
 async def run_training(
-    options: RunOptions, inputs: Inputs, run: RunDirectory, console: Console
+    options: RunOptions, inputs: RunInputs, run: RunDirectory, console: Console
 ) -> None:
     """Starts the parts, trains, and ends the parts whatever happens.
 

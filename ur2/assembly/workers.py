@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from ur2.config.schema import InferenceOptions
 from ur2.retrieval.client.retriever import HttpTransport, Passages, RetrievalClient, Retriever
-from ur2.retrieval.reading.knowledge import Knowledge
+from ur2.retrieval.reading.knowledge import RoutedKnowledge
 from ur2.retrieval.reading.summarise import Summariser
 from ur2.retrieval.web.search import WebRetriever
 from ur2.rollout.pool.rollout_pool import RolloutPool
@@ -64,14 +64,14 @@ def make_retriever(options: InferenceOptions, service: Actor | None) -> Retrieve
     )
 
 
-def make_knowledge(options: InferenceOptions, retriever: Retriever) -> Knowledge:
+def make_knowledge(options: InferenceOptions, retriever: Retriever) -> RoutedKnowledge:
     """What episodes ask: the passages of `retriever`, read for them where so configured.
 
     Raises:
         InputError: a model that reads has no address.
     """
     retrieval = options.retrieval
-    return Knowledge(
+    return RoutedKnowledge(
         retriever=retriever,
         top_k=retrieval.top_k,
         routes=retrieval.routes,

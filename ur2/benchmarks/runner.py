@@ -4,11 +4,11 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ur2.benchmarks.grading import Item, Judge, grade
+from ur2.benchmarks.grading import BenchmarkItem, GivesVerdicts, grade
 from ur2.benchmarks.options import BenchmarkOptions
-from ur2.benchmarks.store import Store
+from ur2.benchmarks.store import EvaluationFolder
 from ur2.errors import ComponentError
-from ur2.prompts.protocol import Protocol
+from ur2.prompts.dialect import Dialect
 from ur2.rollout.options import SamplingOptions
 from ur2.rollout.pool.rollout_pool import RolloutPool
 from ur2.rollout.tasks import gather_or_cancel
@@ -42,7 +42,7 @@ class Runner:
 
     Args:
         rollouts: started workers.
-        protocol: reads the final answers.
+        dialect: reads the final answers.
         store: where items go.
         sampling: how answers are drawn.
         search: whether episodes may search.
@@ -53,16 +53,16 @@ class Runner:
     def __init__(
         self,
         rollouts: RolloutPool,
-        protocol: Protocol,
-        store: Store,
+        dialect: Dialect,
+        store: EvaluationFolder,
         *,
         sampling: SamplingOptions,
         search: bool,
         max_failure_rate: float,
-        judge: Judge | None = None,
+        judge: GivesVerdicts | None = None,
     ) -> None:
         self._rollouts = rollouts
-        self._protocol = protocol
+        self._dialect = dialect
         self._store = store
         self._sampling = sampling
         self._search = search
@@ -71,7 +71,7 @@ class Runner:
         self._num_searches = 0
         self._num_failed = 0
 
-    async def run(self, benchmark: Benchmark, on_item: Callable[[], None]) -> list[Item]:
+    async def run(self, benchmark: Benchmark, on_item: Callable[[], None]) -> list[BenchmarkItem]:
         """Plays the questions that have no item yet; returns all items, in file order.
 
         Args:
@@ -95,7 +95,7 @@ class Runner:
 
         async def grade_played() -> None:
             while (group := await played.get()) is not None:
-                item = await grade(group, benchmark.options, self._protocol, self._judge)
+                item = await grade(group, benchmark.options, self._dialect, self._judge)
                 self._check_failures(item)
                 self._store.append(benchmark.name, item)
                 items[item.id] = item
@@ -113,7 +113,7 @@ class Runner:
             step=0,
         )
 
-    def _check_failures(self, item: Item) -> None:
+    def _check_failures(self, item: BenchmarkItem) -> None:
         self._num_searches += item.num_searches
         self._num_failed += item.num_failed_searches
         if (

@@ -35,7 +35,7 @@ def load_measured(options: DifficultyOptions) -> list[Question]:
         check_indexes(options)
     renderer = engine_renderer(options, options.rollout.sampling)
     questions = load_checked(options.dataset.train, renderer)[: options.limit]
-    Rubric.from_options(options.reward, renderer.protocol).check(questions)
+    Rubric.from_options(options.reward, renderer.dialect).check(questions)
     return questions
 
 

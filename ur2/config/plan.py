@@ -180,7 +180,7 @@ def _memory_table(options: RunOptions) -> Table:
         ("", "communication buckets", _gib(policy.buckets)),
         ("", "activations of a microbatch", _gib(policy.activations)),
         ("", "logits of a chunk", _gib(policy.logits)),
-        *([("", "reference and critic", _gib(policy.judges))] if policy.judges else []),
+        *([("", "reference and critic", _gib(policy.side_models))] if policy.side_models else []),
         ("", "total", _of(policy.total, capacity if has_gpus else None)),
         ("engine", "weights", _gib(engine.weights)),
         ("", "KV cache of one longest sequence", _gib(engine.kv_cache_per_sequence)),

@@ -14,7 +14,7 @@ from ur2.datasets import load_questions
 from ur2.datasets.matching import without_overlap
 from ur2.datasets.sources import local_path
 from ur2.errors import InputError
-from ur2.prompts.protocol import Protocol
+from ur2.prompts.dialect import Dialect
 from ur2.prompts.render import PromptRenderer
 from ur2.retrieval.manifest import load_manifest
 from ur2.rewards.options import RewardOptions
@@ -110,14 +110,14 @@ def make_renderer(
     """
     return PromptRenderer(
         load_tokenizer(model_path, revision),
-        Protocol(options.prompt.protocol),
+        Dialect(options.prompt.protocol),
         options.prompt,
         max_prompt_tokens=options.rollout.max_prompt_tokens,
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Inputs:
+class RunInputs:
     """What a run reads before it starts."""
 
     train: list[Question]
@@ -131,7 +131,7 @@ class Inputs:
         return [*self.train, *chain.from_iterable(self.stages.values())]
 
 
-def load_inputs(options: RunOptions) -> Inputs:
+def load_inputs(options: RunOptions) -> RunInputs:
     """Reads and checks everything that the run will need.
 
     Raises:
@@ -145,7 +145,7 @@ def load_inputs(options: RunOptions) -> Inputs:
 
     def read(path: str, reward: RewardOptions) -> list[Question]:
         questions = load_checked(path, renderer)
-        Rubric.from_options(reward, renderer.protocol).check(questions)
+        Rubric.from_options(reward, renderer.dialect).check(questions)
         return questions
 
     held_out = read(options.dataset.eval, options.reward) if options.dataset.eval else []
@@ -156,7 +156,7 @@ def load_inputs(options: RunOptions) -> Inputs:
             without_overlap(questions, held_out) if options.dataset.exclude_overlap else questions
         )
 
-    return Inputs(
+    return RunInputs(
         train=read_train(options.dataset.train, options.reward),
         held_out=first_of_each(held_out, options.dataset.eval_per_bucket),
         stages={

@@ -12,7 +12,7 @@ from statistics import NormalDist, fmean, stdev
 from pydantic import BaseModel, ConfigDict, Field
 
 from ur2.curriculum.options import LevelOptions
-from ur2.curriculum.outcome import Outcome
+from ur2.curriculum.outcome import GroupOutcome
 from ur2.types import Level, Question
 
 
@@ -30,7 +30,7 @@ class Tally(BaseModel):
     num_searches: int
 
     @classmethod
-    def of(cls, outcome: Outcome) -> "Tally":
+    def of(cls, outcome: GroupOutcome) -> "Tally":
         """The tally of a played group."""
         return cls(
             id=outcome.question.id,

@@ -23,9 +23,15 @@ from ur2.policy.options import LoraOptions, PolicyOptions
 from ur2.policy.ranks import merge, restore_rng, rng_state
 from ur2.policy.refusal import refusal
 from ur2.policy.schedule import learning_rate_factor
-from ur2.policy.weights import PART_BYTES, Outlet, free_port, model_folder, write_exported
+from ur2.policy.weight_sender import (
+    PART_BYTES,
+    WeightSender,
+    free_port,
+    model_folder,
+    write_exported,
+)
 from ur2.transfer.proof import make_secret
-from ur2.transfer.records import Manifest, Meeting
+from ur2.transfer.records import Rendezvous, WeightsManifest
 from ur2.types import Sample
 
 if TYPE_CHECKING:
@@ -111,7 +117,7 @@ class PolicyWorker:
         self.device = join_ranks(self.rank, self.world_size, master_address, master_port)
         self.address = master_address
         self.engine = TrainEngine(model, self.options, self.device)
-        self.outlet = Outlet(self.engine, self.options, self.rank)
+        self.sender = WeightSender(self.engine, self.options, self.rank)
         self.reference: FrozenEngine | BaseEngine
         if self.algorithm.kl_coef and self.options.lora:
             self.reference = BaseEngine(self.engine)
@@ -185,31 +191,31 @@ class PolicyWorker:
 
         The folder appears when it is complete, and is there on return.
         """
-        self.outlet.write(Path(folder), version)
+        self.sender.write(Path(folder), version)
 
-    def meeting_place(self) -> tuple[str, int, str]:
+    def rendezvous_place(self) -> tuple[str, int, str]:
         """Where engines find this rank to open a channel, a free port, and a secret to share."""
         return self.address, free_port(), make_secret()
 
-    def manifest(self) -> Manifest:
+    def manifest(self) -> WeightsManifest:
         """What `send` sends; without a collective call."""
         return self.engine.manifest()
 
-    def join_engines(self, meeting: Meeting) -> None:
-        """Opens a channel to the engines that are told of the same meeting.
+    def join_engines(self, rendezvous: Rendezvous) -> None:
+        """Opens a channel to the engines that are told of the same rendezvous.
 
         Raises:
             ChannelError: they were not there.
         """
-        self.outlet.join(meeting)
+        self.sender.join(rendezvous)
 
-    def send(self, manifest: Manifest) -> None:
+    def send(self, manifest: WeightsManifest) -> None:
         """Sends the weights over the channel, while the engines receive them.
 
         Raises:
             ChannelError: they did not leave.
         """
-        self.outlet.send(manifest)
+        self.sender.send(manifest)
 
     def export(self, path: str) -> None:
         """Writes a Hugging Face folder: config, tokenizer and weights, for any tool to load."""

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 
-from ur2.demonstrations import Demonstration, Turn
+from ur2.demonstrations import DemonstratedTurn, Demonstration
 from ur2.errors import InputError
+from ur2.prompts.dialect import Dialect, Template, neutralise
 from ur2.prompts.options import PromptOptions
-from ur2.prompts.protocol import Protocol, Template, neutralise
 from ur2.types import Author, Level, Passage, Question, Segment, Task
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class PromptRenderer:
 
     Args:
         tokenizer: any Hugging Face tokenizer with a chat template.
-        protocol: the markers; `options.protocol` as an object.
+        dialect: the markers; `options.protocol` as an object.
         options: the texts.
         max_prompt_tokens: longer prompts are refused; None accepts any.
         generation_eos: end-of-turn ids of the model's generation config, beside the tokenizer's.
@@ -37,7 +37,7 @@ class PromptRenderer:
     def __init__(
         self,
         tokenizer: "PreTrainedTokenizerBase",
-        protocol: Protocol,
+        dialect: Dialect,
         options: PromptOptions,
         *,
         max_prompt_tokens: int | None = None,
@@ -48,7 +48,7 @@ class PromptRenderer:
                 f"the tokenizer of '{tokenizer.name_or_path}' has no chat template; use an "
                 "instruct model, or put a chat_template.jinja into the model's folder"
             )
-        self.protocol = protocol
+        self.dialect = dialect
         self._tokenizer: Any = tokenizer
         self._max_prompt_tokens = max_prompt_tokens
         self._system = options.system
@@ -101,7 +101,7 @@ class PromptRenderer:
     ) -> Segment:
         """What a search returned, wrapped in the documents markers.
 
-        Neither the protocol's markers nor the tokenizer's special tokens survive inside the text.
+        Neither the dialect's markers nor the tokenizer's special tokens survive inside the text.
 
         Args:
             found: passages, best first, or a text about them.
@@ -110,7 +110,7 @@ class PromptRenderer:
         """
 
         def segment(max_chars: int | None) -> Segment:
-            text = self.protocol.wrap_documents(found, max_chars=max_chars, forbidden=self._special)
+            text = self.dialect.wrap_documents(found, max_chars=max_chars, forbidden=self._special)
             return self.observation(text, step=step)
 
         fitting = segment(None)
@@ -126,8 +126,8 @@ class PromptRenderer:
             return None
         words = self._last_turn.render(
             question=self._safe(question),
-            answer=self.protocol.answer_form(question.task),
-            protocol=self.protocol.limits,
+            answer=self.dialect.answer_form(question.task),
+            protocol=self.dialect.limits,
         )
         text = f"{words}{self._padding}"
         return Segment(author=Author.INJECTED, token_ids=self._encode(text), text=text, step=step)
@@ -153,11 +153,11 @@ class PromptRenderer:
                 )
         return tuple(segments)
 
-    def _turn(self, turn: Turn, task: Task, step: int) -> Segment:
-        text = self.protocol.render_turn(
+    def _turn(self, turn: DemonstratedTurn, task: Task, step: int) -> Segment:
+        text = self.dialect.render_turn(
             turn.thought, search=turn.search, answer=turn.answer, task=task
         )
-        stops = turn.search is not None or self.protocol.answer_form(task).form == "tags"
+        stops = turn.search is not None or self.dialect.answer_form(task).form == "tags"
         if not stops and self._tokenizer.eos_token:
             text += self._tokenizer.eos_token
         author = Author.POLICY if turn.learn else Author.INJECTED
@@ -177,10 +177,10 @@ class PromptRenderer:
         return template.render(
             question=self._safe(question),
             options=options,
-            search=self.protocol.search,
-            documents=self.protocol.documents,
-            answer=self.protocol.answer_form(task),
-            protocol=self.protocol.limits,
+            search=self.dialect.search,
+            documents=self.dialect.documents,
+            answer=self.dialect.answer_form(task),
+            protocol=self.dialect.limits,
         )
 
     def _safe(self, question: Question) -> Question:

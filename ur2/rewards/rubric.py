@@ -9,7 +9,7 @@ from ur2.rewards.format import violations
 from ur2.rewards.grading import Answered, Grade, Grading
 from ur2.rewards.markup import Markup
 from ur2.rewards.options import RewardOptions, at_step
-from ur2.rewards.terms import Outcome, parts_of, terms_for
+from ur2.rewards.terms import GradedTrajectory, parts_of, terms_for
 from ur2.types import Group, Question, Score, ScoredGroup, Trajectory
 
 
@@ -22,13 +22,13 @@ class Rubric:
         self._grading = Grading(options)
 
     @classmethod
-    def from_options(cls, options: RewardOptions, protocol: Markup) -> Self:
-        """A rubric for episodes under `protocol`.
+    def from_options(cls, options: RewardOptions, dialect: Markup) -> Self:
+        """A rubric for episodes under `dialect`.
 
         Raises:
             InputError: the judge's address is malformed.
         """
-        return cls(options, protocol)
+        return cls(options, dialect)
 
     def check(self, questions: Iterable[Question]) -> None:
         """Refuses questions that could not be scored.
@@ -80,7 +80,7 @@ class Rubric:
         scores = []
         for trajectory, answer, grade in zip(group.trajectories, answers, grades, strict=True):
             found = self._violations(trajectory, group, answer, minimum)
-            parts = parts_of(Outcome(trajectory, grade.value, found), terms)
+            parts = parts_of(GradedTrajectory(trajectory, grade.value, found), terms)
             scores.append(self._score(parts, grade))
         if self._options.judge is not None and self._options.judge.unscored == "group_mean":
             return _without_advantage(scores)

@@ -9,7 +9,7 @@ from ur2.types import Assignment, Trajectory
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class GradedTrajectory:
     """What a term sees of a trajectory."""
 
     trajectory: Trajectory
@@ -37,7 +37,7 @@ def terms_for(options: RewardOptions, assignment: Assignment, step: int) -> tupl
     )
 
 
-def parts_of(outcome: Outcome, terms: Sequence[TermAtStep]) -> dict[str, float]:
+def parts_of(outcome: GradedTrajectory, terms: Sequence[TermAtStep]) -> dict[str, float]:
     """The weighted value of every term by name; 0 where it does not apply."""
     measures = {
         name: MEASURES[term.kind](outcome, term) if is_open else 0.0
@@ -84,7 +84,7 @@ def num_unsearchable(trajectory: Trajectory) -> int:
     return sum(event.outcome == "unsearchable" for event in trajectory.searches)
 
 
-MEASURES: Mapping[TermKind, Callable[[Outcome, TermOptions], float]] = {
+MEASURES: Mapping[TermKind, Callable[[GradedTrajectory, TermOptions], float]] = {
     "answer": lambda outcome, term: outcome.grade,
     "format": lambda outcome, term: 0.0 if outcome.violations else 1.0,
     "violations": lambda outcome, term: float(len(outcome.violations)),

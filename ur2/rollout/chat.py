@@ -13,8 +13,8 @@ from typing import Any, cast
 
 from ur2.endpoints.chat import printable
 from ur2.errors import ComponentError, InputError
+from ur2.prompts.dialect import Answer, Dialect, Search, Stop
 from ur2.prompts.options import PromptOptions
-from ur2.prompts.protocol import Answer, Protocol, Search, Stop
 from ur2.prompts.render import PromptRenderer
 from ur2.rollout.engines.endpoint import Endpoint
 from ur2.rollout.environment import Refused, Rules
@@ -22,7 +22,7 @@ from ur2.rollout.episode import turn_seed
 from ur2.rollout.options import RolloutOptions, SamplingOptions
 from ur2.rollout.search import Knowledge, lookup_for, search_once
 from ur2.rollout.tasks import gather_or_cancel
-from ur2.transfer.records import Manifest, Meeting
+from ur2.transfer.records import Rendezvous, WeightsManifest
 from ur2.types import (
     Assignment,
     Author,
@@ -53,7 +53,7 @@ class ChatWorker:
 
         Args:
             options: endpoint and budgets.
-            prompt: protocol and texts.
+            prompt: dialect and texts.
             model: the served name, where the options give none.
             knowledge: where its episodes search.
             seed: of the run, for seeded sampling.
@@ -91,11 +91,11 @@ class ChatWorker:
         """Refuses: an endpoint's weights are fixed."""
         raise ComponentError("a chat endpoint cannot take weights; train with vllm or hf")
 
-    async def join_policy(self, meeting: Meeting) -> None:
+    async def join_policy(self, meeting: Rendezvous) -> None:
         """Refuses, as `update_weights`."""
         raise ComponentError("a chat endpoint cannot take weights; train with vllm or hf")
 
-    async def receive_weights(self, manifest: Manifest, version: int) -> None:
+    async def receive_weights(self, manifest: WeightsManifest, version: int) -> None:
         """Refuses, as `update_weights`."""
         raise ComponentError("a chat endpoint cannot take weights; train with vllm or hf")
 
@@ -113,10 +113,10 @@ class _Conversation:
         self._worker = worker
         self._sampling = sampling
         self._id = id
-        self._protocol = worker.renderer.protocol
+        self._dialect = worker.renderer.dialect
         self._question = assignment.question
         self._rules = Rules(
-            protocol=self._protocol,
+            dialect=self._dialect,
             task=assignment.question.task,
             retrieval=assignment.retrieval,
             max_turns=worker.options.max_turns,
@@ -142,7 +142,7 @@ class _Conversation:
     async def _turn(self) -> Status | None:
         text, finish = await self._complete()
         if finish != "length":
-            text = close_marker(text, self._protocol, self._rules.task)
+            text = close_marker(text, self._dialect, self._rules.task)
         said = Segment(author=Author.POLICY, token_ids=(), text=text, step=self._num_turns)
         self._say("assistant", said)
         self._num_turns += 1
@@ -168,7 +168,7 @@ class _Conversation:
             "max_tokens": min(options.turn_tokens(self._rules.task), self._num_tokens_left),
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
-            "stop": list(self._protocol.stop_strings),
+            "stop": list(self._dialect.stop_strings),
         }
         if sampling.seeded:
             body["seed"] = turn_seed(self._worker.seed, self._id, self._num_turns)
@@ -231,14 +231,14 @@ def _num_sampled(answer: Mapping[str, Any], text: str) -> int:
     return told if isinstance(told, int) else len(_tokens(text))
 
 
-def close_marker(text: str, protocol: Protocol, task: Task) -> str:
+def close_marker(text: str, dialect: Dialect, task: Task) -> str:
     """`text` with the stop string that ended it, which chat endpoints cut off.
 
     It is put back where the marker opened last is not closed; a model that ends its turn there by
     itself is read the same way.
     """
-    form = protocol.answer_form(task)
-    pairs = [(protocol.search.open, protocol.search.close)]
+    form = dialect.answer_form(task)
+    pairs = [(dialect.search.open, dialect.search.close)]
     if form.form == "tags":
         pairs.append((form.open, form.close))
     position, closing = max((text.rfind(opening), closing) for opening, closing in pairs)
@@ -253,7 +253,7 @@ def text_renderer(options: RolloutOptions, prompt: PromptOptions) -> PromptRende
     """
     return PromptRenderer(
         cast(Any, _Messages()),
-        Protocol(prompt.protocol),
+        Dialect(prompt.protocol),
         prompt.model_copy(update={"chat_template_kwargs": {}}),
         max_prompt_tokens=options.max_prompt_tokens,
     )

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ur2.prompts.protocol import Answer, Protocol, Search, Stop
+from ur2.prompts.dialect import Answer, Dialect, Search, Stop
 from ur2.types import Status, Task
 
 
@@ -21,7 +21,7 @@ Move = Search | Refused | Answer | Stop
 class Rules:
     """What one episode allows."""
 
-    protocol: Protocol
+    dialect: Dialect
     task: Task
     retrieval: bool
     max_turns: int
@@ -29,7 +29,7 @@ class Rules:
     def react(self, completion: str, *, num_turns: int, num_searches: int) -> Move:
         """What happens after the policy completed a turn.
 
-        A search is refused, and ends the episode, where retrieval is off or the protocol's number
+        A search is refused, and ends the episode, where retrieval is off or the dialect's number
         of searches is used up (`NO_ANSWER`), and in the last turn, in which nothing could be made
         of its documents (`OUT_OF_TURNS`).
 
@@ -38,9 +38,9 @@ class Rules:
             num_turns: turns completed, this one included.
             num_searches: searches made before this turn.
         """
-        match self.protocol.parse(completion, self.task):
+        match self.dialect.parse(completion, self.task):
             case Search(query):
-                if not self.retrieval or num_searches >= self.protocol.limits.max_searches:
+                if not self.retrieval or num_searches >= self.dialect.limits.max_searches:
                     return Refused(query, Status.NO_ANSWER)
                 if num_turns >= self.max_turns:
                     return Refused(query, Status.OUT_OF_TURNS)
@@ -50,5 +50,5 @@ class Rules:
 
     def must_answer(self, *, num_turns: int, num_searches: int) -> bool:
         """Whether the next turn's search would be refused."""
-        searched_out = num_searches >= self.protocol.limits.max_searches
+        searched_out = num_searches >= self.dialect.limits.max_searches
         return not self.retrieval or searched_out or num_turns + 1 >= self.max_turns

@@ -3,16 +3,16 @@
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol as Interface
+from typing import Protocol
 
 from ur2.errors import ComponentError
-from ur2.prompts.protocol import Answer, Protocol, Search, Stop
+from ur2.prompts.dialect import Answer, Dialect, Search, Stop
+from ur2.rollout.busy_time import BusyTime
 from ur2.rollout.engines.base import Engine, Generation, GenerationRequest
 from ur2.rollout.environment import Refused, Rules
-from ur2.rollout.meter import Meter
 from ur2.rollout.options import RolloutOptions, SamplingOptions
-from ur2.rollout.patience import Patience
 from ur2.rollout.search import DocumentRenderer, Knowledge, lookup_for, search_once
+from ur2.rollout.timeouts import PausableTimeouts
 from ur2.types import (
     Assignment,
     Author,
@@ -24,10 +24,10 @@ from ur2.types import (
 )
 
 
-class Renderer(DocumentRenderer, Interface):
+class Renderer(DocumentRenderer, Protocol):
     """How an episode gets its prompt and its documents as token ids."""
 
-    protocol: Protocol
+    dialect: Dialect
     stop_token_ids: tuple[int, ...]
 
     def prompt(self, question: Question, retrieval: bool) -> Segment:
@@ -47,9 +47,9 @@ class Players:
     renderer: Renderer
     knowledge: Knowledge
     options: RolloutOptions
-    patience: Patience = field(default_factory=Patience)
+    timeouts: PausableTimeouts = field(default_factory=PausableTimeouts)
     """For turns, which wait while the engine sleeps."""
-    meter: Meter = field(default_factory=Meter)
+    busy: BusyTime = field(default_factory=BusyTime)
     """Of the time in which the engine has a turn to write."""
 
 
@@ -107,7 +107,7 @@ class _Episode:
         self._seed = seed
         self._question = assignment.question
         self._rules = Rules(
-            protocol=players.renderer.protocol,
+            dialect=players.renderer.dialect,
             task=assignment.question.task,
             retrieval=assignment.retrieval,
             max_turns=players.options.max_turns,
@@ -161,14 +161,14 @@ class _Episode:
             temperature=sampling.temperature,
             top_p=sampling.top_p,
             top_k=sampling.top_k,
-            stop_strings=players.renderer.protocol.stop_strings,
+            stop_strings=players.renderer.dialect.stop_strings,
             stop_token_ids=players.renderer.stop_token_ids,
             seed=turn_seed(self._seed, self._id, step) if sampling.seeded else None,
         )
         timeout_s = players.options.generate_timeout_s
         try:
-            with players.meter.running():
-                async with players.patience.limit(timeout_s):
+            with players.busy.running():
+                async with players.timeouts.limit(timeout_s):
                     return await players.engine.generate(request)
         except TimeoutError as error:
             raise ComponentError(

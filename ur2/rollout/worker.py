@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from ur2.errors import ComponentError, InputError
+from ur2.prompts.dialect import Dialect
 from ur2.prompts.options import PromptOptions
-from ur2.prompts.protocol import Protocol
 from ur2.prompts.render import PromptRenderer
 from ur2.rollout.engines.factory import make_engine
 from ur2.rollout.engines.text import generation_eos, load_tokenizer
@@ -14,7 +14,7 @@ from ur2.rollout.episode import Players, run_episode
 from ur2.rollout.options import RolloutOptions, SamplingOptions
 from ur2.rollout.search import Knowledge
 from ur2.rollout.tasks import gather_or_cancel
-from ur2.transfer.records import Manifest, Meeting
+from ur2.transfer.records import Rendezvous, WeightsManifest
 from ur2.types import Assignment, Group
 
 
@@ -89,7 +89,7 @@ class RolloutWorker:
 
     async def take_writing_s(self) -> float:
         """Seconds since the last call in which the engine had a turn to write."""
-        return self._players.meter.take_s()
+        return self._players.busy.take_s()
 
     async def update_weights(self, path: str, version: int) -> None:
         """Gives the engine the weights of directory `path`, under the label `version`.
@@ -100,7 +100,7 @@ class RolloutWorker:
         async with self._in_time(f"take weights {version}"):
             await self._players.engine.load_weights(path, version)
 
-    async def join_policy(self, meeting: Meeting) -> None:
+    async def join_policy(self, meeting: Rendezvous) -> None:
         """Opens the engine's channel to the policy.
 
         Raises:
@@ -109,7 +109,7 @@ class RolloutWorker:
         async with self._in_time("find the policy"):
             await self._players.engine.join_policy(meeting)
 
-    async def receive_weights(self, manifest: Manifest, version: int) -> None:
+    async def receive_weights(self, manifest: WeightsManifest, version: int) -> None:
         """As `update_weights`, by what comes over the channel."""
         async with self._in_time(f"receive weights {version}"):
             await self._players.engine.receive_weights(manifest, version)
@@ -125,13 +125,13 @@ class RolloutWorker:
 
     async def sleep(self, keep_weights: bool) -> None:
         """See `Engine.sleep`."""
-        self._players.patience.pause()
+        self._players.timeouts.pause()
         await self._players.engine.sleep(keep_weights=keep_weights)
 
     async def wake(self) -> None:
         """See `Engine.wake`."""
         await self._players.engine.wake()
-        self._players.patience.go_on()
+        self._players.timeouts.go_on()
 
     async def close(self) -> None:
         """Stops the engine; safe to call twice."""
@@ -153,7 +153,7 @@ def make_players(
 
     Args:
         options: engine and budgets.
-        prompt: protocol and texts.
+        prompt: dialect and texts.
         model_path: a Hugging Face model folder or name, with tokenizer and chat template.
         dtype: a torch dtype's name, e.g. `float32`.
         knowledge: where its episodes search.
@@ -167,7 +167,7 @@ def make_players(
     """
     renderer = PromptRenderer(
         load_tokenizer(model_path, revision),
-        Protocol(prompt.protocol),
+        Dialect(prompt.protocol),
         prompt,
         max_prompt_tokens=options.max_prompt_tokens,
         generation_eos=generation_eos(model_path, revision),

@@ -59,7 +59,7 @@ async def train_phase(
     rng = np.random.default_rng(seed)
     for batch in batches(samples, batch_size=phase.batch_size, num_steps=num_steps, rng=rng):
         yield await policy.update(batch)
-    await policy.everywhere("export", out)
+    await policy.call_all("export", out)
     await cluster.stop(ranks)
     cluster.release(seats)
 

@@ -18,7 +18,7 @@ from typing import Any, Literal, Protocol
 from ur2.errors import ComponentError
 from ur2.transfer.checks import is_verified
 from ur2.transfer.proof import call_off
-from ur2.transfer.records import PART_BYTES, ChannelError, ChannelName, Manifest, Meeting
+from ur2.transfer.records import PART_BYTES, ChannelError, ChannelName, Rendezvous, WeightsManifest
 
 Failures = list[ComponentError | None]
 """Of each receiver, None where it has the weights."""
@@ -45,11 +45,11 @@ class Receiver(Protocol):
         """Takes the weights of directory `path`."""
         ...
 
-    async def join(self, meeting: Meeting) -> None:
+    async def join(self, rendezvous: Rendezvous) -> None:
         """Opens a channel, in the place of an earlier one."""
         ...
 
-    async def receive(self, manifest: Manifest, version: int) -> None:
+    async def receive(self, manifest: WeightsManifest, version: int) -> None:
         """Takes the weights that come over the channel."""
         ...
 
@@ -73,11 +73,11 @@ class Publication(Protocol):
 class Ranks(Protocol):
     """The policy's ranks, as a channel needs them."""
 
-    async def everywhere(self, method: str, *args: Any) -> None:
+    async def call_all(self, method: str, *args: Any) -> None:
         """Runs a method on every rank."""
         ...
 
-    async def ask(self, method: str) -> Any:
+    async def call_first(self, method: str) -> Any:
         """What rank 0 answers."""
         ...
 
@@ -120,7 +120,7 @@ class Stream:
             ranks: of the policy.
             channel: which kind.
             verify: which deliveries over one channel engines verify.
-            part_bytes: see `Meeting`.
+            part_bytes: see `Rendezvous`.
         """
         self.version = 0
         self._ranks = ranks
@@ -129,7 +129,7 @@ class Stream:
         self._part_bytes = part_bytes
         self._joined: list[Receiver] = []
         self._num_sent = 0
-        self._manifest: Manifest
+        self._manifest: WeightsManifest
         self._still = asyncio.Lock()
 
     @asynccontextmanager
@@ -164,7 +164,7 @@ class Stream:
             self._manifest, verified=is_verified(self._verify, self._num_sent)
         )
         failures = await self._at_both_ends(
-            self._ranks.everywhere("send", manifest),
+            self._ranks.call_all("send", manifest),
             [receiver.receive(manifest, self.version) for receiver in receivers],
             limit_s=max(receiver.limit_s for receiver in receivers),
         )
@@ -172,10 +172,10 @@ class Stream:
         return failures
 
     async def _open(self, receivers: Sequence[Receiver]) -> Failures:
-        address, port, secret = await self._ranks.ask("meeting_place")
-        self._manifest = await self._ranks.ask("manifest")
+        address, port, secret = await self._ranks.call_first("rendezvous_place")
+        self._manifest = await self._ranks.call_first("manifest")
         limit_s = max(receiver.limit_s for receiver in receivers)
-        meeting = Meeting(
+        rendezvous = Rendezvous(
             channel=self._channel,
             address=address,
             port=port,
@@ -185,10 +185,10 @@ class Stream:
             secret=secret,
             part_bytes=self._part_bytes,
         )
-        ours = asyncio.ensure_future(self._ranks.everywhere("join_engines", meeting))
+        ours = asyncio.ensure_future(self._ranks.call_all("join_engines", rendezvous))
         joining, first_rank = [], 1
         for receiver in receivers:
-            theirs = dataclasses.replace(meeting, first_rank=first_rank)
+            theirs = dataclasses.replace(rendezvous, first_rank=first_rank)
             joining.append(_join_or_call_off(receiver, theirs, ours))
             first_rank += receiver.num_ranks
         failures = await self._at_both_ends(ours, joining, limit_s=limit_s)
@@ -210,15 +210,15 @@ class Stream:
 
 
 async def _join_or_call_off(
-    receiver: Receiver, meeting: Meeting, policy: asyncio.Future[None]
+    receiver: Receiver, rendezvous: Rendezvous, policy: asyncio.Future[None]
 ) -> None:
     """Where a worker does not come, the policy need not wait for its processes."""
     try:
-        await receiver.join(meeting)
+        await receiver.join(rendezvous)
     except ComponentError:
-        num_left = receiver.num_ranks if meeting.channel == "tcp" else 0
+        num_left = receiver.num_ranks if rendezvous.channel == "tcp" else 0
         while num_left and not policy.done():
-            num_left -= await asyncio.to_thread(call_off, meeting)
+            num_left -= await asyncio.to_thread(call_off, rendezvous)
             await asyncio.sleep(RETRY_S)
         raise
 

@@ -19,7 +19,7 @@ class ChannelError(ComponentError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Meeting:
+class Rendezvous:
     """Where the policy and engines open a channel between them."""
 
     channel: ChannelName
@@ -34,13 +34,13 @@ class Meeting:
     timeout_s: float
     """Longest wait for one part of the weights."""
     secret: str = field(repr=False)
-    """By which those who were told of the meeting know one another."""
+    """By which those who were told of the rendezvous know one another."""
     part_bytes: int = PART_BYTES
     """Size of a part, which the tensor that fills it may exceed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Manifest:
+class WeightsManifest:
     """The tensors that a channel will carry, in order."""
 
     names: tuple[str, ...]

@@ -8,9 +8,9 @@ import pytest
 
 from ur2.benchmarks.options import BenchmarkOptions
 from ur2.benchmarks.runner import Benchmark, Runner
-from ur2.benchmarks.store import Store
+from ur2.benchmarks.store import EvaluationFolder
 from ur2.config.load import compose_evaluation
-from ur2.prompts.protocol import Protocol
+from ur2.prompts.dialect import Dialect
 from ur2.rollout.options import RolloutOptions, SamplingOptions
 from ur2.rollout.pool.rollout_pool import RolloutPool
 from ur2.types import (
@@ -25,7 +25,7 @@ from ur2.types import (
     Trajectory,
 )
 
-PROTOCOL = Protocol(
+DIALECT = Dialect(
     compose_evaluation(["checkpoint=x", "+benchmark=atlas", "prompt=search_r1"]).prompt.protocol
 )
 EXACT = BenchmarkOptions(title="T", file="f", task="qa", metrics=("exact_match", "f1"))
@@ -80,7 +80,7 @@ def make_questions(num: int, *, gold: str = "Paris") -> list[Question]:
 class Bench:
     """One benchmark over scripted rollouts, with its folder."""
 
-    store: Store
+    store: EvaluationFolder
     questions: Sequence[Question]
     options: BenchmarkOptions = EXACT
     limit: int | None = None
@@ -92,7 +92,7 @@ class Bench:
     async def run(self, worker: ScriptedWorker, judge=None, max_failure_rate: float = 1.0):
         runner = Runner(
             RolloutPool([worker], RolloutOptions()),
-            PROTOCOL,
+            DIALECT,
             self.store,
             sampling=SamplingOptions(),
             search=True,
@@ -104,7 +104,7 @@ class Bench:
 
 @pytest.fixture
 def bench(tmp_path) -> Bench:
-    store = Store(str(tmp_path / "out"))
+    store = EvaluationFolder(str(tmp_path / "out"))
     store.open({"checkpoint": "x", "benchmarks": {"t": {"file": "f"}}})
     return Bench(store=store, questions=make_questions(12))
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ur2.benchmarks.store import Store
+from ur2.benchmarks.store import EvaluationFolder
 from ur2.config.evaluation import evaluation_settings, load_benchmarks
 from ur2.config.load import CONFIGS, compose, compose_evaluation
 from ur2.config.measuring import model_of, resolve_model
@@ -162,7 +162,7 @@ def test_bad_input_is_named_before_anything_starts(
 
 def test_results_made_otherwise_are_never_mixed(question_file: Path, tmp_path: Path) -> None:
     given = [*CHAT, "+benchmark=atlas", f"benchmarks.atlas.file={question_file}"]
-    store = Store(str(tmp_path))
+    store = EvaluationFolder(str(tmp_path))
     store.open(evaluation_settings(compose_evaluation(given)))
     store.check(
         evaluation_settings(compose_evaluation([*given, "limit=3", "cluster.call_timeout_s=1"]))
@@ -214,7 +214,7 @@ def test_a_service_that_answers_elsewhere_now_is_the_same_and_another_model_is_n
 ) -> None:
     base = [option for option in CHAT if not option.startswith("search")]
     base += ["+benchmark=atlas", f"benchmarks.atlas.file={question_file}", *given]
-    store = Store(str(tmp_path))
+    store = EvaluationFolder(str(tmp_path))
     store.open(evaluation_settings(compose_evaluation(base)))
     store.check(evaluation_settings(compose_evaluation([*base, moved])))
     with pytest.raises(InputError, match=f"another {named}:"):

@@ -198,7 +198,7 @@ def test_question_text_is_shown_as_it_is(tiny_model):
 
 
 @pytest.mark.parametrize("experiment", ["medqa_qwen7b", "math_rag_stage2_llama8b"])
-def test_the_second_protocol_is_one_switch(experiment, tiny_model):
+def test_the_second_dialect_is_one_switch(experiment, tiny_model):
     shown = plan(
         f"+experiment={experiment}",
         "prompt=search_r1",

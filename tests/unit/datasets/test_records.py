@@ -9,7 +9,7 @@ from pydantic_core import to_json
 
 from ur2.datasets import load_demonstrations, load_questions
 from ur2.datasets.jsonl import MAX_PROBLEMS_SHOWN, write_jsonl
-from ur2.demonstrations import Demonstration, Turn
+from ur2.demonstrations import DemonstratedTurn, Demonstration
 from ur2.errors import InputError
 from ur2.types import Level, Passage, Question
 
@@ -52,8 +52,8 @@ def test_the_suffix_decides_the_compression(tmp_path: Path) -> None:
 
 def test_demonstrations_survive_writing_and_reading(tmp_path: Path) -> None:
     turns = (
-        Turn(thought="t", search="q", documents=(Passage(id="p", text="d"),)),
-        Turn(thought="u", answer="a", learn=False),
+        DemonstratedTurn(thought="t", search="q", documents=(Passage(id="p", text="d"),)),
+        DemonstratedTurn(thought="u", answer="a", learn=False),
     )
     demonstration = Demonstration(question=QUESTION, retrieval=True, turns=turns)
     path = str(tmp_path / "d.jsonl")

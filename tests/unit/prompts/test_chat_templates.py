@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import pytest
 
-from ur2.demonstrations import Demonstration, Turn
+from ur2.demonstrations import DemonstratedTurn, Demonstration
 from ur2.errors import InputError
+from ur2.prompts.dialect import Answer, Dialect, Search
 from ur2.prompts.options import PromptOptions
-from ur2.prompts.protocol import Answer, Protocol, Search
 from ur2.prompts.render import PromptRenderer
 from ur2.rollout.engines.text import generation_eos
 from ur2.types import Level, Passage, Question
@@ -140,7 +140,7 @@ def name(request) -> str:
 
 
 def renderer(name: str, options: PromptOptions, **keywords) -> PromptRenderer:
-    return PromptRenderer(TOKENIZERS[name], Protocol(options.protocol), options, **keywords)
+    return PromptRenderer(TOKENIZERS[name], Dialect(options.protocol), options, **keywords)
 
 
 def question(task: str = "qa", text: str = "Why?") -> Question:
@@ -208,17 +208,19 @@ def test_no_question_or_document_can_open_a_turn(name, ur2):
         assert token not in documents.token_ids
 
 
-def test_the_protocols_markers_are_plain_text_that_is_read_back(name, shipped):
+def test_the_dialects_markers_are_plain_text_that_is_read_back(name, shipped):
     made, tokenizer = renderer(name, shipped), TOKENIZERS[name]
     turns = (
-        Turn(thought="Look.", search="capital", documents=(Passage(id="1", text="Paris."),)),
-        Turn(thought="So", answer="Paris"),
+        DemonstratedTurn(
+            thought="Look.", search="capital", documents=(Passage(id="1", text="Paris."),)
+        ),
+        DemonstratedTurn(thought="So", answer="Paris"),
     )
     demo = Demonstration(question=question("qa"), retrieval=True, turns=turns)
     _, search, _, answer = made.demonstration(demo)
-    read = [made.protocol.parse(tokenizer.decode(s.token_ids), "qa") for s in (search, answer)]
+    read = [made.dialect.parse(tokenizer.decode(s.token_ids), "qa") for s in (search, answer)]
     assert read == [Search("capital"), Answer("Paris")]
-    if made.protocol.answer_form("qa").form != "tags":
+    if made.dialect.answer_form("qa").form != "tags":
         assert answer.token_ids[-1] == tokenizer.eos_token_id
 
 

@@ -4,10 +4,10 @@ import sys
 
 import pytest
 
-from ur2.demonstrations import Demonstration, Turn
+from ur2.demonstrations import DemonstratedTurn, Demonstration
 from ur2.errors import InputError
+from ur2.prompts.dialect import Dialect
 from ur2.prompts.options import PromptOptions
-from ur2.prompts.protocol import Protocol
 from ur2.prompts.render import PromptRenderer
 from ur2.types import Author, Level, Passage, Question
 
@@ -18,7 +18,7 @@ def make_question(**changes) -> Question:
 
 
 def make(tokenizer, options: PromptOptions, **keywords) -> PromptRenderer:
-    return PromptRenderer(tokenizer, Protocol(options.protocol), options, **keywords)
+    return PromptRenderer(tokenizer, Dialect(options.protocol), options, **keywords)
 
 
 def test_a_prompt_is_the_chat_template_with_one_bos(tokenizer, atlas):
@@ -110,8 +110,10 @@ def test_stop_ids_are_those_of_tokenizer_and_generation_config(tokenizer, atlas)
 
 def demonstration(**changes) -> Demonstration:
     turns = (
-        Turn(thought="Look.", search="capital", documents=(Passage(id="1", text="Paris."),)),
-        Turn(thought="So", answer="Paris", **changes),
+        DemonstratedTurn(
+            thought="Look.", search="capital", documents=(Passage(id="1", text="Paris."),)
+        ),
+        DemonstratedTurn(thought="So", answer="Paris", **changes),
     )
     return Demonstration(question=make_question(), retrieval=True, turns=turns)
 

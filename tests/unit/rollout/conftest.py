@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from ur2.prompts.dialect import Dialect
 from ur2.prompts.options import PromptOptions
-from ur2.prompts.protocol import Protocol
 from ur2.prompts.render import PromptRenderer
-from ur2.retrieval.reading.knowledge import Knowledge
+from ur2.retrieval.reading.knowledge import RoutedKnowledge
 from ur2.rollout.engines.base import Generation, GenerationRequest
 from ur2.rollout.episode import Players, run_episode
 from ur2.rollout.options import RolloutOptions, SamplingOptions
@@ -151,8 +151,8 @@ def make_players(
     prompt = PROMPT.model_copy(update={"last_turn": last_turn})
     return Players(
         engine=engine,
-        renderer=PromptRenderer(TOKENIZER, Protocol(PROMPT.protocol), prompt),  # type: ignore[arg-type]
-        knowledge=knowledge or Knowledge(retriever=retriever or ScriptedRetriever(), top_k=1),
+        renderer=PromptRenderer(TOKENIZER, Dialect(PROMPT.protocol), prompt),  # type: ignore[arg-type]
+        knowledge=knowledge or RoutedKnowledge(retriever=retriever or ScriptedRetriever(), top_k=1),
         options=RolloutOptions(**options),
     )
 

@@ -1,12 +1,12 @@
 import pytest
 
-from ur2.prompts.options import ProtocolOptions
-from ur2.prompts.protocol import Answer, Protocol, Search, Stop
+from ur2.prompts.dialect import Answer, Dialect, Search, Stop
+from ur2.prompts.options import DialectOptions
 from ur2.rollout.environment import Refused, Rules
 from ur2.types import Status
 
-PROTOCOL = Protocol(
-    ProtocolOptions.load(
+DIALECT = Dialect(
+    DialectOptions.load(
         {
             "search": {"open": "<search>", "close": "</search>"},
             "documents": {"open": "<docs>", "close": "</docs>"},
@@ -20,7 +20,7 @@ SEARCH = "so <search> a b </search>"
 
 
 def rules(*, retrieval=True, max_turns=9):
-    return Rules(protocol=PROTOCOL, task="qa", retrieval=retrieval, max_turns=max_turns)
+    return Rules(dialect=DIALECT, task="qa", retrieval=retrieval, max_turns=max_turns)
 
 
 def test_a_search_is_allowed_where_retrieval_is_on_and_turns_remain():

@@ -9,8 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from ur2.errors import ComponentError, InputError
-from ur2.prompts.protocol import Protocol
-from ur2.retrieval.reading.knowledge import Knowledge
+from ur2.prompts.dialect import Dialect
+from ur2.retrieval.reading.knowledge import RoutedKnowledge
 from ur2.rollout.chat import ChatWorker, close_marker, text_renderer
 from ur2.rollout.engines.base import GenerationRequest
 from ur2.rollout.engines.endpoint import Endpoint
@@ -258,7 +258,7 @@ async def chat(
         ),
         game.prompt.model_copy(update={"last_turn": last_turn}),
         model="m",
-        knowledge=knowledge or Knowledge(retriever=retriever, top_k=1),
+        knowledge=knowledge or RoutedKnowledge(retriever=retriever, top_k=1),
         seed=0,
     )
     await worker.start()
@@ -391,7 +391,7 @@ def test_a_cut_that_chat_endpoints_do_not_know_is_refused(game, serve):
     ],
 )
 def test_the_stop_string_that_endpoints_cut_off_is_put_back(game, text, closed):
-    assert close_marker(text, Protocol(game.prompt.protocol), "qa") == closed
+    assert close_marker(text, Dialect(game.prompt.protocol), "qa") == closed
 
 
 def test_a_question_longer_than_the_prompt_budget_is_refused_for_endpoints_too(game):

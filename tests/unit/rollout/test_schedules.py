@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ur2.errors import ComponentError
 from ur2.retrieval.client.errors import RetrievalUnavailableError
 from ur2.retrieval.client.retriever import RetrievalClient
-from ur2.retrieval.reading.knowledge import Knowledge
+from ur2.retrieval.reading.knowledge import RoutedKnowledge
 from ur2.rollout.engines.base import Generation
 from ur2.rollout.episode import turn_seed
 from ur2.rollout.options import EngineOptions, RolloutOptions, SamplingOptions
@@ -341,7 +341,7 @@ async def finishes(game, fault):
     client = RetrievalClient(Service(fault), deadline_s=DEADLINE_S)
     players = game.make_players(
         LiveEngine(game.tokenizer, turns.__getitem__, token_s=0.1),
-        knowledge=Knowledge(retriever=client, top_k=1),
+        knowledge=RoutedKnowledge(retriever=client, top_k=1),
     )
     worker = RolloutWorker(players, seed=0)
     over = {}

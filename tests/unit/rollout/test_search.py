@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ur2.retrieval.client.retriever import HttpTransport, RetrievalClient
-from ur2.retrieval.reading.knowledge import Knowledge
+from ur2.retrieval.reading.knowledge import RoutedKnowledge
 from ur2.retrieval.reading.options import SummariserOptions
 from ur2.retrieval.reading.summarise import Summariser
 from ur2.retrieval.web.options import WebSearchOptions
@@ -183,7 +183,9 @@ def play_between(game, serve_http, http_answer):
                 if web
                 else RetrievalClient(HttpTransport(url), max_retries=0)
             )
-            knowledge = Knowledge(retriever=retriever, top_k=1, summariser=Summariser(options))
+            knowledge = RoutedKnowledge(
+                retriever=retriever, top_k=1, summariser=Summariser(options)
+            )
             try:
                 return await game.play(game.turns(SEARCH, ANSWER), knowledge=knowledge)
             finally:

@@ -18,7 +18,7 @@ from ur2.errors import ComponentError, InputError, NotFiniteError, RunInterrupte
 from ur2.policy.group import PolicyGroup
 from ur2.policy.options import PolicyOptions
 from ur2.rollout.options import RolloutOptions, SamplingOptions
-from ur2.rollout.pool.board import Account, Loss, WorkerAccount
+from ur2.rollout.pool.seating import Loss, PlayAccount, WorkerAccount
 from ur2.trainer.checkpoint import Checkpoints, LoopState
 from ur2.trainer.loop import Trainer
 from ur2.trainer.options import TrainerOptions
@@ -73,8 +73,8 @@ class ScriptedRollouts:
         self.samplings[assignment.id] = sampling
         return self._group(assignment, num_samples)
 
-    def take_account(self) -> Account:
-        return Account(wall_s=2.0, workers=(WorkerAccount(num_sampled_tokens=500, busy_s=1.5),))
+    def take_account(self) -> PlayAccount:
+        return PlayAccount(wall_s=2.0, workers=(WorkerAccount(num_sampled_tokens=500, busy_s=1.5),))
 
     async def take_writing_s(self) -> float:
         return 1.0

@@ -17,7 +17,7 @@ from ur2.types import Sample
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class PackedRow:
     """What a model reads in one forward pass; no token sees another sequence."""
 
     input_ids_T: Tensor
@@ -30,10 +30,10 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Inputs:
+class MicrobatchInputs:
     """What the model reads and what is asked of it."""
 
-    row: Row
+    row: PackedRow
     position_N: Tensor
     """Index into the row of the token before each trained one."""
     target_N: Tensor
@@ -45,7 +45,7 @@ class Inputs:
     """Trained tokens of each sequence."""
 
 
-def collate(samples: Sequence[Sample], device: torch.device) -> Inputs:
+def collate(samples: Sequence[Sample], device: torch.device) -> MicrobatchInputs:
     """Packs samples; no sample gives a row that reads a token and trains on nothing."""
     if not samples:
         return _idle(device)
@@ -58,7 +58,7 @@ def collate(samples: Sequence[Sample], device: torch.device) -> Inputs:
         values = [array[target] for array, target in zip(arrays, targets, strict=True)]
         return torch.from_numpy(np.concatenate(values)).to(device)
 
-    return Inputs(
+    return MicrobatchInputs(
         row=make_row([s.token_ids[:n] for s, n in zip(samples, lengths, strict=True)], device),
         position_N=torch.from_numpy(
             np.concatenate([start + t - 1 for start, t in zip(starts, targets, strict=True)])
@@ -71,11 +71,11 @@ def collate(samples: Sequence[Sample], device: torch.device) -> Inputs:
     )
 
 
-def make_row(sequences: Sequence[NDArray[np.int64]], device: torch.device) -> Row:
+def make_row(sequences: Sequence[NDArray[np.int64]], device: torch.device) -> PackedRow:
     """Token ids of each sequence, none of them empty, end to end."""
     lengths = tuple(len(ids) for ids in sequences)
     positions = np.concatenate([np.arange(n) for n in lengths])
-    return Row(
+    return PackedRow(
         input_ids_T=torch.from_numpy(np.concatenate(sequences)).to(device),
         position_ids_T=torch.from_numpy(positions).to(device),
         offset_S=torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32, device=device),
@@ -83,10 +83,10 @@ def make_row(sequences: Sequence[NDArray[np.int64]], device: torch.device) -> Ro
     )
 
 
-def _idle(device: torch.device) -> Inputs:
+def _idle(device: torch.device) -> MicrobatchInputs:
     """One token whose loss has weight 0: the rank takes part in collectives, and adds nothing."""
     zero = torch.zeros(1, dtype=torch.int64, device=device)
-    return Inputs(
+    return MicrobatchInputs(
         row=make_row([np.zeros(1, dtype=np.int64)], device),
         position_N=zero,
         target_N=zero,

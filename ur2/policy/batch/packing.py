@@ -42,7 +42,7 @@ class RankPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class BatchPlan:
     """The shares of all ranks; every sample with policy tokens is in exactly one."""
 
     ranks: tuple[RankPlan, ...]
@@ -59,7 +59,9 @@ class Plan:
         return idle / (idle + sum(map(num_tokens, parts)))
 
 
-def plan(batch: Batch, *, num_updates: int, num_ranks: int, max_tokens_per_microbatch: int) -> Plan:
+def plan(
+    batch: Batch, *, num_updates: int, num_ranks: int, max_tokens_per_microbatch: int
+) -> BatchPlan:
     """Splits a batch into optimizer steps, ranks and microbatches; deterministic.
 
     Args:
@@ -79,7 +81,7 @@ def plan(batch: Batch, *, num_updates: int, num_ranks: int, max_tokens_per_micro
         _split_step(step, num_ranks, max_tokens_per_microbatch)
         for step in _deal(by_length, min(num_updates, len(by_length)))
     ]
-    return Plan(
+    return BatchPlan(
         ranks=tuple(
             RankPlan(steps=tuple(step[rank] for step in steps)) for rank in range(num_ranks)
         )

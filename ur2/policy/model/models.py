@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.integrations.liger import apply_liger_kernel
 
 from ur2.errors import InputError
-from ur2.policy.batch.microbatch import Row
+from ur2.policy.batch.microbatch import PackedRow
 from ur2.policy.model.attention import use_packed_attention
 from ur2.policy.model.token_logprobs import TokenLogprobs
 
@@ -31,7 +31,9 @@ class PolicyModel(nn.Module):
             lm.get_output_embeddings(), temperature=temperature, chunk_tokens=chunk_tokens
         )
 
-    def forward(self, row: Row, position_N: Tensor, target_N: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, row: PackedRow, position_N: Tensor, target_N: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """(logprob_N, entropy_N) of `target_N` after the positions `position_N` of the row."""
         hidden_TD = hidden_states(self.lm, row)
         logprob_N, entropy_N = self.token_logprobs(hidden_TD.index_select(0, position_N), target_N)
@@ -50,13 +52,13 @@ class CriticModel(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, row: Row, position_N: Tensor) -> Tensor:
+    def forward(self, row: PackedRow, position_N: Tensor) -> Tensor:
         """The value of what stands before each chosen token, as far as `position_N`. (N,)."""
         value_N1: Tensor = self.head(hidden_states(self.lm, row).index_select(0, position_N))
         return value_N1.float().squeeze(1)
 
 
-def hidden_states(lm: PreTrainedModel, row: Row) -> Tensor:
+def hidden_states(lm: PreTrainedModel, row: PackedRow) -> Tensor:
     """The last hidden state of every token, (T, D); no token sees another sequence."""
     output = lm.get_decoder()(
         input_ids=row.input_ids_T[None],

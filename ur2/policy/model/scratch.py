@@ -65,7 +65,7 @@ class ScratchOptions(Options):
         "<answer>",
         "</answer>",
     )
-    """The protocol's markers; each is one token and swallows the spaces around it."""
+    """The dialect's markers; each is one token and swallows the spaces around it."""
 
 
 def make_model(options: ScratchOptions, texts: Iterable[str], out: str, seed: int) -> None:

@@ -123,7 +123,7 @@ class CorpusState(BaseModel):
     corpus_sha256: str
 
 
-class State(BaseModel):
+class ServiceState(BaseModel):
     """How a service is, and what it serves."""
 
     status: str
@@ -132,7 +132,7 @@ class State(BaseModel):
     corpora: dict[str, CorpusState]
 
 
-class Problem(BaseModel):
+class RequestProblem(BaseModel):
     """Why a request was refused or failed."""
 
     detail: str

@@ -27,7 +27,7 @@ from ur2.retrieval.corpus.file import ROWS_PER_CHUNK, SUFFIX, Corpus, CorpusWrit
 from ur2.retrieval.corpus.options import Paths, ReadOptions
 from ur2.retrieval.corpus.readers import Bad, Blank, Outcome, read_source
 from ur2.retrieval.corpus.rows import Draft
-from ur2.retrieval.corpus.sources import Source, find_sources, source_sha256, source_stamp
+from ur2.retrieval.corpus.sources import PassageFile, find_sources, source_sha256, source_stamp
 from ur2.retrieval.partial import progress_bar, work_folder, write_atomically
 
 MAX_PROBLEMS_SHOWN = 20
@@ -48,7 +48,7 @@ class Position(NamedTuple):
     """Among the passages of its line, from 0."""
 
 
-class State(BaseModel):
+class ConversionState(BaseModel):
     """What is good of unfinished work."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -116,11 +116,11 @@ def convert(names: Paths, options: ReadOptions, out: Path, *, sha256: str) -> No
         shutil.rmtree(folder)
 
 
-def _load_state(folder: Path, sha256: str) -> State:
+def _load_state(folder: Path, sha256: str) -> ConversionState:
     """The state of the same work, where its files are what it says."""
-    fresh = State(sha256=sha256)
+    fresh = ConversionState(sha256=sha256)
     try:
-        state = State.model_validate_json((folder / STATE_FILE).read_bytes())
+        state = ConversionState.model_validate_json((folder / STATE_FILE).read_bytes())
         num_bytes = (folder / PASSAGES_FILE).stat().st_size
         num_places = (folder / PLACES_FILE).stat().st_size // PLACE.itemsize
     except (OSError, ValidationError):
@@ -164,7 +164,11 @@ class _Conversion:
     """One run over all files, from where the state says."""
 
     def __init__(
-        self, folder: Path, sources: Sequence[Source], options: ReadOptions, state: State
+        self,
+        folder: Path,
+        sources: Sequence[PassageFile],
+        options: ReadOptions,
+        state: ConversionState,
     ) -> None:
         self._folder = folder
         self._sources = sources

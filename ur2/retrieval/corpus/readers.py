@@ -25,7 +25,7 @@ from ur2.retrieval.corpus.rows import (
     known_fields,
     shape_of,
 )
-from ur2.retrieval.corpus.sources import Member, Source, members, reading
+from ur2.retrieval.corpus.sources import Member, PassageFile, members, reading
 
 MAX_LINE_BYTES = 64 << 20
 """Longest line that is taken for a row; KILT's longest pages have a few million bytes."""
@@ -50,7 +50,7 @@ RawRow = tuple[int, Row | Bad]
 
 
 def read_source(
-    source: Source,
+    source: PassageFile,
     options: ReadOptions,
     count: Callable[[int], None] = lambda num_bytes: None,
     *,

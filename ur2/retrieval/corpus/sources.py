@@ -31,7 +31,7 @@ READERS_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class PassageFile:
     """A file of passages."""
 
     path: Path
@@ -54,13 +54,13 @@ class Member:
     stream: BinaryIO
 
 
-def find_sources(names: str | Sequence[str]) -> tuple[Source, ...]:
+def find_sources(names: str | Sequence[str]) -> tuple[PassageFile, ...]:
     """The files that `names` stand for, in the order of names and, within a folder, of paths.
 
     Raises:
         InputError: a name stands for no file.
     """
-    found: list[Source] = []
+    found: list[PassageFile] = []
     for name in [names] if isinstance(names, str) else names:
         root, paths = _expand(name)
         if not paths:
@@ -71,7 +71,7 @@ def find_sources(names: str | Sequence[str]) -> tuple[Source, ...]:
     return tuple(found)
 
 
-def source_sha256(sources: Sequence[Source], options: ReadOptions) -> str:
+def source_sha256(sources: Sequence[PassageFile], options: ReadOptions) -> str:
     """Of the files' bytes and of how they are read; equal hashes mean equal passages.
 
     Raises:
@@ -85,7 +85,7 @@ def source_sha256(sources: Sequence[Source], options: ReadOptions) -> str:
     return digest.hexdigest()
 
 
-def source_stamp(sources: Sequence[Source], options: ReadOptions) -> str:
+def source_stamp(sources: Sequence[PassageFile], options: ReadOptions) -> str:
     """Of sizes and times instead of bytes: as long as it is the same, so is `source_sha256`.
 
     Raises:
@@ -99,7 +99,7 @@ def source_stamp(sources: Sequence[Source], options: ReadOptions) -> str:
     return digest.hexdigest()
 
 
-def members(source: Source, count: Callable[[int], None]) -> Iterator[Member]:
+def members(source: PassageFile, count: Callable[[int], None]) -> Iterator[Member]:
     """Opens a file, or one after another the files of an archive; `count` gets the bytes read.
 
     To be used within `reading`.
@@ -198,10 +198,10 @@ def _expand(name: str) -> tuple[Path, list[Path]]:
     return root, sorted(p for p in root.glob(str(path.relative_to(root))) if p.is_file())
 
 
-def _source(path: Path, root: Path) -> Source:
+def _source(path: Path, root: Path) -> PassageFile:
     with reading(path):
         num_bytes = path.stat().st_size
-        return Source(path=path, name=path.relative_to(root).as_posix(), num_bytes=num_bytes)
+        return PassageFile(path=path, name=path.relative_to(root).as_posix(), num_bytes=num_bytes)
 
 
 def _is_known(name: str) -> bool:

@@ -12,7 +12,7 @@ from ur2.types import Finding, Lookup, RetrievalFailed, Task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Knowledge:
+class RoutedKnowledge:
     """One retriever, the corpus of each task, and maybe a summariser."""
 
     retriever: Retriever

@@ -28,14 +28,14 @@ from ur2.retrieval.client.wire import (
     DEFAULT_SOURCE,
     CorpusState,
     PlainAnswers,
-    Problem,
     QueriesRequest,
     ReloadRequest,
+    RequestProblem,
     RetrieveRequest,
     RetrieveResponse,
+    ServiceState,
     SourcedAnswers,
     SourcedQuery,
-    State,
     contents,
 )
 from ur2.retrieval.options import ServeOptions
@@ -129,7 +129,7 @@ class Api:
             for index in self._service.corpora
         }
         default = self._service.corpora.names[0]
-        return _json(State(status=self._status(), default=default, corpora=corpora))
+        return _json(ServiceState(status=self._status(), default=default, corpora=corpora))
 
     async def ready(self) -> Response:
         """Ready: every corpus can be searched, and the service is not about to end."""
@@ -196,12 +196,14 @@ def create_app(
     app.add_api_route(
         "/reload",
         api.reload,
-        response_model=State,
+        response_model=ServiceState,
         responses=_may(400, 401, 409, 413, 422),
         **post,
     )
-    app.add_api_route("/health", api.health, response_model=State)
-    app.add_api_route("/ready", api.ready, response_model=State, responses={503: {"model": State}})
+    app.add_api_route("/health", api.health, response_model=ServiceState)
+    app.add_api_route(
+        "/ready", api.ready, response_model=ServiceState, responses={503: {"model": ServiceState}}
+    )
     plain: dict[int | str, dict[str, Any]] = {
         200: {"content": {"text/plain": {"schema": {"type": "string"}}}}
     }
@@ -232,7 +234,9 @@ def _guard(token: str) -> Callable[..., None]:
 
 
 def _may(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return {status: {"model": Problem, "description": PROBLEMS[status]} for status in statuses}
+    return {
+        status: {"model": RequestProblem, "description": PROBLEMS[status]} for status in statuses
+    }
 
 
 def _unavailable(request: Request, error: Exception) -> Response:

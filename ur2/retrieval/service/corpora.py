@@ -9,10 +9,10 @@ from ur2.errors import InputError
 from ur2.retrieval.client.errors import RetrievalUnavailableError, UnknownCorpusError
 from ur2.retrieval.encoder.rerank import Reranker, load_reranker
 from ur2.retrieval.encoder.sentence_encoder import Encoder, SentenceTransformerEncoder, num_threads
-from ur2.retrieval.manifest import EncoderSpec, Manifest
+from ur2.retrieval.manifest import EncoderSpec, StoreManifest
 from ur2.retrieval.options import ServiceOptions
 from ur2.retrieval.service.searcher import Searcher
-from ur2.retrieval.service.store import Store
+from ur2.retrieval.service.store import PassageStore
 from ur2.types import Passage
 
 QUERIES_AT_ONCE = 32
@@ -40,7 +40,7 @@ class OpenIndex:
     num_threads: int
 
     @property
-    def manifest(self) -> Manifest:
+    def manifest(self) -> StoreManifest:
         """What the index holds, and what made it."""
         return self.searcher.store.manifest
 
@@ -106,7 +106,7 @@ class Corpora:
                 was open stays.
         """
         name = self._known(name)
-        store = Store(self._folders[name], device=self._options.index_device)
+        store = PassageStore(self._folders[name], device=self._options.index_device)
         encoder = self._encoder(store.manifest.recipe.encoder)
         opened = OpenIndex(
             name,

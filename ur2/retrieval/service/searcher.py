@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from ur2.errors import InputError
 from ur2.retrieval.encoder.rerank import Reranker
 from ur2.retrieval.encoder.sentence_encoder import Encoder
-from ur2.retrieval.service.store import Store
+from ur2.retrieval.service.store import PassageStore
 from ur2.types import Passage
 
 
@@ -13,7 +13,7 @@ class Searcher:
     """A store together with what its searches need."""
 
     def __init__(
-        self, store: Store, encoder: Encoder | None = None, reranker: Reranker | None = None
+        self, store: PassageStore, encoder: Encoder | None = None, reranker: Reranker | None = None
     ) -> None:
         """Searches `store`.
 

@@ -15,7 +15,7 @@ from ur2.retrieval.corpus.file import Corpus
 from ur2.retrieval.encoder.sentence_encoder import Encoder
 from ur2.retrieval.index import nearest as vectors
 from ur2.retrieval.index.fusion import NO_ROW, Rows, reciprocal_rank_fusion
-from ur2.retrieval.manifest import Manifest, load_manifest
+from ur2.retrieval.manifest import StoreManifest, load_manifest
 from ur2.types import Passage
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ VECTORS_FILE = "vectors.faiss"
 LEXICAL_FOLDER = "lexical"
 
 
-class Store:
+class PassageStore:
     """An index opened together with its passages; everything is memory-mapped."""
 
     def __init__(self, folder: Path, *, device: str = "cpu") -> None:
@@ -35,7 +35,7 @@ class Store:
         Raises:
             InputError: it is missing, damaged, or its parts do not belong together.
         """
-        self.manifest: Manifest = load_manifest(folder)
+        self.manifest: StoreManifest = load_manifest(folder)
         spec, how = self.manifest.recipe.index, self.manifest.search
         self.corpus = Corpus(folder / CORPUS_FILE)
         self.vectors = (

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from ur2.transfer.records import Manifest, Meeting
+from ur2.transfer.records import Rendezvous, WeightsManifest
 from ur2.types import VersionRun
 
 Finish = Literal["stop", "length"]
@@ -89,7 +89,7 @@ class Engine(Protocol):
         """
         ...
 
-    async def join_policy(self, meeting: Meeting) -> None:
+    async def join_policy(self, rendezvous: Rendezvous) -> None:
         """Opens a channel to the policy, in the place of an earlier one.
 
         Raises:
@@ -98,7 +98,7 @@ class Engine(Protocol):
         """
         ...
 
-    async def receive_weights(self, manifest: Manifest, version: int) -> None:
+    async def receive_weights(self, manifest: WeightsManifest, version: int) -> None:
         """As `load_weights`, by those that the policy sends at the same time.
 
         Raises:

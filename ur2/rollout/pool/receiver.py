@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from ur2.transfer.records import Manifest, Meeting
+from ur2.transfer.records import Rendezvous, WeightsManifest
 
 
 class TakesWeights(Protocol):
@@ -14,11 +14,11 @@ class TakesWeights(Protocol):
         """Takes those of a directory."""
         ...
 
-    def join_policy(self, meeting: Meeting) -> Coroutine[Any, Any, None]:
+    def join_policy(self, rendezvous: Rendezvous) -> Coroutine[Any, Any, None]:
         """Opens a channel to the policy."""
         ...
 
-    def receive_weights(self, manifest: Manifest, version: int) -> Coroutine[Any, Any, None]:
+    def receive_weights(self, manifest: WeightsManifest, version: int) -> Coroutine[Any, Any, None]:
         """Takes those that come over it."""
         ...
 
@@ -37,10 +37,10 @@ class WorkerReceiver:
         """Takes the weights of directory `path`."""
         await self.timed(f"weights {version}", self.worker.update_weights(path, version))
 
-    async def join(self, meeting: Meeting) -> None:
+    async def join(self, rendezvous: Rendezvous) -> None:
         """Opens a channel."""
-        await self.timed("channel to the policy", self.worker.join_policy(meeting))
+        await self.timed("channel to the policy", self.worker.join_policy(rendezvous))
 
-    async def receive(self, manifest: Manifest, version: int) -> None:
+    async def receive(self, manifest: WeightsManifest, version: int) -> None:
         """Takes the weights that come over the channel."""
         await self.timed(f"weights {version}", self.worker.receive_weights(manifest, version))

@@ -7,8 +7,8 @@ from itertools import chain, pairwise
 
 from ur2.errors import ComponentError
 from ur2.rollout.options import RolloutOptions, SamplingOptions
-from ur2.rollout.pool.board import Account, Board, Loss
-from ur2.rollout.pool.crew import Crew, Respawn, Worker, name_of, within
+from ur2.rollout.pool.seating import Loss, PlayAccount, Seating
+from ur2.rollout.pool.supervisor import Respawn, Worker, WorkerSupervisor, name_of, within
 from ur2.rollout.search import Trace, trace_searches
 from ur2.rollout.tasks import gather_or_cancel
 from ur2.transfer.publication import Publication
@@ -43,15 +43,17 @@ class RolloutPool:
     ) -> None:
         self._options = options
         self._trace = trace
-        self._board = Board(len(workers), options.max_in_play)
-        self._crew = Crew(workers, options, self._board, trace=trace, respawn=respawn)
+        self._seating = Seating(len(workers), options.max_in_play)
+        self._supervisor = WorkerSupervisor(
+            workers, options, self._seating, trace=trace, respawn=respawn
+        )
         self._began_s: list[float] = []
         """When each group in play began."""
         self._loss = NO_LOSS
 
     async def start(self) -> None:
-        """See `Crew.start`."""
-        await self._crew.start()
+        """See `WorkerSupervisor.start`."""
+        await self._supervisor.start()
 
     async def play(
         self, assignment: Assignment, num_samples: int, sampling: SamplingOptions
@@ -66,7 +68,7 @@ class RolloutPool:
         Raises:
             ComponentError: a worker died or hangs, and there is no further restart.
         """
-        num_parts = min(len(self._crew), num_samples) if self._options.spread_groups else 1
+        num_parts = min(len(self._supervisor), num_samples) if self._options.spread_groups else 1
         starts = [num_samples * part // num_parts for part in range(num_parts + 1)]
         done: list[Group] = []
         try:
@@ -111,16 +113,16 @@ class RolloutPool:
         return await gather_or_cancel(play(assignment) for assignment in assignments)
 
     async def update_weights(self, publication: Publication) -> None:
-        """See `Crew.update_weights`."""
-        await self._crew.update_weights(publication)
+        """See `WorkerSupervisor.update_weights`."""
+        await self._supervisor.update_weights(publication)
 
     async def sleep(self, *, keep_weights: bool) -> None:
-        """See `Crew.sleep`."""
-        await self._crew.sleep(keep_weights=keep_weights)
+        """See `WorkerSupervisor.sleep`."""
+        await self._supervisor.sleep(keep_weights=keep_weights)
 
     async def wake(self) -> None:
-        """See `Crew.wake`."""
-        await self._crew.wake()
+        """See `WorkerSupervisor.wake`."""
+        await self._supervisor.wake()
 
     @property
     def searches_known_s(self) -> float:
@@ -130,18 +132,18 @@ class RolloutPool:
         """
         return min(self._began_s, default=time.time())
 
-    def take_account(self) -> Account:
+    def take_account(self) -> PlayAccount:
         """What the workers did since the last call."""
-        return self._board.take_account()
+        return self._seating.take_account()
 
     async def take_writing_s(self) -> float:
         """Seconds of all engines since the last call in which they had a turn to write."""
-        return await self._crew.take_writing_s()
+        return await self._supervisor.take_writing_s()
 
     async def take_loss(self) -> Loss:
         """What was lost since the last call."""
         loss, self._loss = self._loss, NO_LOSS
-        num_tokens = loss.num_tokens + await self._crew.take_lost_tokens()
+        num_tokens = loss.num_tokens + await self._supervisor.take_lost_tokens()
         return replace(loss, num_tokens=num_tokens)
 
     def write_off(self, *groups: Group) -> None:
@@ -150,8 +152,8 @@ class RolloutPool:
         self._lose(tokens, sum(group.played_s for group in groups))
 
     async def close(self) -> None:
-        """See `Crew.close`."""
-        await self._crew.close()
+        """See `WorkerSupervisor.close`."""
+        await self._supervisor.close()
 
     async def _play(
         self,
@@ -163,8 +165,8 @@ class RolloutPool:
     ) -> Group:
         """Plays one part of a group, and adds it to `done`."""
         while True:
-            index = await self._board.take(num_samples)
-            worker, group, start_s = self._crew[index], None, time.time()
+            index = await self._seating.take(num_samples)
+            worker, group, start_s = self._supervisor[index], None, time.time()
             self._began_s.append(start_s)
             try:
                 try:
@@ -172,7 +174,7 @@ class RolloutPool:
                         self._options.group_timeout_s,
                         worker.run_group(assignment, num_samples, sampling, first),
                         name_of(index, f"group '{assignment.id}'"),
-                        limit=self._crew.patience.limit,
+                        limit=self._supervisor.timeouts.limit,
                     )
                 finally:
                     self._began_s.remove(start_s)
@@ -185,9 +187,9 @@ class RolloutPool:
                 done.append(replace(group, played_s=played_s))
                 return done[-1]
             except ComponentError as error:
-                await self._crew.replace(index, worker, error)
+                await self._supervisor.replace(index, worker, error)
             finally:
-                self._board.release(index, num_samples, group)
+                self._seating.release(index, num_samples, group)
 
     def _lose(self, num_tokens: int, played_s: float) -> None:
         loss = self._loss

@@ -13,7 +13,7 @@ import torch
 from ray.exceptions import RayError, RayTaskError
 
 from ur2.errors import ComponentError, RetrievalError, Ur2Error
-from ur2.policy.weights import free_port
+from ur2.policy.weight_sender import free_port
 from ur2.policy.worker import PolicyWorker
 from ur2.retrieval.client.errors import RetrievalUnavailableError
 from ur2.retrieval.client.retriever import Passages
@@ -28,7 +28,7 @@ from ur2.trainer.cluster.leftovers import (
     remove_leftovers,
     shared_memory_in_use,
 )
-from ur2.transfer.records import Manifest, Meeting
+from ur2.transfer.records import Rendezvous, WeightsManifest
 from ur2.types import Assignment, Group
 
 PROBE = "probe"
@@ -248,11 +248,11 @@ class RemoteRollouts:
         """See `RolloutWorker.update_weights`."""
         await self._call("update_weights", path, version)
 
-    async def join_policy(self, meeting: Meeting) -> None:
+    async def join_policy(self, rendezvous: Rendezvous) -> None:
         """See `RolloutWorker.join_policy`."""
-        await self._call("join_policy", meeting)
+        await self._call("join_policy", rendezvous)
 
-    async def receive_weights(self, manifest: Manifest, version: int) -> None:
+    async def receive_weights(self, manifest: WeightsManifest, version: int) -> None:
         """See `RolloutWorker.receive_weights`."""
         await self._call("receive_weights", manifest, version)
 

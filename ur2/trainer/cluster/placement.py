@@ -20,7 +20,7 @@ BY_ITSELF = sys.maxsize
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Node:
+class Machine:
     """A machine of the cluster."""
 
     id: str
@@ -72,7 +72,7 @@ class Demand:
 class Bundle:
     """What is reserved as one, on one node."""
 
-    node: Node
+    node: Machine
     gpus: int
     cpus: float
     ranks: tuple[int, ...] = ()
@@ -111,7 +111,7 @@ def placement_problems(
         )
 
 
-def plan(demand: Demand, nodes: Sequence[Node]) -> tuple[Bundle, ...] | None:
+def plan(demand: Demand, nodes: Sequence[Machine]) -> tuple[Bundle, ...] | None:
     """Places everything, or None where it does not fit; of equal nodes earlier ones are preferred.
 
     Ranks choose first. Where the engines do not fit into what they leave, engines do.
@@ -152,7 +152,7 @@ def _kinds(demand: Demand) -> list[_Kind]:
     ]
 
 
-def _pack(kind: _Kind, free: dict[str, Node]) -> list[str]:
+def _pack(kind: _Kind, free: dict[str, Machine]) -> list[str]:
     """The node of each bundle, as few as possible; takes from `free`, and less where it is full."""
     chosen: list[str] = []
     while (left := kind.number - len(chosen)) > 0:
@@ -163,7 +163,7 @@ def _pack(kind: _Kind, free: dict[str, Node]) -> list[str]:
         id_ = min(enough, key=rooms.__getitem__) if enough else max(rooms, key=rooms.__getitem__)
         count = min(left, rooms[id_])
         node = free[id_]
-        free[id_] = Node(
+        free[id_] = Machine(
             id=id_,
             address=node.address,
             gpus=node.gpus - count * kind.gpus,
@@ -173,7 +173,7 @@ def _pack(kind: _Kind, free: dict[str, Node]) -> list[str]:
     return chosen
 
 
-def _room(node: Node, kind: _Kind) -> int:
+def _room(node: Machine, kind: _Kind) -> int:
     """How many bundles of a kind fit."""
     by_gpus = node.gpus // kind.gpus if kind.gpus else BY_ITSELF
     by_cpus = int(node.cpus // kind.cpus) if kind.cpus else BY_ITSELF

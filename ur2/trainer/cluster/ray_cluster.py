@@ -24,7 +24,7 @@ from ray.util.scheduling_strategies import (
 from ur2.errors import ComponentError, InputError
 from ur2.trainer.cluster.actors import Actor, RolloutProcess, Whereabouts, sees_probe
 from ur2.trainer.cluster.leftovers import SHARED_MEMORY, OwnedFolder, remove_leftovers
-from ur2.trainer.cluster.placement import Bundle, Demand, Node, plan
+from ur2.trainer.cluster.placement import Bundle, Demand, Machine, plan
 from ur2.trainer.options import ClusterOptions
 
 logger = logging.getLogger(__name__)
@@ -185,7 +185,7 @@ class Cluster:
 
     def _nodes(
         self, alive: Sequence[Any], free: dict[str, dict[str, float]] | None = None
-    ) -> list[Node]:
+    ) -> list[Machine]:
         """The nodes with all they have or what of it is free, this one first."""
         nodes = []
         for node in alive:
@@ -194,7 +194,7 @@ class Cluster:
                 has = node["Resources"] if free is None else free.get(id_, {})
                 gpus, cpus = int(has.get("GPU", 0)), has.get("CPU", 0.0)
                 address = node["NodeManagerAddress"]
-                nodes.append(Node(id=id_, address=address, gpus=gpus, cpus=cpus))
+                nodes.append(Machine(id=id_, address=address, gpus=gpus, cpus=cpus))
         return sorted(nodes, key=lambda node: node.id != self.here)
 
 

@@ -6,8 +6,8 @@ from statistics import fmean
 
 import numpy as np
 
-from ur2.rollout.pool.board import Loss
-from ur2.trainer.feed import Harvest
+from ur2.rollout.pool.seating import Loss
+from ur2.trainer.feed import StepGroups
 from ur2.types import Level, Score, ScoredGroup, SearchEvent, Status, Trajectory
 
 
@@ -49,19 +49,19 @@ def step_metrics(groups: Sequence[ScoredGroup], *, version: int) -> dict[str, fl
     }
 
 
-def harvest_metrics(harvest: Harvest, loss: Loss) -> dict[str, float]:
+def acceptance_metrics(groups: StepGroups, loss: Loss) -> dict[str, float]:
     """What became of all that was sampled: it is trained on, was rejected, or came to nothing.
 
     Args:
-        harvest: the groups of the step.
+        groups: the groups of the step.
         loss: what was lost since the last step.
     """
-    accepted, rejected = num_sampled_tokens(harvest.accepted), num_sampled_tokens(harvest.rejected)
-    accepted_s, rejected_s = _played_s(harvest.accepted), _played_s(harvest.rejected)
+    accepted, rejected = num_sampled_tokens(groups.accepted), num_sampled_tokens(groups.rejected)
+    accepted_s, rejected_s = _played_s(groups.accepted), _played_s(groups.rejected)
     wasted, wasted_s = rejected + loss.num_tokens, rejected_s + loss.played_s
     return {
-        "rollout/groups_rejected": float(len(harvest.rejected)),
-        "rollout/groups_given_up": float(harvest.num_given_up),
+        "rollout/groups_rejected": float(len(groups.rejected)),
+        "rollout/groups_given_up": float(groups.num_given_up),
         "rollout/rejected_token_fraction": rejected / max(accepted + rejected, 1),
         "rollout/accepted_tokens": float(accepted),
         "rollout/rejected_tokens": float(rejected),

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ur2.errors import InputError
-from ur2.policy.batch.packing import Plan, cost, num_inputs, num_tokens, plan
+from ur2.policy.batch.packing import BatchPlan, cost, num_inputs, num_tokens, plan
 from ur2.types import Batch, Sample
 
 
@@ -28,7 +28,7 @@ def batch(lengths: list[int]) -> Batch:
     return Batch(samples=tuple(sample(f"s{i}", n) for i, n in enumerate(lengths)))
 
 
-def make_plan(lengths: list[int], updates: int, ranks: int, limit: int) -> Plan:
+def make_plan(lengths: list[int], updates: int, ranks: int, limit: int) -> BatchPlan:
     return plan(
         batch(lengths), num_updates=updates, num_ranks=ranks, max_tokens_per_microbatch=limit
     )

@@ -14,7 +14,7 @@ from ur2.retrieval.encoder.rerank import CrossEncoderScorer, Pair, Reranker
 from ur2.retrieval.options import EncoderOptions, ServiceOptions
 from ur2.retrieval.service.corpora import Corpora
 from ur2.retrieval.service.searcher import Searcher
-from ur2.retrieval.service.store import Store
+from ur2.retrieval.service.store import PassageStore
 from ur2.types import Passage
 
 
@@ -53,7 +53,7 @@ def test_a_search_looks_at_depth_candidates_and_returns_top_k(
     make_index: Any, encoder: Any
 ) -> None:
     texts = [f"river {'long ' * i}" for i in range(30)]
-    store = Store(make_index(passages=[passage(f"p{i}", t) for i, t in enumerate(texts)]))
+    store = PassageStore(make_index(passages=[passage(f"p{i}", t) for i, t in enumerate(texts)]))
     scorer = LongestFirst()
     (found,) = Searcher(store, encoder, Reranker(scorer, depth=10)).search(["river"], 3)
     seen = sorted((len(text) for _, text in scorer.pairs), reverse=True)

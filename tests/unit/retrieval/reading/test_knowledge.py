@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ur2.config.load import compose
 from ur2.errors import InputError
 from ur2.retrieval.options import RetrievalOptions
-from ur2.retrieval.reading.knowledge import Knowledge
+from ur2.retrieval.reading.knowledge import RoutedKnowledge
 from ur2.retrieval.reading.options import SummariserOptions
 from ur2.retrieval.reading.summarise import Summariser, read_strong, read_weak
 from ur2.types import Facts, Lookup, Passage, RetrievalFailed, Unsearchable
@@ -56,7 +56,7 @@ def summarise_with(serve_http):
             **options,
         }
         typed = SummariserOptions.load(tree, where="retrieval.summariser")
-        knowledge = Knowledge(
+        knowledge = RoutedKnowledge(
             retriever=retriever or ScriptedRetriever(),
             top_k=2,
             summariser=Summariser(typed),
@@ -68,7 +68,7 @@ def summarise_with(serve_http):
 
 async def test_without_summariser_and_routes_a_lookup_is_a_search():
     retriever = ScriptedRetriever()
-    finding = await Knowledge(retriever=retriever, top_k=7).look_up(LOOKUP)
+    finding = await RoutedKnowledge(retriever=retriever, top_k=7).look_up(LOOKUP)
     assert finding.outcome == PASSAGES
     assert finding.summary is None
     assert retriever.asked == [(("capital",), 7, None)]
@@ -76,7 +76,9 @@ async def test_without_summariser_and_routes_a_lookup_is_a_search():
 
 async def test_each_task_searches_its_own_corpus():
     retriever = ScriptedRetriever()
-    knowledge = Knowledge(retriever=retriever, top_k=1, routes={"math": "wiki", "choice": "med"})
+    knowledge = RoutedKnowledge(
+        retriever=retriever, top_k=1, routes={"math": "wiki", "choice": "med"}
+    )
     for task in ("math", "choice", "qa"):
         await knowledge.look_up(Lookup(task=task, question="", reasoning="", query="x"))
     assert [corpus for _, _, corpus in retriever.asked] == ["wiki", "med", None]

@@ -12,7 +12,7 @@ from ur2.retrieval.index.nearest import InMemory, build_index
 from ur2.retrieval.manifest import EncoderSpec, load_manifest
 from ur2.retrieval.options import ServiceOptions
 from ur2.retrieval.service.searcher import Searcher
-from ur2.retrieval.service.store import LEXICAL_FOLDER, VECTORS_FILE, Store
+from ur2.retrieval.service.store import LEXICAL_FOLDER, VECTORS_FILE, PassageStore
 from ur2.types import Passage
 
 PASSAGES = [
@@ -31,7 +31,7 @@ def test_an_index_of_words_is_searched_without_an_encoder(make_index: Any, encod
     encoder.fail_with = AssertionError("nothing is encoded")
     folder = make_index(passages=PASSAGES, index="lexical")
     assert not (folder / VECTORS_FILE).exists()
-    rivers, money, nothing = Searcher(Store(folder)).search(
+    rivers, money, nothing = Searcher(PassageStore(folder)).search(
         ["rivers running through Paris", "lending money", "xyzzy"], 3
     )
     assert ids(rivers) == ["paris", "rome"]
@@ -42,7 +42,7 @@ def test_an_index_of_words_is_searched_without_an_encoder(make_index: Any, encod
 
 def test_titles_are_searched_too(make_index: Any) -> None:
     folder = make_index(passages=[Passage(id="t", title="Zurich", text="A city.")], index="lexical")
-    assert ids(Searcher(Store(folder)).search(["zurich"], 1)[0]) == ["t"]
+    assert ids(Searcher(PassageStore(folder)).search(["zurich"], 1)[0]) == ["t"]
 
 
 @pytest.mark.parametrize("depth", [2, 30])
@@ -52,7 +52,7 @@ def test_a_hybrid_index_fuses_what_words_and_vectors_find(
     passages = [Passage(id=f"p{i}", text=f"fact {i} of {i % 7} and {i % 5}") for i in range(30)]
     folder = make_index(passages=passages, index="hybrid", fusion_k=5, fusion_depth=depth)
     queries = ["fact 3", "4 and 2", "fact 12 of 5"]
-    found = Searcher(Store(folder), encoder).search(queries, 2)
+    found = Searcher(PassageStore(folder), encoder).search(queries, 2)
 
     query_QD = encoder.encode_queries(queries)
     encoded = InMemory(encoder.encode_passages([p.text for p in passages]))
@@ -66,7 +66,7 @@ def test_a_hybrid_index_fuses_what_words_and_vectors_find(
 
 
 def test_an_index_of_vectors_needs_the_encoder_that_made_it(make_index: Any, encoder: Any) -> None:
-    store = Store(make_index())
+    store = PassageStore(make_index())
     with pytest.raises(InputError, match="searching it needs their encoder"):
         Searcher(store)
     encoder.spec = EncoderSpec(name="another")
@@ -93,7 +93,7 @@ def test_words_of_another_index_are_an_error(
     (folder / LEXICAL_FOLDER).rename(tmp_path / "away")
     (other / LEXICAL_FOLDER).rename(folder / LEXICAL_FOLDER)
     with pytest.raises(InputError, match="number of passages of words is 2, the manifest says 4"):
-        Store(folder)
+        PassageStore(folder)
     (folder / LEXICAL_FOLDER).rename(tmp_path / "gone")
     with pytest.raises(InputError, match="build the index again"):
-        Store(folder)
+        PassageStore(folder)

@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 
 from ur2.errors import InputError
-from ur2.retrieval.manifest import EncoderSpec, Manifest, load_manifest
-from ur2.retrieval.service.store import CORPUS_FILE, VECTORS_FILE, Store
+from ur2.retrieval.manifest import EncoderSpec, StoreManifest, load_manifest
+from ur2.retrieval.service.store import CORPUS_FILE, VECTORS_FILE, PassageStore
 from ur2.types import Passage
 
 
 def test_each_passage_is_found_by_its_own_words(
     make_index: Any, encoder: Any, passages: list[Passage]
 ) -> None:
-    store = Store(make_index())
+    store = PassageStore(make_index())
     queries = [p.text for p in passages]
     found = store.search(queries, encoder.encode_queries(queries), 3)
     assert [(best.id, best.text) for best, *_ in found] == [(p.id, p.text) for p in passages]
@@ -25,7 +25,7 @@ def test_each_passage_is_found_by_its_own_words(
 
 
 def test_asking_for_more_than_there_is_returns_what_there_is(make_index: Any, encoder: Any) -> None:
-    found = Store(make_index()).search([], encoder.encode_queries(["fact 1"]), 99)
+    found = PassageStore(make_index()).search([], encoder.encode_queries(["fact 1"]), 99)
     assert len(found[0]) == 20
 
 
@@ -43,12 +43,12 @@ def test_asking_for_more_than_there_is_returns_what_there_is(make_index: Any, en
     ],
 )
 def test_a_manifest_that_does_not_fit_is_an_error(
-    make_index: Any, change: Callable[[Manifest], Manifest], complaint: str
+    make_index: Any, change: Callable[[StoreManifest], StoreManifest], complaint: str
 ) -> None:
     folder = make_index()
     change(load_manifest(folder)).save(folder)
     with pytest.raises(InputError, match=f"do not belong together.*{complaint}"):
-        Store(folder)
+        PassageStore(folder)
 
 
 @pytest.mark.parametrize("part", [CORPUS_FILE, VECTORS_FILE])
@@ -58,11 +58,11 @@ def test_a_part_of_another_index_is_an_error(
     folder, other = make_index("one"), make_index("other", passages[:-1])
     shutil.copy(other / part, folder / part)
     with pytest.raises(InputError, match="do not belong together"):
-        Store(folder)
+        PassageStore(folder)
 
 
 def test_another_encoder_or_dimension_is_an_error(make_index: Any, encoder: Any) -> None:
-    store = Store(make_index())
+    store = PassageStore(make_index())
     store.check_encoder(encoder)
     encoder.dimension = 8
     with pytest.raises(InputError, match=r"of dimension 16, not with .* of dimension 8"):
@@ -75,7 +75,7 @@ def test_another_encoder_or_dimension_is_an_error(make_index: Any, encoder: Any)
 
 def test_a_folder_without_manifest_says_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"python -m ur2\.retrieval\.build corpus=PATH out="):
-        Store(tmp_path)
+        PassageStore(tmp_path)
 
 
 def test_an_unreadable_manifest_names_the_key(make_index: Any) -> None:

@@ -7,12 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ur2.trainer.cluster.placement import Bundle, Demand, Node, placement_problems, plan
+from ur2.trainer.cluster.placement import Bundle, Demand, Machine, placement_problems, plan
 from ur2.trainer.options import ClusterOptions
 
 
-def nodes(*gpus: int, cpus: float = 8.0) -> list[Node]:
-    return [Node(id=f"n{i}", address=f"10.0.0.{i}", gpus=g, cpus=cpus) for i, g in enumerate(gpus)]
+def nodes(*gpus: int, cpus: float = 8.0) -> list[Machine]:
+    return [
+        Machine(id=f"n{i}", address=f"10.0.0.{i}", gpus=g, cpus=cpus) for i, g in enumerate(gpus)
+    ]
 
 
 def demand(num_ranks: int, num_engines: int, tensor_parallel: int = 1, **options: object) -> Demand:

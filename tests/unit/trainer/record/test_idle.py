@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ur2.rollout.pool.board import Account, WorkerAccount
+from ur2.rollout.pool.seating import PlayAccount, WorkerAccount
 from ur2.trainer.record.idle import Idleness, idle_fraction
 
 POINTS = st.integers(-10, 60)
@@ -36,7 +36,7 @@ def test_no_rounding_takes_a_share_out_of_its_bounds(spans, start, length):
 @given(wall_s=st.floats(1e-6, 1e5), num_workers=st.integers(1, 60))
 def test_workers_that_are_always_busy_are_never_idle(wall_s, num_workers):
     workers = (WorkerAccount(busy_s=wall_s),) * num_workers
-    share = Account(wall_s=wall_s, workers=workers).idle_fraction
+    share = PlayAccount(wall_s=wall_s, workers=workers).idle_fraction
     assert 0.0 <= share <= math.ulp(1.0) * num_workers
 
 

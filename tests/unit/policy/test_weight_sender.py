@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ur2.policy.options import PolicyOptions
-from ur2.policy.weights import Outlet, free_port
+from ur2.policy.weight_sender import WeightSender, free_port
 from ur2.transfer import tcp
-from ur2.transfer.records import ChannelError, Manifest, Meeting
+from ur2.transfer.records import ChannelError, Rendezvous, WeightsManifest
 
 CPU = torch.device("cpu")
 NUM_PARTS = 6
@@ -37,15 +37,15 @@ class ScriptedEngine:
             yield {f"w{number}": torch.full((50_000,), float(number))} if full else {}
 
 
-MANIFEST = Manifest(
+MANIFEST = WeightsManifest(
     names=tuple(f"w{i}" for i in range(NUM_PARTS)),
     dtypes=("float32",) * NUM_PARTS,
     shapes=((50_000,),) * NUM_PARTS,
 )
 
 
-def meeting(first_rank: int, port: int, channel: Any = "tcp") -> Meeting:
-    return Meeting(
+def rendezvous(first_rank: int, port: int, channel: Any = "tcp") -> Rendezvous:
+    return Rendezvous(
         channel=channel,
         address="127.0.0.1",
         port=port,
@@ -57,24 +57,24 @@ def meeting(first_rank: int, port: int, channel: Any = "tcp") -> Meeting:
     )
 
 
-def joined(rank: int) -> tuple[Outlet, ScriptedEngine, tcp.TcpChannel | None]:
+def joined(rank: int) -> tuple[WeightSender, ScriptedEngine, tcp.TcpChannel | None]:
     """A rank of the policy, and the engine's end of its channel."""
     engine, port = ScriptedEngine(rank), free_port()
-    outlet = Outlet(engine, PolicyOptions(), rank)  # type: ignore[arg-type]
+    sender = WeightSender(engine, PolicyOptions(), rank)  # type: ignore[arg-type]
     with ThreadPoolExecutor(1) as pool:
-        joining = pool.submit(outlet.join, meeting(0, port))
-        far = tcp.TcpChannel(meeting(1, port), 1, CPU) if rank == 0 else None
+        joining = pool.submit(sender.join, rendezvous(0, port))
+        far = tcp.TcpChannel(rendezvous(1, port), 1, CPU) if rank == 0 else None
         joining.result()
-    return outlet, engine, far
+    return sender, engine, far
 
 
 def test_rank_0_sends_what_is_gathered_and_the_others_only_gather() -> None:
-    outlet, _, far = joined(0)
+    sender, _, far = joined(0)
     assert far is not None
     taken: list[tuple[str, Tensor]] = []
     with ThreadPoolExecutor(1) as pool:
         receiving = pool.submit(far.receive, MANIFEST, taken.extend)
-        outlet.send(MANIFEST)
+        sender.send(MANIFEST)
         receiving.result()
     assert [(name, float(t[-1])) for name, t in taken] == [
         (f"w{i}", float(i)) for i in range(NUM_PARTS)
@@ -85,19 +85,19 @@ def test_rank_0_sends_what_is_gathered_and_the_others_only_gather() -> None:
 
 
 def test_an_engine_that_leaves_is_an_error_after_everything_is_gathered() -> None:
-    outlet, engine, far = joined(0)
+    sender, engine, far = joined(0)
     assert far is not None
     far.close()
     with pytest.raises(ChannelError, match="did not leave"):
-        outlet.send(MANIFEST)
+        sender.send(MANIFEST)
     assert engine.num_gathered == NUM_PARTS
 
 
 def test_engines_that_do_not_come_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tcp, "JOIN_TIMEOUT_S", 0.1)
-    outlet = Outlet(ScriptedEngine(0), PolicyOptions(), 0)  # type: ignore[arg-type]
+    sender = WeightSender(ScriptedEngine(0), PolicyOptions(), 0)  # type: ignore[arg-type]
     with pytest.raises(ChannelError, match="no engines"):
-        outlet.join(meeting(0, free_port()))
+        sender.join(rendezvous(0, free_port()))
 
 
 def test_every_rank_has_the_weights_where_each_serves_an_engine(
@@ -107,14 +107,14 @@ def test_every_rank_has_the_weights_where_each_serves_an_engine(
         def __init__(self, *_: Any) -> None:
             self.sent: list[str] = []
 
-        def send(self, manifest: Manifest, weights: Iterator[tuple[str, Tensor]]) -> None:
+        def send(self, manifest: WeightsManifest, weights: Iterator[tuple[str, Tensor]]) -> None:
             made.append([name for name, _ in weights])
 
     made: list[list[str]] = []
-    monkeypatch.setattr("ur2.policy.weights.CHANNELS", {"ipc": Channel})
+    monkeypatch.setattr("ur2.policy.weight_sender.CHANNELS", {"ipc": Channel})
     engine = ScriptedEngine(3)
-    outlet = Outlet(engine, PolicyOptions(), 3)  # type: ignore[arg-type]
-    outlet.join(meeting(0, 1, "ipc"))
-    outlet.send(MANIFEST)
+    sender = WeightSender(engine, PolicyOptions(), 3)  # type: ignore[arg-type]
+    sender.join(rendezvous(0, 1, "ipc"))
+    sender.send(MANIFEST)
     assert made == [list(MANIFEST.names)]
     assert engine.everywhere == [True]

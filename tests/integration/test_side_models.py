@@ -32,9 +32,9 @@ Facts = Mapping[int, Mapping[str, Any]]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What one rank and two ranks left behind."""
-    folder = tmp_path_factory.mktemp("judges")
+    folder = tmp_path_factory.mktemp("side_models")
     HELPERS["make_model"](folder / "untied", tied=False)
-    program = HERE / "judges_rank.py"
+    program = HERE / "side_models_rank.py"
     for world_size in WORLDS:
         ranks = HELPERS["start_ranks"](folder, world_size, program)
         HELPERS["wait_for"](ranks, folder / f"world{world_size}")
@@ -196,4 +196,4 @@ def test_a_resumed_critic_goes_on_exactly(scenario: str, facts: Facts) -> None:
 def test_without_divergence_and_critic_neither_model_is_there(
     world_size: int, facts: Facts
 ) -> None:
-    assert facts[world_size]["judges of a plain run"] == []
+    assert facts[world_size]["side models of a plain run"] == []

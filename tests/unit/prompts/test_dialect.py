@@ -3,8 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ur2.errors import InputError
-from ur2.prompts.options import PromptOptions, ProtocolOptions
-from ur2.prompts.protocol import Answer, Protocol, Search, Stop, neutralise
+from ur2.prompts.dialect import Answer, Dialect, Search, Stop, neutralise
+from ur2.prompts.options import DialectOptions, PromptOptions
 from ur2.types import Passage
 
 TAGS = {
@@ -20,8 +20,8 @@ UR2 = {
 }
 
 
-def make(tree=TAGS, **changes) -> Protocol:
-    return Protocol(ProtocolOptions.load({**tree, **changes}, where="protocol"))
+def make(tree=TAGS, **changes) -> Dialect:
+    return Dialect(DialectOptions.load({**tree, **changes}, where="dialect"))
 
 
 def test_a_turn_stops_on_the_markers_that_end_it():
@@ -64,14 +64,14 @@ def test_a_turn_without_a_complete_action_is_a_stop(completion):
 
 
 def test_the_task_decides_which_answer_form_is_read():
-    protocol = make(UR2)
+    dialect = make(UR2)
     text = r"\boxed{5}, so the correct answer is: B"
-    assert protocol.parse(text, "math") == Answer("5")
-    assert protocol.parse(text, "choice") == Answer("B")
-    assert protocol.parse(text) == Answer("B")
-    assert protocol.answer(r"\boxed{5}", "choice") is None
-    assert protocol.answer("the correct answer is a drug", "choice") is None
-    assert protocol.answer(r"\boxed{\frac{1}{2}}", "math") == r"\frac{1}{2}"
+    assert dialect.parse(text, "math") == Answer("5")
+    assert dialect.parse(text, "choice") == Answer("B")
+    assert dialect.parse(text) == Answer("B")
+    assert dialect.answer(r"\boxed{5}", "choice") is None
+    assert dialect.answer("the correct answer is a drug", "choice") is None
+    assert dialect.answer(r"\boxed{\frac{1}{2}}", "math") == r"\frac{1}{2}"
 
 
 WORDS = st.text(st.sampled_from("ab {}\\<>/|éß7.\n"), max_size=30)
@@ -81,15 +81,15 @@ WORDS = st.text(st.sampled_from("ab {}\\<>/|éß7.\n"), max_size=30)
 @pytest.mark.parametrize("tree", [TAGS, UR2], ids=["tags", "ur2"])
 @pytest.mark.parametrize("task", ["qa", "choice"])
 def test_a_rendered_turn_reads_back_as_itself_or_is_refused(tree, task, thought, content, searches):
-    protocol = make(tree)
+    dialect = make(tree)
     expected = Search(content.strip()) if searches else Answer(content.strip())
     given_part = {"search" if searches else "answer": content}
     try:
-        text = protocol.render_turn(thought, task=task, **given_part)
+        text = dialect.render_turn(thought, task=task, **given_part)
     except InputError:
         assert not content.strip() or set(content) & set("{}\\<\n")  # may break the markers
     else:
-        assert protocol.parse(text, task) == expected
+        assert dialect.parse(text, task) == expected
         assert thought.strip() in text
 
 
@@ -101,8 +101,8 @@ def test_a_turn_whose_content_would_break_its_markers_is_refused(part):
 
 def test_documents_stand_between_their_markers_best_first():
     passages = [Passage(id="1", title="Lyon", text="A city."), Passage(id="2", text="Another.")]
-    protocol = make(passage="{{ number }} {{ passage.title }}: {{ passage.text }}")
-    assert protocol.wrap_documents(passages) == (
+    dialect = make(passage="{{ number }} {{ passage.title }}: {{ passage.text }}")
+    assert dialect.wrap_documents(passages) == (
         "<information> 1 Lyon: A city.\n2 : Another. </information>"
     )
     assert make(documents_padding="\n").wrap_documents([]) == (
@@ -124,13 +124,13 @@ HOSTILE += ["\\boxed{", "<", ">", "/", "search>", "</", " ", "x", "<|end|>", "<i
     parts=st.lists(st.sampled_from(HOSTILE), max_size=20), max_chars=st.none() | st.integers(0, 60)
 )
 def test_retrieved_text_cannot_forge_structure(parts, max_chars):
-    protocol = make(answer_by_task={"math": {"form": "boxed"}})
+    dialect = make(answer_by_task={"math": {"form": "boxed"}})
     passages = [Passage(id="1", text="".join(parts), title="".join(reversed(parts)))]
-    text = protocol.wrap_documents(passages, max_chars=max_chars, forbidden=("<|end|>",))
+    text = dialect.wrap_documents(passages, max_chars=max_chars, forbidden=("<|end|>",))
     inside = text.removeprefix("<information>").removesuffix("</information>")
     assert len(text) == len(inside) + len("<information></information>")
-    assert not any(marker in inside for marker in [*protocol.markers, "<|end|>"])
-    assert isinstance(protocol.parse(text), Stop)
+    assert not any(marker in inside for marker in [*dialect.markers, "<|end|>"])
+    assert isinstance(dialect.parse(text), Stop)
 
 
 @given(text=st.text("ab|", max_size=30))
@@ -161,7 +161,7 @@ def test_harmless_text_is_not_touched():
         ({"passage": "{{ pasage.text }}"}, "'pasage' is undefined; known: number, passage"),
     ],
 )
-def test_options_that_make_no_protocol_are_refused(changes, message):
+def test_options_that_make_no_dialect_are_refused(changes, message):
     if message is None:
         assert make(**changes)
         return

@@ -16,7 +16,7 @@ from ur2.transfer.channel import CHANNEL_ERRORS, Channel
 from ur2.transfer.channels import CHANNELS
 from ur2.transfer.checks import is_verified, with_checksums
 from ur2.transfer.files import write_published
-from ur2.transfer.records import ChannelError, Manifest, Meeting
+from ur2.transfer.records import ChannelError, Rendezvous, WeightsManifest
 from ur2.transfer.staging import reveal, stage
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ TOKENIZER_FILES = (
 )
 
 
-class Outlet:
+class WeightSender:
     """One rank's part in giving weights to engines; `write`, `join` and `send` are collective."""
 
     def __init__(self, engine: "TrainEngine", options: PolicyOptions, rank: int) -> None:
@@ -56,7 +56,7 @@ class Outlet:
                 self._num_written += 1
         dist.barrier()
 
-    def join(self, meeting: Meeting) -> None:
+    def join(self, rendezvous: Rendezvous) -> None:
         """Opens a channel to engines, in the place of an earlier one.
 
         Raises:
@@ -65,15 +65,17 @@ class Outlet:
         if self._channel is not None:
             self._channel.close()
             self._channel = None
-        self._is_everywhere = meeting.channel == "ipc"  # each rank serves the engine on its GPU
+        self._is_everywhere = rendezvous.channel == "ipc"  # each rank serves the engine on its GPU
         if self._rank and not self._is_everywhere:
             return
         try:
-            self._channel = CHANNELS[meeting.channel](meeting, self._rank, self._engine.device)
+            self._channel = CHANNELS[rendezvous.channel](
+                rendezvous, self._rank, self._engine.device
+            )
         except CHANNEL_ERRORS as error:
-            raise ChannelError(f"the policy found no engines at the meeting: {error}") from error
+            raise ChannelError(f"the policy found no engines at the rendezvous: {error}") from error
 
-    def send(self, manifest: Manifest) -> None:
+    def send(self, manifest: WeightsManifest) -> None:
         """Sends the weights over the channel.
 
         Raises:

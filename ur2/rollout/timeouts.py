@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 
-class Patience:
+class PausableTimeouts:
     """Limits of one event loop, all of which pause and go on together."""
 
     def __init__(self) -> None:

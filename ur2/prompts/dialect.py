@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import jinja2
 
 from ur2.errors import InputError
-from ur2.prompts.options import AnswerFormName, AnswerOptions, ProtocolOptions
+from ur2.prompts.options import AnswerFormName, AnswerOptions, DialectOptions
 from ur2.spans import Span, boxed, occurrences, phrased, tagged
 from ur2.types import Passage, Task
 
@@ -74,10 +74,10 @@ class AnswerForm:
         return max(text.count(self.open), text.count(self.close))
 
 
-class Protocol:
+class Dialect:
     """Markers, limits and their reading, built once from options."""
 
-    def __init__(self, options: ProtocolOptions) -> None:
+    def __init__(self, options: DialectOptions) -> None:
         self.search = Markers(options.search.open, options.search.close)
         self.documents = Markers(options.documents.open, options.documents.close)
         self.limits = Limits(options.max_searches, options.max_query_words)
@@ -119,7 +119,7 @@ class Protocol:
 
         Args:
             completion: what the policy wrote; anything after the action is ignored.
-            task: reads only the answer form of this task; None reads any form of the protocol.
+            task: reads only the answer form of this task; None reads any form of the dialect.
         """
         forms = self._all_forms if task is None else (self.answer_form(task),)
         answers = [_last(form.spans(completion)) for form in forms]

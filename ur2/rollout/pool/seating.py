@@ -21,7 +21,7 @@ class WorkerAccount:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Account:
+class PlayAccount:
     """What the workers did in a span of time."""
 
     wall_s: float
@@ -69,7 +69,7 @@ class _Seat:
     account: WorkerAccount = WorkerAccount()
 
 
-class Board:
+class Seating:
     """Places on workers.
 
     A worker takes trajectories up to `capacity`; one that is empty takes any number. Whoever waits
@@ -114,14 +114,14 @@ class Board:
         self._serve()
 
     def set_down(self, index: int, *, down: bool) -> None:
-        """Takes a worker off the board, or puts it back; one that is off is not busy."""
+        """Takes a worker off its seat, or puts it back; one that is off is not busy."""
         seat = self._seats[index]
         seat.down = down
         if down:
             self._end_busy(seat)
         self._serve()
 
-    def take_account(self) -> Account:
+    def take_account(self) -> PlayAccount:
         """What was done since the last call; starts a new account."""
         now = self._clock()
         accounts = []
@@ -138,7 +138,7 @@ class Board:
             seat.account = WorkerAccount()
             seat.busy_since_s = now if seat.busy_since_s is not None else None
         wall_s, self._since_s = now - self._since_s, now
-        return Account(wall_s=wall_s, workers=tuple(accounts))
+        return PlayAccount(wall_s=wall_s, workers=tuple(accounts))
 
     def _end_busy(self, seat: _Seat) -> None:
         if seat.busy_since_s is not None:

@@ -10,11 +10,11 @@ from typing import Any, Protocol, TypeVar
 
 from ur2.errors import ComponentError
 from ur2.rollout.options import RolloutOptions, SamplingOptions
-from ur2.rollout.patience import Patience
-from ur2.rollout.pool.board import Board
 from ur2.rollout.pool.receiver import TakesWeights, WorkerReceiver
+from ur2.rollout.pool.seating import Seating
 from ur2.rollout.search import Trace
 from ur2.rollout.tasks import gather_or_cancel
+from ur2.rollout.timeouts import PausableTimeouts
 from ur2.transfer.publication import Publication
 from ur2.types import Assignment, Group
 
@@ -59,13 +59,13 @@ class Worker(TakesWeights, Protocol):
         ...
 
 
-class Crew:
+class WorkerSupervisor:
     """All workers, with the newest weights, asleep or awake together.
 
     Args:
         workers: at least one, in any process.
         options: time limits, and how many may be replaced.
-        board: told of workers that are down.
+        seating: told of workers that are down.
         trace: told of each change: lane, what, and from when to when in epoch seconds.
         respawn: makes a worker, not started, in the place of the one with this number, and ends
             that one; without it the first death is an error.
@@ -75,20 +75,20 @@ class Crew:
         self,
         workers: Sequence[Worker],
         options: RolloutOptions,
-        board: Board,
+        seating: Seating,
         *,
         trace: Trace,
         respawn: Respawn | None,
     ) -> None:
         self._workers = list(workers)
         self._options = options
-        self._board = board
+        self._seating = seating
         self._trace = trace
         self._respawn = respawn
         self._restarts_left = options.max_worker_restarts if respawn else 0
         self._changing = [asyncio.Lock() for _ in workers]
         self._publication: Publication | None = None
-        self.patience = Patience()
+        self.timeouts = PausableTimeouts()
         """For what waits while the workers sleep."""
         self._awake = asyncio.Event()
         self._awake.set()
@@ -152,8 +152,8 @@ class Crew:
             ComponentError: a worker died or hangs, and there is no further restart.
         """
         self._awake.clear()
-        self.patience.pause()
-        await self._everywhere("sleep", lambda worker: worker.sleep(keep_weights=keep_weights))
+        self.timeouts.pause()
+        await self._change_all("sleep", lambda worker: worker.sleep(keep_weights=keep_weights))
 
     async def wake(self) -> None:
         """Gives all engines their memory again; without effect on those that have it.
@@ -162,8 +162,8 @@ class Crew:
             ComponentError: a worker died or hangs, and there is no further restart.
         """
         self._awake.set()
-        await self._everywhere("wake", lambda worker: worker.wake())
-        self.patience.go_on()
+        await self._change_all("wake", lambda worker: worker.wake())
+        self.timeouts.go_on()
 
     async def close(self) -> None:
         """Closes all workers; safe to call twice."""
@@ -186,7 +186,7 @@ class Crew:
         limit_s = self._options.engine.start_timeout_s
         await self._timed(index, "start", worker.start(), limit_s=limit_s)
 
-    async def _everywhere(self, what: str, change: Change) -> None:
+    async def _change_all(self, what: str, change: Change) -> None:
         """Changes all workers at once; one that fails is replaced by one that is so already."""
         await gather_or_cancel(
             self._change_or_replace(index, what, change) for index in range(len(self._workers))
@@ -246,11 +246,11 @@ class Crew:
         async with self._changing[index]:
             if self._workers[index] is not failed:
                 return
-            self._board.set_down(index, down=True)
+            self._seating.set_down(index, down=True)
             try:
                 self._workers[index] = await self._successor(index, error)
             finally:
-                self._board.set_down(index, down=False)
+                self._seating.set_down(index, down=False)
 
     async def _successor(self, index: int, error: ComponentError) -> Worker:
         """The first that comes up; raises the last error where there is no further restart."""

@@ -1,6 +1,6 @@
 """One policy rank with a reference model and a critic; leaves what happened in a folder.
 
-python judges_rank.py RANK WORLD_SIZE PORT FOLDER, as policy_rank.py.
+python side_models_rank.py RANK WORLD_SIZE PORT FOLDER, as policy_rank.py.
 """
 
 import sys
@@ -73,7 +73,9 @@ def main() -> None:
     rank, world_size, port = map(int, sys.argv[1:4])
     run = Judges(rank, world_size, port, Path(sys.argv[4]))
     assert BASE["learning_rate"] < CRITIC["critic_learning_rate"]
-    run.facts["judges of a plain run"] = sorted({"reference", "critic"} & set(vars(run.worker())))
+    run.facts["side models of a plain run"] = sorted(
+        {"reference", "critic"} & set(vars(run.worker()))
+    )
     for stage in (0,) if world_size == 1 else (2, 3):
         run.diverge(stage)
         run.criticise(stage)

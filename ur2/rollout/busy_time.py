@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
-class Meter:
+class BusyTime:
     """Seconds with anything inside `running`.
 
     Args:
