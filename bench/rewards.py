@@ -42,14 +42,14 @@ from ur2.types import (
     Group,
     Level,
     Question,
+    SearchEvent,
     Segment,
     Status,
     Task,
-    ToolUse,
     Trajectory,
 )
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 SAMPLES = 16
 SENTENCE = "the patient shows, (as seen in 1998) signs of disease. so we look for what"
 NUM_TEXT_GROUPS = 64
@@ -231,11 +231,9 @@ def group_of(task: Task, golds: tuple[str, ...], turns: Sequence[Sequence[str]])
     trajectories = []
     for texts in turns:
         segments = [Segment(author=Author.POLICY, token_ids=(1,), text=text) for text in texts]
-        searches = (ToolUse(tool="search", arguments={"query": "q"}, outcome="found"),) * (
-            len(texts) - 1
-        )
+        searches = (SearchEvent(query="q", outcome="found"),) * (len(texts) - 1)
         trajectories.append(
-            Trajectory(id="t", segments=tuple(segments), events=searches, status=Status.ANSWERED)
+            Trajectory(id="t", segments=tuple(segments), searches=searches, status=Status.ANSWERED)
         )
     assignment = Assignment(id="1", question=question, retrieval=True, reason="", step=1)
     return Group(assignment=assignment, trajectories=tuple(trajectories))

@@ -8,16 +8,15 @@ questions with measured levels. DIR gets `questions.jsonl`, `report.json`, `leve
 import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from ur2.benchmarks.difficulty import publish
 from ur2.benchmarks.tallies import TallyFile
-from ur2.config.difficulty import load_inputs, resolve_model
-from ur2.config.evaluation import retrieval_settings
+from ur2.config.difficulty import difficulty_settings, load_measured
 from ur2.config.load import run_composed_difficulty
+from ur2.config.measuring import resolve_model
 from ur2.config.schema import DifficultyOptions
 from ur2.curriculum.difficulty import Tally
 from ur2.curriculum.outcome import GroupOutcome
@@ -43,7 +42,7 @@ def measure(options: DifficultyOptions) -> None:
     """One measurement, from options to the question file; what is in `out` is continued."""
     console = Console(markup=False)
     options = resolve_model(options)
-    questions = load_inputs(options)
+    questions = load_measured(options)
     modes = "without and with" if options.with_retrieval else "without"
     console.print(
         f"{len(questions)} questions of {options.dataset.train}, {options.samples} samples each "
@@ -54,7 +53,7 @@ def measure(options: DifficultyOptions) -> None:
     if options.dry_run:
         return
     file = TallyFile(Path(options.out))
-    file.open(settings(options))
+    file.open(difficulty_settings(options))
     left = assignments_left(options, questions, file)
     if left:
         from ur2.assembly.measuring import (
@@ -145,35 +144,6 @@ def _check_failures(options: DifficultyOptions, group: Group, searches: dict[str
             f"{searches['failed']} of {searches['made']} searches failed, more than "
             f"retrieval.max_failure_rate={limit:g}; see to the retriever"
         )
-
-
-def settings(options: DifficultyOptions) -> dict[str, Any]:
-    """What decides the rollouts: what a continued measurement must share."""
-    tree = options.model_dump(mode="json")
-    engine = tree["rollout"]["engine"]
-    served = {key: engine["remote"][key] for key in ("api", "model")}
-    rollout = {k: v for k, v in tree["rollout"].items() if k.startswith("max_") or k == "sampling"}
-    return {
-        "model.path": options.model.path,
-        "rollout.engine.remote": served if engine["name"] == "remote" else None,
-        "dataset.train": options.dataset.train,
-        "seed": options.seed,
-        "samples": options.samples,
-        "prompt": tree["prompt"],
-        "rollout": rollout,
-        "reward.graders": tree["reward"]["graders"],
-        "reward.judge": _judging(options),
-        **retrieval_settings(options),
-    }
-
-
-def _judging(options: DifficultyOptions) -> dict[str, Any] | None:
-    """Who grades after the graders, and how; how long it may take decides nothing."""
-    judge = options.reward.judge
-    if judge is None:
-        return None
-    kept = judge.model_dump(mode="json", include={"model", "tasks", "unscored", "grades"})
-    return {**kept, "is_there": judge.url is not None}
 
 
 if __name__ == "__main__":

@@ -11,8 +11,9 @@ from rich.progress import MofNCompleteColumn, Progress
 from ur2.benchmarks.results import publish
 from ur2.benchmarks.runner import Benchmark, Runner
 from ur2.benchmarks.store import EvaluationFolder
-from ur2.config.evaluation import load_benchmarks, print_evaluation, resolve_model, settings
+from ur2.config.evaluation import evaluation_settings, load_benchmarks, print_evaluation
 from ur2.config.load import run_composed_evaluation
+from ur2.config.measuring import resolve_model
 from ur2.config.schema import EvaluationOptions
 from ur2.errors import run_entry
 from ur2.prompts.dialect import Dialect
@@ -31,7 +32,7 @@ def evaluate(options: EvaluationOptions) -> None:
     options = resolve_model(options)
     benchmarks = load_benchmarks(options)
     store = EvaluationFolder(options.out or default_out(options.checkpoint))
-    deciding = settings(options)
+    deciding = evaluation_settings(options)
     store.check(deciding)
     print_evaluation(options, benchmarks, str(store.path), console)
     if options.dry_run:

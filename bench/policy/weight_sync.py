@@ -33,9 +33,6 @@ from statistics import median
 from typing import Any
 
 os.environ.update(OMP_NUM_THREADS="1", VLLM_LOGGING_LEVEL="ERROR", RAY_USAGE_STATS_ENABLED="0")
-os.environ["PYTHONPATH"] = os.pathsep.join(  # the engine's process imports this file
-    [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
-)
 
 import numpy as np
 import torch
@@ -103,7 +100,7 @@ class BenchEngine(VllmEngine):
     """The engine of a run, whose worker can also take the baseline's calls."""
 
     def _arguments(self) -> dict[str, Any]:
-        extension = "weight_sync.PerParameterReloader"
+        extension = "bench.policy.weight_sync.PerParameterReloader"
         return {**super()._arguments(), "worker_extension_cls": extension}
 
     async def rpc(self, method: str, *args: Any) -> None:

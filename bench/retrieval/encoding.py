@@ -233,9 +233,8 @@ class RandomVectors:
 
 def child(part: str, data: Path, folder: Path, num: int) -> dict[str, float]:
     arguments = (f"part={part}", f"data={data}", f"folder={folder}", f"passages={num}")
-    done = subprocess.run(
-        [sys.executable, __file__, *arguments], check=True, stdout=subprocess.PIPE, text=True
-    )
+    command = [sys.executable, "-m", __spec__.name, *arguments]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return figures
 
@@ -285,3 +284,7 @@ def resident() -> dict[str, float]:
     kilobytes = {line.split()[0]: int(line.split()[1]) for line in lines}
     names = {"Rss:": "rss_mb", "Pss:": "pss_mb", "Anonymous:": "anonymous_mb"}
     return {name: kilobytes[kind] * 1024 / MB for kind, name in names.items()}
+
+
+if __name__ == "__main__":
+    main()

@@ -4,7 +4,7 @@
 
 DIR (data) holds beir_scifact and ir_small; `qrels` names further judgements of SciFact, e.g. its
 test split, as TSV or TREC lines. Indexes are built by `ur2.retrieval.build` and searched through
-its PassageStore; `work` keeps what was encoded, so that a second run is quick. A document is relevant or
+its store; `work` keeps what was encoded, so that a second run is quick. A document is relevant or
 not; queries without a relevant document do not count. Published: BEIR (Thakur et al. 2021; Kamalloo
 et al. 2023) for BM25, the MTEB leaderboard for all-MiniLM-L6-v2, both on SciFact's test split.
 """

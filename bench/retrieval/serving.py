@@ -77,12 +77,12 @@ def bench(
     warm, asked = questions[:CONNECTIONS], questions[CONNECTIONS:]
     random.Random(0).shuffle(asked)
     ours = ("ur2.retrieval.serve", f"index={index}", f"num_threads={threads}", "port=0")
-    plain = (str(Path(__file__)), "role=plain", f"index={index}", f"threads={threads}")
+    plain = (__spec__.name, "role=plain", f"index={index}", f"threads={threads}")
     results: dict[str, list[Figures]] = {}
     with (
         serving(module(*ours, f"max_waiting={len(asked)}")) as our_server,
-        serving(script(*plain, "precision=float32")) as plain_server,
-        serving(script(*plain, "precision=bfloat16")) as short_server,
+        serving(module(*plain, "precision=float32")) as plain_server,
+        serving(module(*plain, "precision=bfloat16")) as short_server,
     ):
         for server in (plain_server, short_server):
             ask(server, warm[:32])
@@ -149,14 +149,10 @@ def report(rows: dict[str, Figures], all_rounds: dict[str, list[Figures]], recal
 
 
 def module(*arguments: str) -> subprocess.Popen[str]:
-    return script("-m", *arguments)
-
-
-def script(*arguments: str) -> subprocess.Popen[str]:
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     for name in ("OMP_NUM_THREADS", "OPENBLAS_CORETYPE"):  # libraries choose, on both sides
         environment.pop(name, None)
-    command = [sys.executable, *arguments]
+    command = [sys.executable, "-m", *arguments]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
 
@@ -274,7 +270,7 @@ def fetch(url: str, body: bytes | None = None) -> bytes:
 
 def ask(server: Server, queries: Sequence[str]) -> tuple[Figures, list[list[str]]]:
     """Has another process ask; its figures, and the ids found for each query."""
-    command = [sys.executable, str(Path(__file__)), "role=load", f"url={server.url}"]
+    command = [sys.executable, "-m", __spec__.name, "role=load", f"url={server.url}"]
     asked, before_s = json.dumps(list(queries)), server.cpu_s()
     done = subprocess.run(command, input=asked, capture_output=True, text=True, check=True)
     server_ms = (server.cpu_s() - before_s) / len(queries) * 1e3
@@ -373,3 +369,7 @@ def recall_of(answers: dict[str, list[str]], index: Path) -> float:
 
 def median(rows: list[Figures]) -> Figures:
     return {key: statistics.median(row[key] for row in rows) for key in rows[0]}
+
+
+if __name__ == "__main__":
+    main()

@@ -68,7 +68,6 @@ from ur2.options import Options, parse_command_line
 from ur2.retrieval.client.retriever import HttpTransport, RetrievalClient
 from ur2.rollout.engines.base import GenerationRequest
 from ur2.rollout.episode import Players, turn_seed
-from ur2.rollout.openings import Openings
 from ur2.types import Assignment
 
 NUM_WORKLOADS = 20
@@ -113,12 +112,9 @@ class Bench:
         """Tokens/s of episodes of one turn, by those of the bare engine."""
         pairs = []
         groups = assignments(NUM_GROUPS)
-        players = self.players
-        openings = Openings(renderer=players.renderer, game=players.game, options=players.options)
+        prompt = self.players.renderer.prompt
         prompts = [
-            openings.prompt(group.question, True).token_ids
-            for group in groups
-            for _ in range(SAMPLES)
+            prompt(group.question, True).token_ids for group in groups for _ in range(SAMPLES)
         ]
         for seed in progress(self.repeats, "single"):
             turns = self.load(draw(seed, len(prompts), 0), groups)

@@ -58,7 +58,7 @@ class UpdateCosts:
     """Length at which attention costs as much as the matrices."""
 
     def seconds(self, lengths: Sequence[int]) -> float:
-        """Samples go to optimizer steps and ranks about as `ur2.policy.batch.packing` sends them."""
+        """Samples go to optimizer steps and ranks about as `ur2.policy.batch.packing` has it."""
         work = sorted((n * (1.0 + n / self.attention_span) for n in lengths), reverse=True)
         seconds = 0.0
         for number in range(min(self.num_steps, len(work))):

@@ -221,7 +221,7 @@ def draw(curves: Mapping[str, Curves], path: Path) -> None:
         axes.legend()
     for axes in (weak, strong):
         axes.set_ylim(0.0, 1.1)
-    figure.suptitle("Simulated: 7B on H100, assumed costs (scripts/bench/h100.py)")
+    figure.suptitle("Simulated: 7B on H100, assumed costs (bench/simulator/h100.py)")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
 

@@ -2,7 +2,7 @@
 
 `Curriculum`, `Feed`, `RolloutPool` and `Board` are the product's, unchanged: they are coroutines,
 and here their event loop jumps to whatever is due next. Simulated is what costs time: engines,
-retrieval, the driver's processor and the policy's ranks (`simulation_parts.py`). The order of a
+retrieval, the driver's processor and the policy's ranks (`parts.py`). The order of a
 step is that of `ur2.trainer.loop`, the turns of a trajectory (`simulated_worker.py`) are those of
 `ur2.rollout.episode`.
 """
@@ -103,11 +103,11 @@ class Run:
             step.seconds[name] = loop.time() - start_s
 
         with phase("rollout"):
-            step_groups = await self._feed.next(number)
-        self._account(step, step_groups, version=number - 1)
+            groups = await self._feed.next(number)
+        self._account(step, groups, version=number - 1)
         lengths = [
             played.shape.num_tokens
-            for scored in step_groups.accepted
+            for scored in groups.accepted
             for played in scored.group.trajectories
         ]
         with phase("advantage"):
@@ -128,10 +128,10 @@ class Run:
         step.rollout_idle = 1.0 - busy_s / max(step.total_s * len(self._workers), 1e-12)
         return step
 
-    def _account(self, step: Step, step_groups: StepGroups, *, version: int) -> None:
-        played = [p for scored in step_groups.played for p in scored.group.trajectories]
-        step.trained = tuple(scored.group.assignment.id for scored in step_groups.accepted)
-        step.rejected = tuple(scored.group.assignment.id for scored in step_groups.rejected)
+    def _account(self, step: Step, groups: StepGroups, *, version: int) -> None:
+        played = [p for scored in groups.played for p in scored.group.trajectories]
+        step.trained = tuple(scored.group.assignment.id for scored in groups.accepted)
+        step.rejected = tuple(scored.group.assignment.id for scored in groups.rejected)
         step.num_tokens = sum(p.num_policy_tokens for p in played)
         step.num_trajectories = len(played)
         step.oldest = max(version - p.first_version for p in played)

@@ -1,4 +1,4 @@
-"""`python scripts/bench/curriculum.py` runs `bench.curriculum.comparison`."""
+"""Runs `bench.curriculum.comparison`."""
 
 from bench.curriculum.comparison import main
 

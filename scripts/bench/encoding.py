@@ -1,4 +1,4 @@
-"""`python scripts/bench/encoding.py` runs `bench.retrieval.encoding`."""
+"""Runs `bench.retrieval.encoding`."""
 
 from bench.retrieval.encoding import main
 

@@ -1,4 +1,4 @@
-"""`python scripts/bench/ir.py` runs `bench.retrieval.ir`."""
+"""Runs `bench.retrieval.ir`."""
 
 from bench.retrieval.ir import main
 

@@ -1,4 +1,4 @@
-"""`python scripts/bench/policy_update.py` runs `bench.policy.update`."""
+"""Runs `bench.policy.update`."""
 
 from bench.policy.update import main
 

@@ -1,4 +1,4 @@
-"""`python scripts/bench/recall.py` runs `bench.retrieval.recall`."""
+"""Runs `bench.retrieval.recall`."""
 
 from bench.retrieval.recall import main
 

@@ -1,4 +1,4 @@
-"""`python scripts/bench/retrieval.py` runs `bench.retrieval.serving`."""
+"""Runs `bench.retrieval.serving`."""
 
 from bench.retrieval.serving import main
 

@@ -1,4 +1,4 @@
-"""`python scripts/bench/scale.py` runs `bench.simulator.scale`."""
+"""Runs `bench.simulator.scale`."""
 
 from bench.simulator.scale import main
 

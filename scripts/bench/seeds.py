@@ -1,4 +1,4 @@
-"""`python scripts/bench/seeds.py` runs `bench.seeds`."""
+"""Runs `bench.seeds`."""
 
 from bench.seeds import main
 

@@ -1,4 +1,4 @@
-"""`python scripts/bench/weight_sync.py` runs `bench.policy.weight_sync`."""
+"""Runs `bench.policy.weight_sync`."""
 
 from bench.policy.weight_sync import main
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from ur2.assembly.workers import NoRetriever
 from ur2.benchmarks.difficulty import publish
 from ur2.benchmarks.tallies import TallyFile
-from ur2.config.difficulty import load_inputs
+from ur2.config.difficulty import load_measured
 from ur2.config.load import compose_difficulty
 from ur2.config.schema import DifficultyOptions
 from ur2.datasets import load_questions
@@ -46,7 +46,7 @@ def options(tiny_model: str, tmp_path: Path) -> DifficultyOptions:
 
 
 async def test_a_model_gets_a_question_file_with_its_own_levels(options: DifficultyOptions) -> None:
-    questions = load_inputs(options)
+    questions = load_measured(options)
     file = TallyFile(Path(options.out))
     file.open({"seed": options.seed})
     players = make_players(

@@ -10,8 +10,9 @@ from rich.console import Console
 
 from ur2.assembly.workers import NoRetriever
 from ur2.benchmarks.store import EvaluationFolder
-from ur2.config.evaluation import load_benchmarks, resolve_model, settings
+from ur2.config.evaluation import load_benchmarks, settings
 from ur2.config.load import compose_evaluation
+from ur2.config.measuring import resolve_model
 from ur2.config.schema import EvaluationOptions
 from ur2.evaluate import num_left, play_all
 from ur2.retrieval.reading.knowledge import RoutedKnowledge

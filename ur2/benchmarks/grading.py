@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Dialect as Interface
+from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict
 
@@ -10,7 +10,7 @@ from ur2.benchmarks.options import BenchmarkOptions, MetricName
 from ur2.prompts.dialect import Dialect
 from ur2.rewards.choice import choice_match
 from ur2.rewards.extract import plain
-from ur2.rewards.judge import BenchmarkItem as Judged
+from ur2.rewards.judge import AnswerToJudge
 from ur2.rewards.math import equivalent
 from ur2.rewards.options import Verdict
 from ur2.rewards.qa import cover_exact_match, exact_match, f1
@@ -39,11 +39,12 @@ class BenchmarkItem(BaseModel):
     """Who wrote what, after the prompt."""
 
 
-class GivesVerdicts(Interface):
+class GivesVerdicts(Protocol):
     """A language model that compares answers."""
 
-    async def verdicts(self, items: Sequence[Judged]) -> list[Verdict | None]:
+    async def verdicts(self, items: Sequence[AnswerToJudge]) -> list[Verdict | None]:
         """One verdict per item; None where there is none."""
+        ...
 
 
 VERDICT_VALUES: Mapping[Verdict, float] = {
@@ -109,7 +110,7 @@ async def _judged(
     sure = _equivalence if question.task == "math" else _f1
     if await sure(answer, question) == 1.0:
         return 1.0
-    (verdict,) = await judge.verdicts([Judged(question, answer)])
+    (verdict,) = await judge.verdicts([AnswerToJudge(question, answer)])
     return None if verdict is None else VERDICT_VALUES[verdict]
 
 

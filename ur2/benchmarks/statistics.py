@@ -3,7 +3,6 @@
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
@@ -12,19 +11,11 @@ from numpy.typing import NDArray
 
 from ur2.benchmarks.grading import BenchmarkItem
 from ur2.benchmarks.options import AverageOptions, BenchmarkOptions, MetricName
+from ur2.curriculum.difficulty import Estimate
 from ur2.types import Status
 
 NUM_RESAMPLES = 2000
 CONFIDENCE = 0.95
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A mean in [0, 1] with its confidence interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 def bootstrap(

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from ur2.benchmarks.grading import BenchmarkItem
 from ur2.errors import InputError
-from ur2.trainer.record.run_directory import write_text
+from ur2.files import write_text
 from ur2.types import Question, Status
 
 

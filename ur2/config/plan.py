@@ -24,7 +24,7 @@ from ur2.config.preflight import (
 from ur2.config.schema import RunOptions
 from ur2.config.tables import curriculum_tables, make_table, overlap_table, reward_table
 from ur2.datasets import load_questions
-from ur2.datasets.overlap import find_overlap
+from ur2.datasets.matching import find_overlap
 from ur2.rollout.openings import Openings
 from ur2.types import Level, Question, Task
 

@@ -11,7 +11,7 @@ from typing import Literal
 from ur2.config.problems import STAGES, option_problems
 from ur2.config.schema import InferenceOptions, RunOptions
 from ur2.datasets import load_questions
-from ur2.datasets.overlap import without_overlap
+from ur2.datasets.matching import without_overlap
 from ur2.datasets.sources import local_path
 from ur2.environments.game import Game
 from ur2.errors import InputError

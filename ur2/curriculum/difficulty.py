@@ -1,9 +1,8 @@
 """How hard questions are for a policy, from its rollouts, and what retrieval adds.
 
-`python -m ur2.difficulty +experiment=NAME out=DIR` plays the rollouts: `ur2.difficulty`.
+`ur2.difficulty` plays the rollouts.
 """
 
-import runpy
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -161,7 +160,3 @@ def _gain(bucket: str, pairs: Sequence[tuple[Tally, Tally]], confidence: float) 
         searches_per_sample=searches,
         gain_per_search=mean / searches if searches else None,
     )
-
-
-if __name__ == "__main__":
-    runpy.run_module("ur2.difficulty", run_name="__main__", alter_sys=True)

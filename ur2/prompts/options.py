@@ -84,7 +84,7 @@ class TemplateOptions(Options):
     """The user message of one task: Jinja templates.
 
     They see `question`, `options` (lettered, e.g. "A. Paris"), `search`, `documents`, `answer`
-    (each with `open` and `close`) and `dialect` (`max_searches`, `max_query_words`).
+    (each with `open` and `close`) and `protocol` (`max_searches`, `max_query_words`).
     """
 
     search: str
@@ -102,7 +102,7 @@ class PromptOptions(Options):
     """The user message per task."""
     last_turn: str | None = None
     """Jinja template of words put after the last documents that an episode may get, without loss,
-    such as "I must answer now."; it sees `question`, `answer` and `dialect`. None puts nothing."""
+    such as "I must answer now."; it sees `question`, `answer` and `protocol`. None puts nothing."""
     system: str | None = None
     """The system message; None sends none (the chat template may add its own)."""
     chat_template_kwargs: dict[str, JsonValue] = Field(default_factory=dict)

@@ -44,17 +44,15 @@ class SideOutputs:
 
 
 async def make_batch(
-    groups: Sequence[ScoredGroup], options: AlgorithmOptions, side_models: SideModels
+    groups: Sequence[ScoredGroup], options: AlgorithmOptions, models: SideModels
 ) -> tuple[Batch, dict[str, float]]:
     """`to_batch`, after the models that its estimator needs have been asked; and their metrics."""
     samples = _to_samples(groups)
     asked = any(sample.mask.any() for sample in samples)
     penalised = options.kl_coef > 0 and options.kl_in == "reward"
     outputs = SideOutputs(
-        reference_logprobs=await side_models.reference_logprobs(samples)
-        if asked and penalised
-        else (),
-        values=await side_models.values(samples) if asked and options.estimator == "gae" else (),
+        reference_logprobs=await models.reference_logprobs(samples) if asked and penalised else (),
+        values=await models.values(samples) if asked and options.estimator == "gae" else (),
     )
     batch = _estimated(groups, samples, options, outputs)
     return batch, _metrics(batch, outputs)

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ur2.errors import InputError
+from ur2.files import write_text
 from ur2.policy.group import PolicyGroup
-from ur2.trainer.record.run_directory import RunDirectory, write_text
+from ur2.trainer.record.run_directory import RunDirectory
 
 logger = logging.getLogger(__name__)
 

@@ -112,22 +112,18 @@ class Trainer:
     async def _step(self, step: int) -> None:
         phase, started = self.clock.phase, time.perf_counter()
         with phase("rollout"):
-            step_groups = await unless_stopped(self._feed.next(step), self.stop)
-            scored = step_groups.played
+            groups = await unless_stopped(self._feed.next(step), self.stop)
+            scored = groups.played
             self.curriculum.observe(scored)
             self._check_failures(scored)
         if self.colocated:
             with phase("sleep"):
                 await self.rollouts.sleep(keep_weights=False)
         with phase("advantage"):
-            batch, batch_metrics = await make_batch(
-                step_groups.accepted, self.algorithm, self.policy
-            )
+            batch, metrics = await make_batch(groups.accepted, self.algorithm, self.policy)
         self._updating = True
         with phase("update"):
-            report = batch_metrics | (
-                await self._update(step, batch, scored) if batch.samples else {}
-            )
+            report = metrics | (await self._update(step, batch, scored) if batch.samples else {})
         with phase("settle"):
             await self._feed.settle(self.stop)
         self.state.step, self.state.pending = step, self._feed.pending()
@@ -139,7 +135,7 @@ class Trainer:
             report |= await self._evaluate_and_save(step)
         finally:  # a run that fails here is continued after this step
             with phase("report"):
-                report |= await self._account_of(step, step_groups)
+                report |= await self._account_of(step, groups)
             self.reporter.step(step, report | self._timing(started, batch))
 
     async def _evaluate_and_save(self, step: int) -> dict[str, float]:
@@ -153,11 +149,11 @@ class Trainer:
                 await self.save()
         return evaluation.metrics() if evaluation else {}
 
-    async def _account_of(self, step: int, step_groups: StepGroups) -> dict[str, float]:
+    async def _account_of(self, step: int, groups: StepGroups) -> dict[str, float]:
         """What a step's groups were, and what everyone did meanwhile."""
-        scored = step_groups.played
+        scored = groups.played
         report = step_metrics(scored, version=step - 1) | retrieval_metrics(scored)
-        report |= acceptance_metrics(step_groups, await self.rollouts.take_loss())
+        report |= acceptance_metrics(groups, await self.rollouts.take_loss())
         report |= await self._take_account()
         report |= self.curriculum.metrics() | await self.service_metrics()
         self.reporter.trajectories(step, scored)

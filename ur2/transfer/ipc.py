@@ -63,8 +63,8 @@ class CudaMemory:
 class IpcChannel:
     """A buffer on each GPU that a policy rank fills and the engine's process there reads.
 
-    The two talk through the rendezvous's store: the rank tells where a part lies, and fills the buffer
-    anew when the engine has copied it.
+    The two talk through the store of the rendezvous: the rank tells where a part lies, and fills
+    the buffer anew when the engine has copied it.
     """
 
     def __init__(

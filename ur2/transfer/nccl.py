@@ -15,7 +15,7 @@ NUM_BUFFERS = 2
 class NcclChannel:
     """Written against vllm 0.32: its communicator, its packing and its buffers.
 
-    NCCL knows no secret: who reaches the rendezvous's port is trusted.
+    NCCL knows no secret: who reaches the port of the rendezvous is trusted.
     """
 
     def __init__(self, rendezvous: Rendezvous, rank: int, device: torch.device) -> None:

@@ -1,7 +1,8 @@
-"""Who was told of a rendezvous can prove it, before anything else that comes from there is read.
+"""Both ends of a rendezvous prove that they were told of it, before anything else is read.
 
-A rendezvous's secret goes where the rendezvous goes, and is in no message. What is sent after the proof
-is neither hidden nor signed: the network between policy and engines is trusted as far as that.
+The secret of a rendezvous goes where the rendezvous goes, and is in no message. What is sent after
+the proof is neither hidden nor signed: the network between policy and engines is trusted as far as
+that.
 """
 
 import hmac

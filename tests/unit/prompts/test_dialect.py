@@ -107,7 +107,7 @@ def text_of(shown) -> str:
 
 def test_documents_stand_between_their_markers_best_first():
     passages = [Passage(id="1", title="Lyon", text="A city."), Passage(id="2", text="Another.")]
-    protocol = make(passage="{{ number }} {{ passage.title }}: {{ passage.text }}")
+    dialect = make(passage="{{ number }} {{ passage.title }}: {{ passage.text }}")
     assert text_of(dialect.wrap(passages)) == (
         "<information> 1 Lyon: A city.\n2 : Another. </information>"
     )

@@ -15,7 +15,8 @@ def test_options_import_nothing_heavy() -> None:
 
 
 def test_the_client_needs_neither_index_nor_encoder() -> None:
-    code = "import sys, ur2.retrieval.client.retriever; print({'torch', 'faiss', 'pyarrow'} & {*sys.modules})"
+    heavy = {"torch", "faiss", "pyarrow"}
+    code = f"import sys, ur2.retrieval.client.retriever; print({heavy} & {{*sys.modules}})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 

@@ -177,7 +177,7 @@ async def test_the_key_comes_from_the_environment(ask, endpoint, monkeypatch):
     assert endpoint.authorizations == ["Bearer abc", None]
 
 
-def test_an_address_without_dialect_is_refused():
+def test_an_address_without_protocol_is_refused():
     with pytest.raises(InputError, match=r"reward\.judge\.url: 'localhost:8000'"):
         Judge(JudgeOptions(tasks=(), unscored="zero", url="localhost:8000"))
 

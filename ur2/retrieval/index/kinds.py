@@ -1,4 +1,4 @@
-"""The kinds of index of vectors, as faiss makes them. With `index` the only home of faiss."""
+"""The kinds of index of vectors, as faiss makes them. With `nearest` the only home of faiss."""
 
 import os
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""What runs in processes of its own, and how the rest reaches it: `cluster` starts and ends it."""
+"""Workers that run in processes of their own, and the calls that reach them."""
 
 import asyncio
 import math

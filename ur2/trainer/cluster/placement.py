@@ -5,7 +5,7 @@
                    │ engine 0, asleep while they compute,  │
                    │          │ engine 1, likewise         │
 
-Pure planning; `cluster` carries it out. What is reserved as one, a bundle, lies on one node, so
+Pure planning; `ray_cluster` carries it out. What is reserved as one, a bundle, lies on one node, so
 that an engine's GPUs do. Ranks are packed on as few nodes as possible, neighbours in order.
 """
 

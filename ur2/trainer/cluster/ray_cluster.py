@@ -1,4 +1,4 @@
-"""With `actors` the only home of ray: plain workers become actors in places reserved for them."""
+"""Plain workers become actors of ray in places that are reserved for them."""
 
 import asyncio
 import contextlib

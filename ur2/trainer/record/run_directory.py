@@ -14,6 +14,7 @@ import yaml
 import zstandard
 
 from ur2.errors import InputError
+from ur2.files import write_bytes, write_text
 from ur2.types import ScoredGroup
 
 CHECKPOINT = "step_{:06d}"
@@ -184,18 +185,6 @@ def _own_folder(base: Path, name: str) -> Path:
             folder = base / f"{name}-{number}"
         else:
             return folder
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file whole, or leaves the old one."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file whole, or leaves the old one."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(content)
-    temporary.rename(path)
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,34 +1,20 @@
 """The benchmark's learners, and the adaptive policy on a few of them."""
 
-import importlib
-import sys
-from pathlib import Path
 from statistics import fmean
 
 import numpy as np
 import pytest
 
+from bench.curriculum import comparison as bench
 from ur2.curriculum.options import CurriculumOptions
 
-SCRIPTS = Path(__file__).parents[3] / "scripts" / "bench"
-
 
 @pytest.fixture(scope="module")
-def bench():
-    """The benchmark as its own folder sees it."""
-    sys.path.insert(0, str(SCRIPTS))
-    try:
-        yield importlib.import_module("curriculum")
-    finally:
-        sys.path.remove(str(SCRIPTS))
-
-
-@pytest.fixture(scope="module")
-def worlds(bench):
+def worlds():
     return [bench.kinds_world(np.random.default_rng(seed)) for seed in (100, 101, 102)]
 
 
-def test_adaptive_comes_near_the_oracle_with_few_searches(bench, worlds):
+def test_adaptive_comes_near_the_oracle_with_few_searches(worlds):
     options = CurriculumOptions(policy="adaptive", cost_per_search=bench.COST)
     compared = [bench.compare(world, options, seed) for seed, world in enumerate(worlds)]
     assert fmean(one.reward_share("adaptive") for one in compared) > 0.95
@@ -38,7 +24,7 @@ def test_adaptive_comes_near_the_oracle_with_few_searches(bench, worlds):
         assert max(one.reward_share(name) for name in one.played) <= 1 + 1e-9
 
 
-def test_learners_learn_to_search_only_where_documents_help_and_only_if_they_may(bench, worlds):
+def test_learners_learn_to_search_only_where_documents_help_and_only_if_they_may(worlds):
     (world, *_) = worlds
     before = bench.Learner(world)
     searching = before.rates()[2][0]
@@ -53,7 +39,7 @@ def test_learners_learn_to_search_only_where_documents_help_and_only_if_they_may
             assert set(changed.values()) == {0.0}
 
 
-def test_a_step_counts_what_was_solved_less_what_searching_cost(bench, worlds):
+def test_a_step_counts_what_was_solved_less_what_searching_cost(worlds):
     (world, *_) = worlds
     p, q, u = (values[0] for values in bench.Learner(world).rates())
     reward, searches = bench.Learner(world).step(np.full((1, len(world.kinds)), 0.5))

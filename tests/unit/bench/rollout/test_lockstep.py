@@ -1,27 +1,14 @@
 """The two sides of scripts/bench/rollout.py: the same work, in the time that it must take."""
 
 import asyncio
-import importlib
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.rollout import lockstep, paced, plays, skipping
 from ur2.retrieval.client.retriever import LocalTransport
-
-SCRIPTS = Path(__file__).parents[3] / "scripts" / "bench"
-
-sys.path.insert(0, str(SCRIPTS))
-try:
-    paced = importlib.import_module("paced")
-    skipping = importlib.import_module("skipping")
-    lockstep = importlib.import_module("lockstep")
-    plays = importlib.import_module("plays")
-finally:
-    sys.path.remove(str(SCRIPTS))
 
 NUM = 2 * paced.SAMPLES
 

@@ -1,11 +1,8 @@
 """The simulation of scripts/bench/scale.py: what it keeps, and what it must come out at."""
 
 import asyncio
-import importlib
-import sys
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 from random import Random
 from types import SimpleNamespace
 
@@ -14,6 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.simulator import h100, parts, simulation, virtual_time, worker
+from bench.simulator import measured_costs as measured
+from bench.simulator import real_run as real
 from ur2.curriculum.curriculum import Curriculum
 from ur2.curriculum.options import CurriculumOptions
 from ur2.policy.batch.packing import num_tokens, plan
@@ -21,22 +21,10 @@ from ur2.trainer.options import TrainerOptions
 from ur2.trainer.record.timeline import Timeline
 from ur2.types import Batch, Level, Question, Sample
 
-SCRIPTS = Path(__file__).parents[3] / "scripts" / "bench"
 QUESTIONS = [
     Question(id=str(i), task="qa", text="", answers=("",), level=Level.HARD) for i in range(64)
 ]
 
-sys.path.insert(0, str(SCRIPTS))
-try:
-    virtual_time = importlib.import_module("virtual_time")
-    parts = importlib.import_module("simulation_parts")
-    worker = importlib.import_module("simulated_worker")
-    simulation = importlib.import_module("simulation")
-    measured = importlib.import_module("measured_costs")
-    real = importlib.import_module("real_run")
-    h100 = importlib.import_module("h100")
-finally:
-    sys.path.remove(str(SCRIPTS))
 
 Turn, Shape = worker.Turn, worker.Shape
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from ur2.errors import InputError
+from ur2.retrieval.corpus import convert
 from ur2.retrieval.corpus.__main__ import make
 from ur2.retrieval.corpus.file import Corpus
 from ur2.retrieval.corpus.options import CorpusOptions
@@ -58,12 +59,12 @@ def test_an_interrupted_conversion_goes_on_and_ends_with_the_same_bytes(
     tmp_path: Path, all_formats: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped again and again, after ever more passages."""
-    monkeypatch.setattr(corpus_convert, "ROWS_PER_CHUNK", 8)
-    monkeypatch.setattr(corpus_convert, "CHUNKS_PER_CHECKPOINT", 1)
+    monkeypatch.setattr(convert, "ROWS_PER_CHUNK", 8)
+    monkeypatch.setattr(convert, "CHUNKS_PER_CHECKPOINT", 1)
     whole, pieces = tmp_path / "whole.arrow", tmp_path / "pieces.arrow"
     options = {"passage_words": 6}
     assert make(asked(all_formats, whole, **options))
-    digest, calls = corpus_convert.id_digest, 0
+    digest, calls = convert.id_digest, 0
 
     def stopping(id_: str) -> int:
         nonlocal calls
@@ -72,7 +73,7 @@ def test_an_interrupted_conversion_goes_on_and_ends_with_the_same_bytes(
             raise KeyboardInterrupt
         return digest(id_)
 
-    monkeypatch.setattr(corpus_convert, "id_digest", stopping)
+    monkeypatch.setattr(convert, "id_digest", stopping)
     num_stops = 0
     while not pieces.exists():
         try:
@@ -89,12 +90,12 @@ def test_an_interrupted_conversion_goes_on_and_ends_with_the_same_bytes(
 def test_sources_that_changed_meanwhile_are_read_from_their_begin(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(corpus_convert, "ROWS_PER_CHUNK", 2)
-    monkeypatch.setattr(corpus_convert, "CHUNKS_PER_CHECKPOINT", 1)
+    monkeypatch.setattr(convert, "ROWS_PER_CHUNK", 2)
+    monkeypatch.setattr(convert, "CHUNKS_PER_CHECKPOINT", 1)
     source, out = tmp_path / "rows.jsonl", tmp_path / "corpus.arrow"
     source.write_bytes(numbered(range(5)))
     with monkeypatch.context() as patch:
-        patch.setattr(corpus_convert.CorpusWriter, "finish", interrupt)
+        patch.setattr(convert.CorpusWriter, "finish", interrupt)
         with pytest.raises(KeyboardInterrupt):
             make(asked(source, out))
     source.write_bytes(numbered(range(10, 14)))
@@ -164,12 +165,12 @@ def test_a_corpus_is_made_again_only_where_it_would_change(tmp_path: Path) -> No
 def test_a_corpus_beside_its_sources_goes_on_and_changes_with_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(corpus_convert, "ROWS_PER_CHUNK", 2)
-    monkeypatch.setattr(corpus_convert, "CHUNKS_PER_CHECKPOINT", 1)
+    monkeypatch.setattr(convert, "ROWS_PER_CHUNK", 2)
+    monkeypatch.setattr(convert, "CHUNKS_PER_CHECKPOINT", 1)
     out = tmp_path / "corpus.arrow"
     (tmp_path / "a.jsonl").write_bytes(numbered(range(5)))
     with monkeypatch.context() as patch:
-        patch.setattr(corpus_convert.CorpusWriter, "finish", interrupt)
+        patch.setattr(convert.CorpusWriter, "finish", interrupt)
         with pytest.raises(KeyboardInterrupt):
             make(asked(tmp_path, out))
     assert make(asked(tmp_path, out))
@@ -236,7 +237,7 @@ def test_sources_that_look_the_same_are_not_read_again(
     source.write_bytes(numbered(range(5)))
     make(asked(source, out))
     with monkeypatch.context() as patch:
-        patch.setattr(corpus_convert, "source_sha256", interrupt)
+        patch.setattr(convert, "source_sha256", interrupt)
         assert not make(asked(source, out))
     changed = source.stat().st_mtime_ns
     source.write_bytes(numbered(range(5, 10)))

@@ -149,7 +149,7 @@ import sys
 from ur2.retrieval.encoder.sentence_encoder import BUNDLED, SentenceTransformerEncoder
 from ur2.retrieval.manifest import EncoderSpec
 from ur2.retrieval.options import EncoderOptions
-from ur2.retrieval.service.store import Store
+from ur2.retrieval.service.store import PassageStore
 encoder = SentenceTransformerEncoder(EncoderSpec(name="minilm"), EncoderOptions(num_threads=1))
 assert encoder.encode_queries(["Paris"]).shape == (1, encoder.dimension)
 heavy = {"sentence_transformers", "transformers", "sklearn", "scipy", "numba"}
