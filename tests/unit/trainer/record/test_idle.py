@@ -49,7 +49,7 @@ class Clock:
 
 
 @given(
-    events=SPANS,
+    searches=SPANS,
     calls=st.lists(st.tuples(st.integers(1, 9), st.integers(0, 20)), min_size=1, max_size=8),
 )
 def test_searches_that_are_told_late_count_all_the_same_and_no_time_counts_twice(searches, calls):
