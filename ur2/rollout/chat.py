@@ -22,7 +22,7 @@ from ur2.rollout.episode import turn_seed
 from ur2.rollout.options import RolloutOptions, SamplingOptions
 from ur2.rollout.search import Knowledge, lookup_for, search_once
 from ur2.rollout.tasks import gather_or_cancel
-from ur2.transfer.records import Rendezvous, WeightsManifest
+from ur2.transfer.records import Handover
 from ur2.types import (
     Assignment,
     Author,
@@ -87,16 +87,8 @@ class ChatWorker:
         )
         return Group(assignment=assignment, trajectories=tuple(trajectories))
 
-    async def update_weights(self, path: str, version: int) -> None:
+    async def take(self, handover: Handover, version: int) -> None:
         """Refuses: an endpoint's weights are fixed."""
-        raise ComponentError("a chat endpoint cannot take weights; train with vllm or hf")
-
-    async def join_policy(self, meeting: Rendezvous) -> None:
-        """Refuses, as `update_weights`."""
-        raise ComponentError("a chat endpoint cannot take weights; train with vllm or hf")
-
-    async def receive_weights(self, manifest: WeightsManifest, version: int) -> None:
-        """Refuses, as `update_weights`."""
         raise ComponentError("a chat endpoint cannot take weights; train with vllm or hf")
 
     async def close(self) -> None:
