@@ -6,9 +6,9 @@ A random Qwen2 of 290 tensors (24 layers of small width, tied head, fp32) as a r
 and a real vllm engine, on CPU, in plain processes. All ways begin with the policy's weights on its
 device and end when the engine has resumed with them, its prefix cache empty:
 
-- packed: what a run does on one machine. `PolicyWorker.publish` and `VllmEngine.load_weights`.
+- packed: what a run does on one machine. `PolicyWorker.publish` and `VllmEngine.take`.
 - channel: what it does with policy.weight_transfer=tcp. `PolicyWorker.send` beside
-  `VllmEngine.receive_weights`, over the channel that they joined at the start.
+  `VllmEngine.take`, over the channel that they joined at the start.
 - per parameter: for each one `collective_rpc` with its name, shape and dtype, and one gloo
   broadcast that the engine's worker joins, as OpenRLHF and others do; between the same pause,
   begin, end and resume. vllm finds the way of each tensor by its name.
@@ -54,7 +54,7 @@ from ur2.rollout.engines.vllm_reload import _repack_heads
 from ur2.rollout.engines.vllm_weights import WeightReloader
 from ur2.rollout.options import EngineOptions
 from ur2.transfer.proof import make_secret
-from ur2.transfer.records import Rendezvous
+from ur2.transfer.records import Rendezvous, WeightFolder
 from ur2.types import Sample
 
 REPEATS = 7
@@ -108,7 +108,7 @@ class BenchEngine(VllmEngine):
         await self._llm.collective_rpc(method, args=args)
 
     async def paused(self, version: int, load: Callable[[], Awaitable[None]]) -> None:
-        """What `load_weights` does around its loading."""
+        """What `VllmEngine.take` does around its loading."""
         await self._llm.pause_generation(mode="keep", clear_cache=False)
         await load()
         await self._llm.reset_prefix_cache(reset_running_requests=True)
@@ -153,7 +153,7 @@ class Bench:
             secret=make_secret(),
         )
         joined = asyncio.create_task(
-            self.engine.join_policy(dataclasses.replace(rendezvous, first_rank=1))
+            self.engine.take(dataclasses.replace(rendezvous, first_rank=1), 0)
         )
         await asyncio.to_thread(self.policy.join_engines, rendezvous)
         await joined
@@ -170,7 +170,7 @@ class Bench:
         started = time.perf_counter()
         self.policy.publish(folder, self.version)
         published = time.perf_counter()
-        await self.engine.load_weights(folder, self.version)
+        await self.engine.take(WeightFolder(folder), self.version)
         self.note("packed: gather, write", published - started)
         self.note("packed: pause, load, resume", time.perf_counter() - published)
         self.note("packed", time.perf_counter() - started)
@@ -179,7 +179,7 @@ class Bench:
         """As a run does it between nodes that share no folder."""
         manifest = self.policy.manifest()
         started = time.perf_counter()
-        taken = asyncio.create_task(self.engine.receive_weights(manifest, self.version))
+        taken = asyncio.create_task(self.engine.take(manifest, self.version))
         await asyncio.to_thread(self.policy.send, manifest)
         sent = time.perf_counter()
         await taken

@@ -32,6 +32,7 @@ from ur2.rollout.engines.base import Engine, Generation, GenerationRequest
 from ur2.rollout.engines.text import load_tokenizer
 from ur2.rollout.episode import Players, turn_seed
 from ur2.rollout.options import EngineOptions, RolloutOptions, SamplingOptions
+from ur2.transfer.records import Handover
 from ur2.types import Assignment, Level, Passage, Question, VersionRun
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -175,8 +176,8 @@ class PacedEngine:
         assert len(sampled.token_ids) == turn.num_tokens
         return replace(sampled, text=turn.text, finish="stop")
 
-    async def load_weights(self, path: str, version: int) -> None:
-        await self.inner.load_weights(path, version)
+    async def take(self, handover: Handover, version: int) -> None:
+        await self.inner.take(handover, version)
 
     async def close(self) -> None:
         await self.inner.close()
@@ -197,7 +198,7 @@ class ScriptedEngine:
 
     async def start(self) -> None: ...
 
-    async def load_weights(self, path: str, version: int) -> None: ...
+    async def take(self, handover: Handover, version: int) -> None: ...
 
     async def generate(self, request: GenerationRequest) -> Generation:
         done = asyncio.get_running_loop().create_future()

@@ -31,6 +31,7 @@ from bench.rollout.skipping import SkippingLoop
 from ur2.retrieval.client.retriever import HttpTransport, LocalTransport, RetrievalClient
 from ur2.rollout.engines.base import Generation, GenerationRequest
 from ur2.rollout.options import EngineOptions
+from ur2.transfer.records import Handover
 
 STEP_S = 0.020
 SEQUENCE_S = 0.00005
@@ -81,7 +82,7 @@ class SleepingEngine:
         await asyncio.sleep(STEP_S * request.max_tokens)
         return generation(request.max_tokens)
 
-    async def load_weights(self, path: str, version: int) -> None: ...
+    async def take(self, handover: Handover, version: int) -> None: ...
 
     async def close(self) -> None: ...
 

@@ -123,7 +123,7 @@ class Worker:
         return Group(assignment=assignment, trajectories=tuple(trajectories))
 
     async def take_weights(self, version: int) -> None:
-        """What the pool's `update_weights` makes all workers do at once."""
+        """What the pool's `take` makes all workers do at once."""
         self.engine.pause()
         await self._cores.work(self._scenario.costs.load_s)
         self.version = version

@@ -12,7 +12,7 @@ import torch
 from ur2.algorithms.options import AlgorithmOptions
 from ur2.policy.batch.packing import plan
 from ur2.policy.options import PolicyOptions
-from ur2.transfer.records import Rendezvous
+from ur2.transfer.records import Rendezvous, WeightFolder
 from ur2.types import Batch, Sample
 
 pytest.importorskip("vllm")
@@ -103,7 +103,7 @@ async def test_engine_samples_with_the_policys_logprobs_after_every_sync(
             )  # fmt: skip
             await asyncio.gather(
                 asyncio.to_thread(policy.join_engines, rendezvous),
-                engine.join_policy(dataclasses.replace(rendezvous, first_rank=1)),
+                engine.take(dataclasses.replace(rendezvous, first_rank=1), 0),
             )
         for version in range(1, NUM_SYNCS + 1):
             train(policy, seed=version)
@@ -111,12 +111,12 @@ async def test_engine_samples_with_the_policys_logprobs_after_every_sync(
             if way == "files":
                 folder = str(tmp_path / f"v{version}")
                 policy.publish(folder, version)
-                await engine.load_weights(folder, version)
+                await engine.take(WeightFolder(folder), version)
             else:
                 manifest = dataclasses.replace(policy.manifest(), verified=True)
                 await asyncio.gather(
                     asyncio.to_thread(policy.send, manifest),
-                    engine.receive_weights(manifest, version),
+                    engine.take(manifest, version),
                 )
             assert await largest_gap(policy, engine) <= 1e-3
     finally:

@@ -154,7 +154,7 @@ class Parts:
         return batch
 
     async def sync(self, version: int) -> None:
-        await self.rollouts.update_weights(await self.policy.publish(version))
+        await self.rollouts.take(await self.policy.publish(version))
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,6 @@
 """A rollout worker: one engine, and the groups that are played on it."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import cache, partial
 
@@ -18,7 +16,7 @@ from ur2.rollout.engines.text import generation_eos, load_tokenizer
 from ur2.rollout.episode import Players, read_ask, run_episode
 from ur2.rollout.options import RolloutOptions, SamplingOptions
 from ur2.rollout.tasks import gather_or_cancel
-from ur2.transfer.records import Rendezvous, WeightsManifest
+from ur2.transfer.records import Handover
 from ur2.types import Assignment, Group, Trajectory
 
 
@@ -89,37 +87,20 @@ class RolloutWorker:
         """Seconds since the last call in which the engine had a turn to write."""
         return self._players.busy.take_s()
 
-    async def update_weights(self, path: str, version: int) -> None:
-        """Gives the engine the weights of directory `path`, under the label `version`.
+    async def take(self, handover: Handover, version: int) -> None:
+        """Gives the engine weights, under the label `version`, or the channel for them.
 
         Raises:
             ComponentError: they do not fit, or the engine did not take them in time.
         """
-        async with self._in_time(f"take weights {version}"):
-            await self._players.engine.load_weights(path, version)
-
-    async def join_policy(self, meeting: Rendezvous) -> None:
-        """Opens the engine's channel to the policy.
-
-        Raises:
-            ComponentError: nobody was there in time, or the engine has no channels.
-        """
-        async with self._in_time("find the policy"):
-            await self._players.engine.join_policy(meeting)
-
-    async def receive_weights(self, manifest: WeightsManifest, version: int) -> None:
-        """As `update_weights`, by what comes over the channel."""
-        async with self._in_time(f"receive weights {version}"):
-            await self._players.engine.receive_weights(manifest, version)
-
-    @asynccontextmanager
-    async def _in_time(self, what: str) -> AsyncIterator[None]:
         timeout_s = self._players.options.update_timeout_s
         try:
             async with asyncio.timeout(timeout_s):
-                yield
+                await self._players.engine.take(handover, version)
         except TimeoutError as error:
-            raise ComponentError(f"the engine did not {what} within {timeout_s:g} s") from error
+            raise ComponentError(
+                f"the engine did not take weights {version} within {timeout_s:g} s"
+            ) from error
 
     async def sleep(self, keep_weights: bool) -> None:
         """See `Engine.sleep`."""

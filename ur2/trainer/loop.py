@@ -175,7 +175,7 @@ class Trainer:
         """Hands the policy's weights to the engines, as `version`."""
         if self.colocated:
             await self.policy.call_all("release_memory")
-        await self.rollouts.update_weights(await self.policy.publish(version))
+        await self.rollouts.take(await self.policy.publish(version))
         if self.colocated:  # last, since it takes the most memory
             await self.rollouts.wake()
 

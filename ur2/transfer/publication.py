@@ -1,7 +1,7 @@
 """The seam between the policy and the rollout workers: one version of the weights on its way.
 
     publication = await policy.publish(version)
-    await rollouts.update_weights(publication)
+    await rollouts.take(publication)
 
 The pool hands a publication its workers, all at once, and later each worker that had to be started
 again. The publication knows the way.
@@ -18,7 +18,15 @@ from typing import Any, Literal, Protocol
 from ur2.errors import ComponentError
 from ur2.transfer.checks import is_verified
 from ur2.transfer.proof import call_off
-from ur2.transfer.records import PART_BYTES, ChannelError, ChannelName, Rendezvous, WeightsManifest
+from ur2.transfer.records import (
+    PART_BYTES,
+    ChannelError,
+    ChannelName,
+    Handover,
+    Rendezvous,
+    WeightFolder,
+    WeightsManifest,
+)
 
 Failures = list[ComponentError | None]
 """Of each receiver, None where it has the weights."""
@@ -41,16 +49,8 @@ class Receiver(Protocol):
         """Longest time that a call takes."""
         ...
 
-    async def load(self, path: str, version: int) -> None:
-        """Takes the weights of directory `path`."""
-        ...
-
-    async def join(self, rendezvous: Rendezvous) -> None:
-        """Opens a channel, in the place of an earlier one."""
-        ...
-
-    async def receive(self, manifest: WeightsManifest, version: int) -> None:
-        """Takes the weights that come over the channel."""
+    async def take(self, handover: Handover, version: int) -> None:
+        """Takes the weights of `version`, or opens the channel over which they will come."""
         ...
 
 
@@ -91,7 +91,7 @@ class Files:
 
     async def deliver(self, receivers: Sequence[Receiver]) -> Failures:
         """See `Publication.deliver`."""
-        return await _all(r.load(str(self.folder), self.version) for r in receivers)
+        return await _all(r.take(WeightFolder(str(self.folder)), self.version) for r in receivers)
 
     def discard(self) -> None:
         """Removes the folder."""
@@ -165,7 +165,7 @@ class Stream:
         )
         failures = await self._at_both_ends(
             self._ranks.call_all("send", manifest),
-            [receiver.receive(manifest, self.version) for receiver in receivers],
+            [receiver.take(manifest, self.version) for receiver in receivers],
             limit_s=max(receiver.limit_s for receiver in receivers),
         )
         self._num_sent += 1
@@ -189,7 +189,7 @@ class Stream:
         joining, first_rank = [], 1
         for receiver in receivers:
             theirs = dataclasses.replace(rendezvous, first_rank=first_rank)
-            joining.append(_join_or_call_off(receiver, theirs, ours))
+            joining.append(_join_or_call_off(receiver, theirs, self.version, ours))
             first_rank += receiver.num_ranks
         failures = await self._at_both_ends(ours, joining, limit_s=limit_s)
         if any(failures):
@@ -210,11 +210,11 @@ class Stream:
 
 
 async def _join_or_call_off(
-    receiver: Receiver, rendezvous: Rendezvous, policy: asyncio.Future[None]
+    receiver: Receiver, rendezvous: Rendezvous, version: int, policy: asyncio.Future[None]
 ) -> None:
     """Where a worker does not come, the policy need not wait for its processes."""
     try:
-        await receiver.join(rendezvous)
+        await receiver.take(rendezvous, version)
     except ComponentError:
         num_left = receiver.num_ranks if rendezvous.channel == "tcp" else 0
         while num_left and not policy.done():

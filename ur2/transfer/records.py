@@ -1,4 +1,4 @@
-"""What the policy tells an engine about weights that come over a channel."""
+"""What an engine is told about weights that it is to take."""
 
 import math
 from collections.abc import Iterator
@@ -16,6 +16,14 @@ ChannelName = Literal["nccl", "tcp", "ipc"]
 
 class ChannelError(ComponentError):
     """Weights did not come through; the engine itself is well and can try again."""
+
+
+@dataclass(frozen=True, slots=True)
+class WeightFolder:
+    """Weights that lie in a folder."""
+
+    path: str
+    """With one or more `*.safetensors`, Hugging Face parameter names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,3 +76,7 @@ class WeightsManifest:
         return max(
             part_bytes, *(math.prod(shape) * dtype.itemsize for _, shape, dtype in self.tensors())
         )
+
+
+Handover = WeightFolder | Rendezvous | WeightsManifest
+"""Weights in a folder, an end of a channel to open, or what will come over the open channel."""

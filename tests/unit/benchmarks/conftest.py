@@ -13,6 +13,7 @@ from ur2.config.load import compose_evaluation
 from ur2.prompts.dialect import Dialect
 from ur2.rollout.options import RolloutOptions, SamplingOptions
 from ur2.rollout.pool.rollout_pool import RolloutPool
+from ur2.transfer.records import Handover
 from ur2.types import (
     Assignment,
     Author,
@@ -45,7 +46,7 @@ class ScriptedWorker:
 
     async def close(self) -> None: ...
 
-    async def update_weights(self, path: str, version: int) -> None: ...
+    async def take(self, handover: Handover, version: int) -> None: ...
 
     async def run_group(
         self, assignment: Assignment, num_samples: int, sampling: SamplingOptions, first: int = 0

@@ -19,6 +19,7 @@ from ur2.retrieval.reading.knowledge import RoutedKnowledge
 from ur2.rollout.engines.base import Generation, GenerationRequest
 from ur2.rollout.episode import Players, read_ask, run_episode
 from ur2.rollout.options import RolloutOptions, SamplingOptions
+from ur2.transfer.records import Handover
 from ur2.types import (
     Assignment,
     Level,
@@ -88,7 +89,7 @@ class ScriptedEngine:
 
     async def close(self) -> None: ...
 
-    async def load_weights(self, path: str, version: int) -> None:
+    async def take(self, handover: Handover, version: int) -> None:
         self.version = version
         if self.hangs:
             await asyncio.Event().wait()

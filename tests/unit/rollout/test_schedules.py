@@ -82,7 +82,7 @@ class LiveEngine:
 
     async def close(self): ...
 
-    async def load_weights(self, path, version):
+    async def take(self, handover, version):
         await self.tick()
         self.version = version
 
@@ -202,7 +202,7 @@ class Rollouts:
     async def update(self):
         for version, at_s in enumerate(sorted(self._schedule["updates_s"]), start=1):
             await until(at_s)
-            await self.pool.update_weights(Files(Path("no such folder"), version))
+            await self.pool.take(Files(Path("no such folder"), version))
 
     async def kill(self):
         for at_s, index in sorted(self._schedule["deaths"]):

@@ -90,7 +90,7 @@ class ScriptedRollouts:
     def searches_known_s(self) -> float:
         return time.time()
 
-    async def update_weights(self, publication: Files) -> None:
+    async def take(self, publication: Files) -> None:
         self.versions.append(publication.version)
 
     def _group(self, assignment: Assignment, num_samples: int) -> Group:
@@ -252,7 +252,7 @@ class SharedMemory:
         self.kept = True
         """What the policy has computed with and not released."""
         rollouts: Any = trainer.rollouts
-        play, update = rollouts.play, rollouts.update_weights
+        play, update = rollouts.play, rollouts.take
         rank: Any = trainer.policy.ranks[0]
         compute = rank.call
 
@@ -270,7 +270,7 @@ class SharedMemory:
             self.kept = method != "release_memory" and (self.kept or method in ("update", "load"))
             return await compute(method, *args)
 
-        rollouts.play, rollouts.update_weights, rank.call = played, updated, computed
+        rollouts.play, rollouts.take, rank.call = played, updated, computed
         rollouts.sleep, rollouts.wake = self.sleep, self.wake
         trainer.colocated = True
 
@@ -495,7 +495,7 @@ async def test_a_failed_update_leaves_the_last_checkpoint_and_no_half_made_one(
     assert (tmp_path / "trajectories" / "step_000004.jsonl.zst").exists()
 
 
-@pytest.mark.parametrize("what", ["update_weights", "collect"])
+@pytest.mark.parametrize("what", ["take", "collect"])
 async def test_what_fails_after_an_update_leaves_its_checkpoint_and_its_metrics(
     tmp_path: Path, what: str
 ) -> None:

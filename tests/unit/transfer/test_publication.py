@@ -13,7 +13,7 @@ from ur2.errors import ComponentError
 from ur2.policy.weight_sender import free_port
 from ur2.transfer.proof import make_secret
 from ur2.transfer.publication import Files, Stream
-from ur2.transfer.records import ChannelError, Rendezvous, WeightsManifest
+from ur2.transfer.records import ChannelError, Handover, Rendezvous, WeightFolder, WeightsManifest
 from ur2.transfer.tcp import TcpChannel
 
 CPU = torch.device("cpu")
@@ -83,19 +83,19 @@ class ScriptedReceiver:
     manifests: list[WeightsManifest] = field(default_factory=list)
     paths: list[tuple[str, int]] = field(default_factory=list)
 
-    async def load(self, path: str, version: int) -> None:
-        if self.name in self.wire.dead:
-            raise ComponentError("died")
-        self.paths.append((path, version))
-
-    async def join(self, rendezvous: Rendezvous) -> None:
-        await self.wire.meet(self.name, self.num_ranks)
-        self.rendezvous_made.append(rendezvous)
-
-    async def receive(self, manifest: WeightsManifest, version: int) -> None:
-        await self.wire.meet(self.name, self.num_ranks)
-        self.manifests.append(manifest)
-        self.versions.append(version)
+    async def take(self, handover: Handover, version: int) -> None:
+        match handover:
+            case WeightFolder(path):
+                if self.name in self.wire.dead:
+                    raise ComponentError("died")
+                self.paths.append((path, version))
+            case Rendezvous():
+                await self.wire.meet(self.name, self.num_ranks)
+                self.rendezvous_made.append(handover)
+            case WeightsManifest():
+                await self.wire.meet(self.name, self.num_ranks)
+                self.manifests.append(handover)
+                self.versions.append(version)
 
 
 class Scene:
@@ -176,10 +176,10 @@ async def test_a_policy_that_hangs_is_an_error_in_time() -> None:
     scene.policy.hangs = True
     scene.workers[0].limit_s = 0.05
 
-    async def receive(manifest: WeightsManifest, version: int) -> None:
+    async def take(handover: Handover, version: int) -> None:
         raise ComponentError("no answer within 0.05 s")
 
-    scene.workers[0].receive = receive  # type: ignore[method-assign]
+    scene.workers[0].take = take  # type: ignore[method-assign]
     with pytest.raises(ComponentError, match=r"within 0\.05 s \(rollout.update_timeout_s\)"):
         await scene.deliver(2, *scene.workers)
 
@@ -215,22 +215,19 @@ class RealPolicy(ScriptedPolicy):
 class RealReceiver(ScriptedReceiver):
     """A worker at the end of a real channel."""
 
-    async def join(self, rendezvous: Rendezvous) -> None:
-        if self.name in self.wire.dead:
-            raise ComponentError("died")
+    async def take(self, handover: Handover, version: int) -> None:
         try:
-            self.channel = await asyncio.to_thread(
-                TcpChannel, rendezvous, rendezvous.first_rank, CPU
-            )
-        except OSError as error:
-            raise ChannelError(str(error)) from error
-
-    async def receive(self, manifest: WeightsManifest, version: int) -> None:
-        if self.name in self.wire.hung:
-            await asyncio.sleep(self.limit_s)
-            raise ComponentError("no answer in time")
-        try:
-            await asyncio.to_thread(self.channel.receive, manifest, lambda part: None)
+            if isinstance(handover, Rendezvous):
+                if self.name in self.wire.dead:
+                    raise ComponentError("died")
+                self.channel = await asyncio.to_thread(
+                    TcpChannel, handover, handover.first_rank, CPU
+                )
+                return
+            if self.name in self.wire.hung:
+                await asyncio.sleep(self.limit_s)
+                raise ComponentError("no answer in time")
+            await asyncio.to_thread(self.channel.receive, handover, lambda part: None)
         except OSError as error:
             raise ChannelError(str(error)) from error
         self.versions.append(version)

@@ -12,7 +12,7 @@ from ur2.rollout.engines.text import decode, load_tokenizer, stop_ids
 from ur2.rollout.options import EngineOptions
 from ur2.transfer.checks import damaged, refuse_differing
 from ur2.transfer.files import read_checksums, read_weights, weight_files
-from ur2.transfer.records import Rendezvous, WeightsManifest
+from ur2.transfer.records import Handover, WeightFolder
 from ur2.types import version_runs
 
 if TYPE_CHECKING:
@@ -110,29 +110,23 @@ class HfEngine:
         """See `Engine`."""
         return self._num_abandoned_tokens + sum(len(row.token_ids) for row in self._abandoned)
 
-    async def load_weights(self, path: str, version: int) -> None:
+    async def take(self, handover: Handover, version: int) -> None:
         """Copies the weights between two steps; rows in flight compute their cache again.
 
         Where it fails, nothing goes on until others fit: some may have been copied.
         """
-        weight_files(path)
+        if not isinstance(handover, WeightFolder):
+            raise ComponentError("the hf engine reads files: set policy.weight_transfer=files")
+        weight_files(handover.path)
         async with self._stepping:
             self._going.clear()
             self._has_weights = False
-            await self._on_thread(self._copy_weights, path, version)
+            await self._on_thread(self._copy_weights, handover.path, version)
             self._waiting = [*self._batch.evict(), *self._waiting]
             self._version = version
             self._has_weights = True
             if not self._asleep:
                 self._going.set()
-
-    async def join_policy(self, rendezvous: Rendezvous) -> None:
-        """Refuses: it has no channels."""
-        raise ComponentError("the hf engine reads files: set policy.weight_transfer=files")
-
-    async def receive_weights(self, manifest: WeightsManifest, version: int) -> None:
-        """Refuses: it has no channels."""
-        raise ComponentError("the hf engine reads files: set policy.weight_transfer=files")
 
     async def sleep(self, *, keep_weights: bool) -> None:
         """Drops the cache, and the weights or, on GPU, moves them to host memory."""

@@ -4,28 +4,20 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from ur2.transfer.records import Rendezvous, WeightsManifest
+from ur2.transfer.records import Handover, Rendezvous
 
 
 class TakesWeights(Protocol):
-    """A worker whose engine gets new weights; see `Engine` for what the calls do."""
+    """A worker whose engine gets new weights."""
 
-    def update_weights(self, path: str, version: int) -> Coroutine[Any, Any, None]:
-        """Takes those of a directory."""
-        ...
-
-    def join_policy(self, rendezvous: Rendezvous) -> Coroutine[Any, Any, None]:
-        """Opens a channel to the policy."""
-        ...
-
-    def receive_weights(self, manifest: WeightsManifest, version: int) -> Coroutine[Any, Any, None]:
-        """Takes those that come over it."""
+    def take(self, handover: Handover, version: int) -> Coroutine[Any, Any, None]:
+        """Takes weights, or opens the channel over which they will come, as `Engine.take` does."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerReceiver:
-    """See `ur2.transfer.publication.Receiver`."""
+    """A worker and the time that it may take; two of the same worker are equal."""
 
     worker: TakesWeights
     num_ranks: int
@@ -33,14 +25,8 @@ class WorkerReceiver:
     timed: Callable[[str, Awaitable[None]], Awaitable[None]] = field(compare=False)
     """Waits for a call, so named, no longer than the limit."""
 
-    async def load(self, path: str, version: int) -> None:
-        """Takes the weights of directory `path`."""
-        await self.timed(f"weights {version}", self.worker.update_weights(path, version))
-
-    async def join(self, rendezvous: Rendezvous) -> None:
-        """Opens a channel."""
-        await self.timed("channel to the policy", self.worker.join_policy(rendezvous))
-
-    async def receive(self, manifest: WeightsManifest, version: int) -> None:
-        """Takes the weights that come over the channel."""
-        await self.timed(f"weights {version}", self.worker.receive_weights(manifest, version))
+    async def take(self, handover: Handover, version: int) -> None:
+        """Lets the worker take weights within the limit."""
+        opens = isinstance(handover, Rendezvous)
+        what = "channel to the policy" if opens else f"weights {version}"
+        await self.timed(what, self.worker.take(handover, version))

@@ -112,9 +112,9 @@ class RolloutPool:
 
         return await gather_or_cancel(play(assignment) for assignment in assignments)
 
-    async def update_weights(self, publication: Publication) -> None:
-        """See `WorkerSupervisor.update_weights`."""
-        await self._supervisor.update_weights(publication)
+    async def take(self, publication: Publication) -> None:
+        """Gives all engines the weights of a publication, and those that start later."""
+        await self._supervisor.take(publication)
 
     async def sleep(self, *, keep_weights: bool) -> None:
         """See `WorkerSupervisor.sleep`."""

@@ -116,7 +116,7 @@ class WorkerSupervisor:
         """Of all workers, see `Worker`; what one wrote that died, nobody knows."""
         return await self._total(lambda worker: worker.take_writing_s())
 
-    async def update_weights(self, publication: Publication) -> None:
+    async def take(self, publication: Publication) -> None:
         """Gives all engines new weights.
 
         The publication is kept until the next one, for workers that start later.
@@ -145,7 +145,7 @@ class WorkerSupervisor:
         """Makes all engines give their memory back; what is in play waits.
 
         Args:
-            keep_weights: whether engines keep a copy; otherwise `update_weights` must come before
+            keep_weights: whether engines keep a copy; otherwise `take` must come before
                 `wake`.
 
         Raises:

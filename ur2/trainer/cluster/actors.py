@@ -27,7 +27,7 @@ from ur2.trainer.cluster.leftovers import (
     remove_leftovers,
     shared_memory_in_use,
 )
-from ur2.transfer.records import Rendezvous, WeightsManifest
+from ur2.transfer.records import Handover
 from ur2.types import Assignment, Group
 
 PROBE = "probe"
@@ -239,17 +239,9 @@ class RemoteRollouts:
         seconds: float = await self._call("take_writing_s")
         return seconds
 
-    async def update_weights(self, path: str, version: int) -> None:
-        """See `RolloutWorker.update_weights`."""
-        await self._call("update_weights", path, version)
-
-    async def join_policy(self, rendezvous: Rendezvous) -> None:
-        """See `RolloutWorker.join_policy`."""
-        await self._call("join_policy", rendezvous)
-
-    async def receive_weights(self, manifest: WeightsManifest, version: int) -> None:
-        """See `RolloutWorker.receive_weights`."""
-        await self._call("receive_weights", manifest, version)
+    async def take(self, handover: Handover, version: int) -> None:
+        """See `RolloutWorker.take`."""
+        await self._call("take", handover, version)
 
     async def sleep(self, *, keep_weights: bool) -> None:
         """See `RolloutWorker.sleep`."""

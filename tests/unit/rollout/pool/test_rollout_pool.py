@@ -59,10 +59,10 @@ class FakeWorker:
     async def take_lost_tokens(self):
         return 50
 
-    async def update_weights(self, path, version):
+    async def take(self, handover, version):
         if self.weights_error is not None:
             raise self.weights_error
-        self.calls.append((path, version))
+        self.calls.append((handover.path, version))
 
     async def sleep(self, *, keep_weights):
         self._change("sleep", "sleep kept" if keep_weights else "sleep")
@@ -148,7 +148,7 @@ async def test_a_worker_that_hangs_is_named(game):
 async def test_a_failed_worker_is_replaced_and_every_group_is_played_once(game, broken):
     workers = [FakeWorker(0.001), FakeWorker(**broken)]
     pool = RolloutPool(workers, options(group_timeout_s=0.2), respawn=replacing(workers))
-    await pool.update_weights(Files(Path(W), 3))
+    await pool.take(Files(Path(W), 3))
     groups = await pool.collect([game.assignment(id=str(i)) for i in range(20)], 2, SAMPLING)
     assert [group.assignment.id for group in groups] == [str(i) for i in range(20)]
     assert sorted(workers[0].groups + workers[1].groups) == sorted(str(i) for i in range(20))
@@ -191,7 +191,7 @@ async def test_a_successor_that_does_not_come_up_is_replaced_too_while_restarts_
 async def test_a_worker_that_refuses_weights_is_replaced_and_gets_them(game):
     workers = [FakeWorker(weights_error=ComponentError("no room"))]
     pool = RolloutPool(workers, options(), respawn=replacing(workers))
-    await pool.update_weights(Files(Path(W), 4))
+    await pool.take(Files(Path(W), 4))
     assert workers[0].calls == ["start", (W, 4)]
 
 
@@ -221,7 +221,7 @@ async def test_a_publication_gets_all_workers_at_once_and_later_those_that_repla
     first, failing, third = workers
     pool = RolloutPool(workers, options(), respawn=replacing(workers))
     publication = ScriptedPublication([failing])
-    await pool.update_weights(publication)
+    await pool.take(publication)
     assert workers[1] is not failing
     assert publication.delivered == [[first, failing, third], [workers[1]]]
 
@@ -230,10 +230,10 @@ async def test_a_publication_is_kept_until_the_next_one_is_delivered():
     workers = [FakeWorker()]
     pool = RolloutPool(workers, options(), respawn=replacing(workers))
     old, new = ScriptedPublication(), ScriptedPublication([workers[0]])
-    await pool.update_weights(old)
-    await pool.update_weights(old)
+    await pool.take(old)
+    await pool.take(old)
     assert not old.discarded
-    await pool.update_weights(new)
+    await pool.take(new)
     assert old.discarded
     assert not new.discarded
 
@@ -251,10 +251,10 @@ async def test_a_worker_that_starts_again_has_its_weights_before_others_get_newe
 
     pool = RolloutPool(list(workers), options(max_num_seqs=1), respawn=respawn)
     old, new = ScriptedPublication(), ScriptedPublication()
-    await pool.update_weights(old)
+    await pool.take(old)
     playing = asyncio.create_task(pool.collect([game.assignment(id="0")], 1, SAMPLING))
     await started.wait()
-    await pool.update_weights(new)
+    await pool.take(new)
     await playing
     late = workers[0]
     assert old.delivered == [[failed, healthy], [late]]
@@ -265,7 +265,7 @@ async def test_sleep_weights_and_wake_reach_every_worker_in_that_order():
     workers = [FakeWorker(), FakeWorker()]
     pool = RolloutPool(workers, options())
     await pool.sleep(keep_weights=False)
-    await pool.update_weights(Files(Path(W), 2))
+    await pool.take(Files(Path(W), 2))
     await pool.wake()
     assert [w.calls for w in workers] == [["sleep", (W, 2), "wake"]] * 2
 
@@ -282,9 +282,9 @@ async def test_a_worker_that_fails_around_its_sleep_is_replaced_by_one_in_its_st
 ):
     workers = [FakeWorker(**broken)]
     pool = RolloutPool(workers, options(), respawn=replacing(workers))
-    await pool.update_weights(Files(Path(W), 1))
+    await pool.take(Files(Path(W), 1))
     await pool.sleep(keep_weights=False)
-    await pool.update_weights(Files(Path(W), 2))
+    await pool.take(Files(Path(W), 2))
     await pool.wake()
     assert workers[0].calls == expected
 
@@ -398,6 +398,6 @@ async def test_start_weights_and_close_reach_every_worker():
     workers = [FakeWorker(), FakeWorker()]
     pool = RolloutPool(workers, options())
     await pool.start()
-    await pool.update_weights(Files(Path(W), 3))
+    await pool.take(Files(Path(W), 3))
     await pool.close()
     assert [w.calls for w in workers] == [["start", (W, 3), "close"]] * 2

@@ -8,6 +8,7 @@ import ray
 from ur2.errors import ComponentError
 from ur2.rollout.options import SamplingOptions
 from ur2.trainer.cluster.actors import Actor, RemoteRollouts
+from ur2.transfer.records import WeightFolder
 
 
 class SlowHandle:
@@ -31,4 +32,4 @@ async def test_a_group_may_take_longer_than_a_call_to_a_policy_rank(
     worker: Any = RemoteRollouts(actor)
     assert await worker.run_group(None, 1, SamplingOptions()) == "run_group"
     await worker.start()
-    await worker.update_weights("weights", 1)
+    await worker.take(WeightFolder("weights"), 1)
