@@ -31,6 +31,7 @@ import psutil
 import yaml
 from math_verify import LatexExtractionConfig, parse, verify
 
+from bench.figures import tell
 from ur2.prompts.dialect import Dialect
 from ur2.prompts.options import PromptOptions
 from ur2.rewards import math
@@ -89,7 +90,7 @@ def main() -> None:
         print(f"mathematics is left out: {source} does not exist (data=DIR)")
     for name, value in figures.items():
         print(f"{name:45} {value:12,.2f}")
-    print(json.dumps({"name": "rewards", **{k: round(v, 3) for k, v in figures.items()}}))
+    tell("rewards", {key: round(value, 3) for key, value in figures.items()})
 
 
 def text_figures(rubric: Rubric) -> dict[str, float]:

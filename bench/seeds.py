@@ -13,6 +13,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from bench.figures import tell
+
 RUNS = Path("runs/seeds")
 ROWS = [
     "seed=0",
@@ -41,14 +43,12 @@ def main() -> None:
         print(line(row, summary, buckets))
     gains = {row: gain(summary) for row, summary in summaries.items()}
     seeds = [value for row, value in gains.items() if row.startswith("seed=") and "," not in row]
-    print(
-        json.dumps(
-            {
-                "name": "seeds",
-                "mean_gain": statistics.fmean(seeds or gains.values()),
-                "gains": gains,
-            }
-        )
+    tell(
+        "seeds",
+        {
+            "mean_gain": statistics.fmean(seeds or gains.values()),
+            "gains": gains,
+        },
     )
 
 

@@ -6,7 +6,6 @@ The learners, the kinds of buckets and the oracle are described in learners.py. 
 paper's table on levels measured once, before training.
 """
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from bench.curriculum.learners import (
     random_world,
     sigmoid,
 )
+from bench.figures import tell
 from ur2.curriculum.options import CurriculumOptions
 
 
@@ -100,7 +100,7 @@ def main() -> None:
         "random_oracle_search_share": fmean(one.search_share("oracle") for one in anything),
     }
     rounded = {name: round(value, 4) for name, value in figures.items()}
-    print(json.dumps({"name": "curriculum", "seeds": len(kinds), **rounded}))
+    tell("curriculum", {"seeds": len(kinds), **rounded})
 
 
 def show(title: str, compared: Sequence[Compared]) -> None:

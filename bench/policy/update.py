@@ -21,7 +21,6 @@ Times are medians of interleaved repeats; see `policy_work` for what is timed, a
 """
 
 import importlib.util
-import json
 import os
 import sys
 import tempfile
@@ -33,6 +32,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from bench.figures import tell
 from bench.policy.gpu import utilisation
 from bench.policy.work import (
     DEVICE,
@@ -87,7 +87,7 @@ def main() -> None:
     torch.manual_seed(0)
     lm = Qwen2ForCausalLM(Qwen2Config(**SHAPE)).to(DEVICE, DTYPE).train()
     samples = make_samples(SEQUENCES, SHAPE["vocab_size"], longest=10_000)
-    figures: dict[str, object] = {"name": "policy_update", "hardware": hardware()}
+    figures: dict[str, object] = {"hardware": hardware()}
     print(figures["hardware"])
     figures |= packing(lm, samples, repeats)
     figures |= head(896, 151_936, torch.float32, int(given.get("head_tokens", 0)))
@@ -95,7 +95,7 @@ def main() -> None:
     if DEVICE.type == "cuda":
         seven = head(3584, 152_064, torch.bfloat16, 8192)
         figures |= {f"{key}_7b": value for key, value in seven.items()} | utilisation(repeats)
-    print(json.dumps(figures))
+    tell("policy_update", figures)
 
 
 def packing(lm: Qwen2ForCausalLM, samples: list[Sample], repeats: int) -> dict[str, object]:

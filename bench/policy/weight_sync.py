@@ -19,7 +19,6 @@ samples must be the policy's. Times are medians of interleaved repeats.
 
 import asyncio
 import dataclasses
-import json
 import logging
 import os
 import shutil
@@ -44,6 +43,7 @@ from vllm.model_executor.model_loader.reload import (
     initialize_layerwise_reload,
 )
 
+from bench.figures import tell
 from ur2.algorithms.options import AlgorithmOptions
 from ur2.policy.model.scratch import ScratchOptions, train_tokenizer
 from ur2.policy.options import PolicyOptions
@@ -319,7 +319,6 @@ def main() -> None:
         median(bench.seconds[name]) for name in ("packed", "channel", "per parameter")
     )
     figures = {
-        "name": "weight_sync",
         "sync_ratio": round(single / packed, 2),
         "sync_ratio_channel": round(single / channel, 2),
         "packed_ms": round(1e3 * packed, 1),
@@ -328,4 +327,4 @@ def main() -> None:
         "num_tensors": bench.tensors,
         "largest_logprob_gap": max(bench.seconds["gap"]),
     }
-    print(json.dumps(figures))
+    tell("weight_sync", figures)

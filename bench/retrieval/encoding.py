@@ -36,6 +36,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from bench.figures import tell
+from ur2.processor import computes
 from ur2.retrieval.corpus.file import Corpus, CorpusWriter
 from ur2.retrieval.encoder.sentence_encoder import BUNDLED, SentenceTransformerEncoder, encoder_spec
 from ur2.retrieval.manifest import EncoderSpec
@@ -64,7 +66,7 @@ def main() -> None:
             figures |= speed(data, Path(scratch))
         if part in ("memory", "both"):
             figures |= memory(data, Path(scratch), num)
-    print(json.dumps({"name": "encoding", **{k: round(v, 3) for k, v in figures.items()}}))
+    tell("encoding", {key: round(value, 3) for key, value in figures.items()})
 
 
 def speed(data: Path, scratch: Path) -> dict[str, float]:
@@ -85,7 +87,7 @@ def speed(data: Path, scratch: Path) -> dict[str, float]:
     encoder = SentenceTransformerEncoder(spec, options, batch_size=BATCH)
     texts = Corpus(corpora["timed"]).texts(0, NUM_TIMED)
     model: Any = SentenceTransformer(BUNDLED["minilm"].folder(), device="cpu")
-    short = bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+    short = computes("bfloat16")
 
     def bare() -> NDArray[np.float32]:
         with torch.autocast("cpu", torch.bfloat16, enabled=short):

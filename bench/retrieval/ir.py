@@ -23,6 +23,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from bench.figures import tell
 from ur2.retrieval.options import ServiceOptions
 from ur2.retrieval.service.corpora import load_encoder
 from ur2.retrieval.service.searcher import Searcher
@@ -65,7 +66,7 @@ def main() -> None:
             cells = [f"{scores[kind]:.4f}" for kind in KINDS]
             table.add_row(label, str(len(judged)), *cells, ", ".join(published))
     Console(width=110).print(table)
-    print(json.dumps({"name": "ir", **{key: round(value, 4) for key, value in figures.items()}}))
+    tell("ir", {key: round(value, 4) for key, value in figures.items()})
 
 
 def search(name: str, kind: str, collection: Collection, work: Path) -> Mapping[str, Sequence[str]]:

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from bench.figures import tell
 from ur2.retrieval.encoder.shards import load_encoder
 from ur2.retrieval.encoder.vectors import VectorFolder
 from ur2.retrieval.index.nearest import VectorIndex, build_index, exact_search, load
@@ -166,4 +167,4 @@ def report(rows: list[Row], num_vectors: int, num_queries: int) -> None:
         "recall_min_chosen": round(min(r.recall for r in chosen if "pq" not in r.label), 4),
         "ivf_pq_recall": round(max(r.recall for r in chosen if "pq" in r.label), 4),
     }
-    print(json.dumps({"name": "recall", **figures}))
+    tell("recall", figures)

@@ -38,6 +38,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from bench.figures import tell
+
 ROOT = Path(__file__).parents[2]
 CACHE = Path(tempfile.gettempdir()) / "ur2-bench-retrieval"
 CONNECTIONS = 256
@@ -128,20 +130,18 @@ def report(rows: dict[str, Figures], all_rounds: dict[str, list[Figures]], recal
     def ratio(key: str, kind: str, plain: str = "plain") -> float:
         return round(rows[f"ours, {kind}"][key] / rows[f"{plain}, {kind}"][key], 3)
 
-    print(
-        json.dumps(
-            {
-                "name": "retrieval",
-                "qps_ratio": ratio("qps", "distinct"),
-                "qps_ratio_repeats": ratio("qps", "repeats"),
-                "recall": round(recall, 4),
-                "p99_ratio": ratio("p99", "distinct"),
-                "qps_ratio_bfloat16": ratio("qps", "distinct", "plain in bfloat16"),
-                "server_ms_ratio": round(1 / ratio("server_ms", "distinct"), 3),
-                "hit_rate_repeats": round(rows["ours, repeats"]["hits"], 3),
-                "qps": {name: round(row["qps"], 1) for name, row in rows.items()},
-            }
-        )
+    tell(
+        "retrieval",
+        {
+            "qps_ratio": ratio("qps", "distinct"),
+            "qps_ratio_repeats": ratio("qps", "repeats"),
+            "recall": round(recall, 4),
+            "p99_ratio": ratio("p99", "distinct"),
+            "qps_ratio_bfloat16": ratio("qps", "distinct", "plain in bfloat16"),
+            "server_ms_ratio": round(1 / ratio("server_ms", "distinct"), 3),
+            "hit_rate_repeats": round(rows["ours, repeats"]["hits"], 3),
+            "qps": {name: round(row["qps"], 1) for name, row in rows.items()},
+        },
     )
 
 

@@ -25,7 +25,6 @@ are medians of interleaved repeats.
 """
 
 import asyncio
-import json
 import logging
 import os
 import tempfile
@@ -40,6 +39,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 from rich.console import Console
 from rich.progress import track
 
+from bench.figures import tell
 from bench.rollout.lockstep import play_in_rounds
 from bench.rollout.paced import (
     QUESTION,
@@ -252,4 +252,4 @@ def main() -> None:
         if {"speed", "single", "prefix"} & set(options.parts):
             figures |= asyncio.run(with_engine(options, model))
     rounded = {name: round(value, 3) for name, value in figures.items()}
-    print(json.dumps({"name": "rollout", **rounded}))
+    tell("rollout", rounded)

@@ -12,7 +12,6 @@ assumed (`h100.py`), except for those of the driver, which are measured here. As
 two ways to be synchronous: on separate halves of the GPUs, and taking turns on all of them.
 """
 
-import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -24,6 +23,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from rich.progress import Progress
 
+from bench.figures import tell
 from bench.simulator import h100
 from bench.simulator.measured_costs import measure_driver, questions
 from bench.simulator.parts import DriverCosts
@@ -112,7 +112,7 @@ def main() -> None:
         for mode, suffix in (("sync", ""), (COLOCATED, "_to_colocated"))
     }
     figures["simulation_s"] = time.process_time() - started
-    print(json.dumps({"name": "scale", **{k: rounded(v) for k, v in figures.items()}}))
+    tell("scale", {key: rounded(value) for key, value in figures.items()})
 
 
 def all_curves(driver: DriverCosts, staleness: int) -> dict[str, Curves]:

@@ -7,6 +7,7 @@ from ur2.config.preflight import check_gpus, check_model_length
 from ur2.config.schema import DifficultyOptions, EvaluationOptions, InferenceOptions
 from ur2.endpoints.options import EndpointOptions
 from ur2.errors import InputError
+from ur2.processor import warn_if_emulated
 from ur2.rollout.engines.chat import check_chat_sampling
 from ur2.rollout.engines.endpoint import api_key, endpoint_url
 from ur2.rollout.engines.factory import check_installed
@@ -55,7 +56,7 @@ def retrieval_settings(options: InferenceOptions) -> dict[str, Any]:
     return {f"retrieval.{key}": tree[key] for key in used}
 
 
-def check_engine(options: InferenceOptions, sampling: SamplingOptions) -> None:
+def check_engine(options: EvaluationOptions | DifficultyOptions, sampling: SamplingOptions) -> None:
     """Checks that the engine can be had.
 
     Raises:
@@ -73,6 +74,8 @@ def check_engine(options: InferenceOptions, sampling: SamplingOptions) -> None:
     check_gpus(
         options.rollout.num_workers * options.cluster.num_gpus_per_rollout_worker, options.cluster
     )
+    if options.precision == "bf16" and not options.cluster.num_gpus_per_rollout_worker:
+        warn_if_emulated("bfloat16", key="precision=bf16")
 
 
 def _without_access(value: Any) -> Any:

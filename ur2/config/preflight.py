@@ -15,6 +15,7 @@ from ur2.datasets.matching import without_overlap
 from ur2.datasets.sources import local_path
 from ur2.environments.game import Game
 from ur2.errors import InputError
+from ur2.processor import warn_if_emulated
 from ur2.retrieval.manifest import load_manifest
 from ur2.rewards.options import RewardOptions
 from ur2.rewards.rubric import Rubric
@@ -56,6 +57,8 @@ def check_options(options: RunOptions) -> None:
 def check_machine(options: RunOptions) -> None:
     """Raises an InputError where the run wants more GPUs than a local cluster will have."""
     check_gpus(num_gpus(options), options.cluster)
+    if options.policy.precision == "bf16" and not options.cluster.num_gpus_per_policy_rank:
+        warn_if_emulated("bfloat16", key="policy.precision=bf16")
 
 
 def check_gpus(wanted: int, cluster: ClusterOptions) -> None:

@@ -1,6 +1,8 @@
 """Muon: momentum whose update of a matrix is orthogonalised (Jordan et al. 2024).
 
-B_t = μ·B_{t−1} + (1−μ)·G_t;  U_t = (1−μ)·G_t + μ·B_t;  W ← (1−ηλ)·W − η·√max(1, rows/columns)·O(U_t)
+B_t = μ·B_{t−1} + (1−μ)·G_t
+U_t = (1−μ)·G_t + μ·B_t
+W ← (1−ηλ)·W − η·√max(1, rows/columns)·O(U_t)
 
 As torch's own, but for a processor without units for bfloat16, on which torch's products are some
 forty times as slow as in float32: there it is float32, which is closer to O than theirs.
@@ -38,9 +40,7 @@ class Muon(Optimizer):
         momentum: float = 0.95,
         weight_decay: float = 0.0,
     ) -> None:
-        super().__init__(
-            parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
-        )
+        super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]

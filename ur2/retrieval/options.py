@@ -24,7 +24,8 @@ class EncoderOptions(Options):
     device: str = "cpu"
     """A torch device, e.g. `cpu` or `cuda:0`; `auto` takes the GPU where there is one."""
     precision: Precision = "auto"
-    """Arithmetic of the encoder; `auto` is bfloat16 where the device computes it, else float32.
+    """Arithmetic of the encoder; `auto` is bfloat16 where the device computes it, else float32. One
+    that a processor emulates is tens of times as slow, which is said at the start.
     Vectors are float32 either way and differ by a cosine below 1e-4."""
     num_threads: Annotated[int, Field(ge=0)] = 1
     """CPU threads of encoding and search, for the whole process; 0 is one per core."""

@@ -1,9 +1,10 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+
+from ur2.processor import has_avx512
 
 HEAVY = ("torch", "faiss", "sentence_transformers", "pyarrow", "fastapi", "httpx")
 
@@ -22,8 +23,7 @@ def test_the_client_needs_neither_index_nor_encoder() -> None:
 
 
 def test_the_matrix_products_of_search_use_what_the_processor_has() -> None:
-    cpu = Path("/proc/cpuinfo")
-    if not cpu.exists() or "avx512vl" not in cpu.read_text():
+    if not has_avx512():
         pytest.skip("no processor with AVX-512")
     threadpoolctl = pytest.importorskip("threadpoolctl")
     assert threadpoolctl

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ur2 import processor
 from ur2.retrieval.encoder.bert import Bert
 
 MAX_TOKENS = 16_384
@@ -164,7 +165,8 @@ class _Linear:
         )
         # Else the weights are laid out anew for every product, which costs a fifth of it.
         has_onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-        self._laid_out = precision is torch.bfloat16 and has_onednn
+        can = processor.onednn_lays_out("bfloat16")
+        self._laid_out = precision is torch.bfloat16 and has_onednn and can
         if self._laid_out:
             reorder = torch.ops.mkldnn._reorder_linear_weight
             self._weight_OI = reorder(self._weight_OI, TYPICAL_TOKENS)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ur2 import processor
 from ur2.errors import InputError
 from ur2.retrieval.manifest import EncoderSpec
 from ur2.retrieval.options import EncoderOptions
@@ -230,20 +231,20 @@ def encoder_spec(
 
 
 def _precision(name: str, device: str) -> Any:
+    """The torch dtype; `auto` is bfloat16 where the device computes it."""
     import torch
 
+    on_gpu = device.startswith("cuda")
     if name == "auto":
-        name = "bfloat16" if _computes_bfloat16(device) else "float32"
+        computes = (
+            torch.cuda.is_bf16_supported(including_emulation=False)
+            if on_gpu
+            else processor.computes("bfloat16")
+        )
+        name = "bfloat16" if computes else "float32"
+    if not on_gpu:
+        processor.warn_if_emulated(name, key=f"precision={name}")
     return getattr(torch, name)
-
-
-def _computes_bfloat16(device: str) -> bool:
-    import torch
-
-    if device.startswith("cuda"):
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def _minilm_folder() -> str:

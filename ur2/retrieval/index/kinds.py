@@ -2,9 +2,9 @@
 
 import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
+from ur2.processor import has_avx512
 from ur2.retrieval.index.options import VectorKind
 from ur2.retrieval.manifest import VectorSpec
 
@@ -16,8 +16,7 @@ def _import_faiss() -> Any:
 
     What they choose by themselves on AMD's processors of that kind takes four times as long.
     """
-    cpu = Path("/proc/cpuinfo")
-    chooses = BLAS_VARIABLE in os.environ or not cpu.exists() or "avx512vl" not in cpu.read_text()
+    chooses = BLAS_VARIABLE in os.environ or not has_avx512()
     if not chooses:
         os.environ[BLAS_VARIABLE] = "SkylakeX"
     import faiss
