@@ -16,9 +16,9 @@ from ur2.config.schema import RunOptions
 from ur2.datasets import load_demonstrations
 from ur2.demonstrations import Demonstration
 from ur2.errors import InputError, run_entry
-from ur2.policy.scratch import make_model
+from ur2.policy.model.scratch import make_model
 from ur2.rollout.worker import make_renderer
-from ur2.trainer.cluster import Cluster
+from ur2.trainer.cluster.ray_cluster import Cluster
 from ur2.trainer.coldstart import fingerprint, steps_of, to_samples, train_phase
 from ur2.trainer.interrupt import stop_on_signals, unless_stopped
 from ur2.trainer.options import ColdstartOptions

@@ -1,4 +1,4 @@
-"""`python -m ur2.curriculum.difficulty +experiment=NAME out=DIR`: how hard is each question?
+"""`python -m ur2.difficulty +experiment=NAME out=DIR`: how hard is each question?
 
 Plays K samples of every training question without retrieval, and with it if asked, and writes the
 questions with measured levels. DIR gets `questions.jsonl`, `report.json`, `levels.png` and
@@ -8,23 +8,22 @@ questions with measured levels. DIR gets `questions.jsonl`, `report.json`, `leve
 import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from ur2.benchmarks.difficulty import publish
 from ur2.benchmarks.tallies import TallyFile
-from ur2.config.difficulty import load_inputs, resolve_model
-from ur2.config.evaluation import retrieval_settings
+from ur2.config.difficulty import difficulty_settings, load_measured
 from ur2.config.load import run_composed_difficulty
+from ur2.config.measuring import resolve_model
 from ur2.config.schema import DifficultyOptions
 from ur2.curriculum.difficulty import Tally
-from ur2.curriculum.outcome import Outcome
+from ur2.curriculum.outcome import GroupOutcome
 from ur2.errors import ComponentError, run_entry
-from ur2.prompts.protocol import Protocol
+from ur2.prompts.dialect import Dialect
 from ur2.rewards.rubric import Rubric
-from ur2.rollout.pool import RolloutPool
+from ur2.rollout.pool.rollout_pool import RolloutPool
 from ur2.rollout.tasks import gather_or_cancel
 from ur2.types import Assignment, Group, Question
 
@@ -43,7 +42,7 @@ def measure(options: DifficultyOptions) -> None:
     """One measurement, from options to the question file; what is in `out` is continued."""
     console = Console(markup=False)
     options = resolve_model(options)
-    questions = load_inputs(options)
+    questions = load_measured(options)
     modes = "without and with" if options.with_retrieval else "without"
     console.print(
         f"{len(questions)} questions of {options.dataset.train}, {options.samples} samples each "
@@ -54,10 +53,12 @@ def measure(options: DifficultyOptions) -> None:
     if options.dry_run:
         return
     file = TallyFile(Path(options.out))
-    file.open(settings(options))
+    file.open(difficulty_settings(options))
     left = assignments_left(options, questions, file)
     if left:
-        from ur2.session import with_rollouts  # loads ray and torch: only after all checks
+        from ur2.assembly.measuring import (
+            with_rollouts,  # loads ray and torch: only after all checks
+        )
 
         with_rollouts(
             options,
@@ -113,7 +114,7 @@ async def _play(
     pool: RolloutPool,
     on_done: Callable[[], None],
 ) -> None:
-    rubric = Rubric.from_options(options.reward, Protocol(options.prompt.protocol))
+    rubric = Rubric.from_options(options.reward, Dialect(options.prompt.protocol))
     played: asyncio.Queue[Group | None] = asyncio.Queue()
     searches = {"made": 0, "failed": 0}
 
@@ -127,7 +128,7 @@ async def _play(
         while (group := await played.get()) is not None:
             _check_failures(options, group, searches)
             scored = await rubric.score(group, step=1)
-            file.append(Tally.of(Outcome.of(scored)))
+            file.append(Tally.of(GroupOutcome.of(scored)))
             on_done()
 
     await gather_or_cancel([play(), *(score() for _ in range(NUM_GRADERS))])
@@ -143,36 +144,6 @@ def _check_failures(options: DifficultyOptions, group: Group, searches: dict[str
             f"{searches['failed']} of {searches['made']} searches failed, more than "
             f"retrieval.max_failure_rate={limit:g}; see to the retriever"
         )
-
-
-def settings(options: DifficultyOptions) -> dict[str, Any]:
-    """What decides the rollouts: what a continued measurement must share."""
-    tree = options.model_dump(mode="json")
-    engine = tree["rollout"]["engine"]
-    served = {key: engine["remote"][key] for key in ("api", "model")}
-    rollout = {k: v for k, v in tree["rollout"].items() if k.startswith("max_") or k == "sampling"}
-    return {
-        "model.path": options.model.path,
-        "rollout.engine.remote": served if engine["name"] == "remote" else None,
-        "dataset.train": options.dataset.train,
-        "seed": options.seed,
-        "samples": options.samples,
-        "prompt": tree["prompt"],
-        "rollout": rollout,
-        "reward.graders": tree["reward"]["graders"],
-        "reward.grader_options": tree["reward"]["grader_options"],
-        "reward.judge": _judging(options),
-        **retrieval_settings(options),
-    }
-
-
-def _judging(options: DifficultyOptions) -> dict[str, Any] | None:
-    """Who grades after the graders, and how; how long it may take decides nothing."""
-    judge = options.reward.judge
-    if judge is None:
-        return None
-    kept = judge.model_dump(mode="json", include={"model", "tasks", "unscored", "grades"})
-    return {**kept, "is_there": judge.url is not None}
 
 
 if __name__ == "__main__":

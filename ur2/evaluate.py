@@ -10,13 +10,14 @@ from rich.progress import MofNCompleteColumn, Progress
 
 from ur2.benchmarks.results import publish
 from ur2.benchmarks.runner import Benchmark, Runner
-from ur2.benchmarks.store import Store
-from ur2.config.evaluation import load_benchmarks, print_evaluation, resolve_model, settings
+from ur2.benchmarks.store import EvaluationFolder
+from ur2.config.evaluation import evaluation_settings, load_benchmarks, print_evaluation
 from ur2.config.load import run_composed_evaluation
+from ur2.config.measuring import resolve_model
 from ur2.config.schema import EvaluationOptions
 from ur2.errors import run_entry
 from ur2.rewards.judge import Judge
-from ur2.rollout.pool import RolloutPool
+from ur2.rollout.pool.rollout_pool import RolloutPool
 
 
 def main() -> None:
@@ -29,8 +30,8 @@ def evaluate(options: EvaluationOptions) -> None:
     console = Console(markup=False)
     options = resolve_model(options)
     benchmarks = load_benchmarks(options)
-    store = Store(options.out or default_out(options.checkpoint))
-    deciding = settings(options)
+    store = EvaluationFolder(options.out or default_out(options.checkpoint))
+    deciding = evaluation_settings(options)
     store.check(deciding)
     print_evaluation(options, benchmarks, str(store.path), console)
     if options.dry_run:
@@ -40,7 +41,9 @@ def evaluate(options: EvaluationOptions) -> None:
         for benchmark in benchmarks:
             store.drop_failures(benchmark.name, unjudged=options.judge.url is not None)
     if num_left(store, benchmarks):
-        from ur2.session import with_rollouts  # loads ray and torch: only after all checks
+        from ur2.assembly.measuring import (
+            with_rollouts,  # loads ray and torch: only after all checks
+        )
 
         with_rollouts(
             options,
@@ -53,7 +56,7 @@ def evaluate(options: EvaluationOptions) -> None:
     console.print(f"results: {store.results_path}, {store.table_path}", soft_wrap=True)
 
 
-def num_left(store: Store, benchmarks: Sequence[Benchmark]) -> int:
+def num_left(store: EvaluationFolder, benchmarks: Sequence[Benchmark]) -> int:
     """Questions without an item."""
     left = 0
     for benchmark in benchmarks:
@@ -70,7 +73,7 @@ def default_out(checkpoint: str) -> str:
 async def play_all(
     options: EvaluationOptions,
     benchmarks: Sequence[Benchmark],
-    store: Store,
+    store: EvaluationFolder,
     rollouts: RolloutPool,
     console: Console,
 ) -> None:
@@ -100,7 +103,9 @@ async def play_all(
             )
 
 
-def _publish(options: EvaluationOptions, benchmarks: Sequence[Benchmark], store: Store) -> str:
+def _publish(
+    options: EvaluationOptions, benchmarks: Sequence[Benchmark], store: EvaluationFolder
+) -> str:
     facts = {
         "checkpoint": options.checkpoint,
         "model_path": options.model.path,

@@ -22,7 +22,7 @@ from ur2.config.schema import RunOptions
 from ur2.errors import InputError, run_entry
 from ur2.locks import locked
 from ur2.trainer.checkpoint import read_state
-from ur2.trainer.run_directory import RunDirectory
+from ur2.trainer.record.run_directory import RunDirectory
 
 
 class Output(Console):
@@ -60,7 +60,9 @@ def train(options: RunOptions) -> None:
     run = choose_run(options, console)
     if run is None:
         return
-    from ur2.wiring import run_training  # loads ray and torch: only once all checks have passed
+    from ur2.assembly.training import (
+        run_training,  # loads ray and torch: only once all checks have passed
+    )
 
     else_do = "wait for it, or pass resume=none or another run_dir"
     with locked(run.path, of=f"the run in {run.path}", else_do=else_do):

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ur2.algorithms.options import AlgorithmOptions
 from ur2.algorithms.reductions import Denominators
+from ur2.policy.batch.microbatch import collate
 from ur2.policy.loss import microbatch_loss
-from ur2.policy.microbatch import collate
 from ur2.types import Sample
 
 SEVERAL = (3, 4, 5, 2)

@@ -5,9 +5,9 @@ import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from ur2.policy.attention import use_packed_attention
-from ur2.policy.microbatch import make_row
-from ur2.policy.model import hidden_states
+from ur2.policy.batch.microbatch import make_row
+from ur2.policy.model.attention import use_packed_attention
+from ur2.policy.model.models import hidden_states
 
 pytestmark = [
     pytest.mark.gpu,

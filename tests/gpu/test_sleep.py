@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 
 from ur2.rollout.engines.base import Generation, GenerationRequest
 from ur2.rollout.options import EngineOptions
+from ur2.transfer.records import WeightFolder
 
 pytestmark = [
     pytest.mark.gpu,
@@ -70,7 +71,7 @@ async def test_memory_goes_with_sleep_and_logprobs_are_right_after_every_waking(
             folder.mkdir()
             weights = {name: p.detach().clone() for name, p in model.named_parameters()}
             save_file(weights, folder / "0.safetensors")
-            await engine.load_weights(str(folder), version)
+            await engine.take(WeightFolder(str(folder)), version)
             assert asleep - free_bytes() < 0.1 * SHARE * total  # weights are back, the cache not
             await engine.wake()
             drawn = await engine.generate(request)

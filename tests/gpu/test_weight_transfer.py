@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from ur2.algorithms.options import AlgorithmOptions
+from ur2.policy.batch.packing import plan
 from ur2.policy.options import PolicyOptions
-from ur2.policy.packing import plan
-from ur2.transfer.records import Meeting
+from ur2.transfer.records import Rendezvous, WeightFolder
 from ur2.types import Batch, Sample
 
 pytest.importorskip("vllm")
@@ -97,13 +97,13 @@ async def test_engine_samples_with_the_policys_logprobs_after_every_sync(
     try:
         await engine.start()
         if way != "files":
-            meeting = Meeting(
+            rendezvous = Rendezvous(
                 channel=way, address=HOST, port=free_port(), num_ranks=2, first_rank=0,
                 timeout_s=60.0, secret="secret",
             )  # fmt: skip
             await asyncio.gather(
-                asyncio.to_thread(policy.join_engines, meeting),
-                engine.join_policy(dataclasses.replace(meeting, first_rank=1)),
+                asyncio.to_thread(policy.join_engines, rendezvous),
+                engine.take(dataclasses.replace(rendezvous, first_rank=1), 0),
             )
         for version in range(1, NUM_SYNCS + 1):
             train(policy, seed=version)
@@ -111,12 +111,12 @@ async def test_engine_samples_with_the_policys_logprobs_after_every_sync(
             if way == "files":
                 folder = str(tmp_path / f"v{version}")
                 policy.publish(folder, version)
-                await engine.load_weights(folder, version)
+                await engine.take(WeightFolder(folder), version)
             else:
                 manifest = dataclasses.replace(policy.manifest(), verified=True)
                 await asyncio.gather(
                     asyncio.to_thread(policy.send, manifest),
-                    engine.receive_weights(manifest, version),
+                    engine.take(manifest, version),
                 )
             assert await largest_gap(policy, engine) <= 1e-3
     finally:

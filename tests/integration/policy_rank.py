@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 
 from ur2.algorithms.options import AlgorithmOptions
 from ur2.errors import InputError, NotFiniteError
+from ur2.policy.batch.packing import plan
 from ur2.policy.options import PolicyOptions
-from ur2.policy.packing import plan
 from ur2.policy.worker import PolicyWorker
 from ur2.types import Batch, Sample
 

@@ -52,7 +52,7 @@ def test_a_wrong_command_is_one_clear_error(
 def test_a_model_without_chat_template_is_refused(tmp_path: Path) -> None:
     from ur2.config.load import compose
     from ur2.errors import InputError
-    from ur2.policy.scratch import ScratchOptions, make_model
+    from ur2.policy.model.scratch import ScratchOptions, make_model
     from ur2.rollout.worker import make_renderer
 
     make_model(ScratchOptions(vocab_size=300), ["a b c"], str(tmp_path / "model"), seed=0)

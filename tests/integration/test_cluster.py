@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from ur2.errors import ComponentError, InputError
-from ur2.trainer.cluster import Cluster
+from ur2.trainer.cluster.ray_cluster import Cluster
 from ur2.trainer.options import ClusterOptions
 
 pytestmark = pytest.mark.slow
@@ -55,7 +55,7 @@ def test_what_comes_after_the_end_starts_no_ray() -> None:
     program = """
         import asyncio, ray
         from ur2.errors import ComponentError
-        from ur2.trainer.cluster import Cluster
+        from ur2.trainer.cluster.ray_cluster import Cluster
         from ur2.trainer.options import ClusterOptions
 
         class Worker:

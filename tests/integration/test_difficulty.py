@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from ur2.assembly.workers import NoRetriever
 from ur2.benchmarks.difficulty import publish
 from ur2.benchmarks.tallies import TallyFile
-from ur2.config.difficulty import load_inputs
+from ur2.config.difficulty import load_measured
 from ur2.config.load import compose_difficulty
 from ur2.config.schema import DifficultyOptions
 from ur2.datasets import load_questions
 from ur2.difficulty import assignments_left, play_all
-from ur2.inference import NoRetriever
-from ur2.retrieval.knowledge import Knowledge
-from ur2.rollout.pool import RolloutPool
+from ur2.retrieval.reading.knowledge import RoutedKnowledge
+from ur2.rollout.pool.rollout_pool import RolloutPool
 from ur2.rollout.worker import RolloutWorker, make_players
 from ur2.types import Level
 
@@ -46,7 +46,7 @@ def options(tiny_model: str, tmp_path: Path) -> DifficultyOptions:
 
 
 async def test_a_model_gets_a_question_file_with_its_own_levels(options: DifficultyOptions) -> None:
-    questions = load_inputs(options)
+    questions = load_measured(options)
     file = TallyFile(Path(options.out))
     file.open({"seed": options.seed})
     players = make_players(
@@ -55,7 +55,7 @@ async def test_a_model_gets_a_question_file_with_its_own_levels(options: Difficu
         options.environment,
         model_path=options.model.path,
         dtype="float32",
-        knowledge=Knowledge(retriever=NoRetriever(), top_k=1),
+        knowledge=RoutedKnowledge(retriever=NoRetriever(), top_k=1),
         seed=options.seed,
     )
     pool = RolloutPool([RolloutWorker(players, seed=options.seed)], options.rollout)

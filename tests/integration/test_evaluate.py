@@ -8,14 +8,15 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from ur2.benchmarks.store import Store
-from ur2.config.evaluation import load_benchmarks, resolve_model, settings
+from ur2.assembly.workers import NoRetriever
+from ur2.benchmarks.store import EvaluationFolder
+from ur2.config.evaluation import load_benchmarks, settings
 from ur2.config.load import compose_evaluation
+from ur2.config.measuring import resolve_model
 from ur2.config.schema import EvaluationOptions
 from ur2.evaluate import num_left, play_all
-from ur2.inference import NoRetriever
-from ur2.retrieval.knowledge import Knowledge
-from ur2.rollout.pool import RolloutPool
+from ur2.retrieval.reading.knowledge import RoutedKnowledge
+from ur2.rollout.pool.rollout_pool import RolloutPool
 from ur2.rollout.worker import RolloutWorker, make_players
 from ur2.types import Status
 
@@ -46,10 +47,10 @@ def options(tiny_model: str, tmp_path: Path) -> EvaluationOptions:
     )
 
 
-async def play(options: EvaluationOptions) -> Store:
+async def play(options: EvaluationOptions) -> EvaluationFolder:
     options = resolve_model(options)
     benchmarks = load_benchmarks(options)
-    store = Store(str(options.out))
+    store = EvaluationFolder(str(options.out))
     store.open(settings(options))
     players = make_players(
         options.rollout,
@@ -57,7 +58,7 @@ async def play(options: EvaluationOptions) -> Store:
         options.environment,
         model_path=options.model.path,
         dtype="float32",
-        knowledge=Knowledge(retriever=NoRetriever(), top_k=1),
+        knowledge=RoutedKnowledge(retriever=NoRetriever(), top_k=1),
         seed=options.seed,
     )
     pool = RolloutPool([RolloutWorker(players, seed=options.seed)], options.rollout)

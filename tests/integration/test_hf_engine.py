@@ -19,12 +19,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from ur2.environments.options import EnvironmentOptions
 from ur2.errors import ComponentError
 from ur2.prompts.options import PromptOptions
-from ur2.retrieval.knowledge import Knowledge
+from ur2.retrieval.reading.knowledge import RoutedKnowledge
 from ur2.rollout.engines.base import GenerationRequest
 from ur2.rollout.engines.hf import HfEngine
 from ur2.rollout.options import EngineOptions, RolloutOptions, SamplingOptions
 from ur2.rollout.worker import RolloutWorker, make_players
 from ur2.transfer.files import write_published
+from ur2.transfer.records import WeightFolder
 from ur2.types import Assignment, Level, Question, Status
 
 REQUESTS = [
@@ -104,7 +105,7 @@ async def test_requests_in_flight_go_on_under_the_new_weights(engine, model, tmp
     request = GenerationRequest(token_ids=(20, 21, 22), max_tokens=100)
     running = asyncio.create_task(engine.generate(request))
     await asyncio.sleep(0.05)
-    await engine.load_weights(str(tmp_path), 9)
+    await engine.take(WeightFolder(str(tmp_path)), 9)
     drawn, later = await running, await engine.generate(request)
     before = reference(model, request, drawn.token_ids)
     model.load_state_dict(weights, strict=False)
@@ -166,7 +167,7 @@ async def test_an_engine_that_sleeps_without_weights_holds_none_and_wakes_with_t
         await engine.wake()
     changed = {name: p.detach() * 1.1 for name, p in model.named_parameters()}
     save_file(changed, tmp_path / "0.safetensors")
-    await engine.load_weights(str(tmp_path), 4)
+    await engine.take(WeightFolder(str(tmp_path)), 4)
     await asyncio.sleep(0.05)
     assert not running.done()
     assert not late.done()
@@ -196,20 +197,20 @@ async def test_an_engine_that_keeps_its_weights_wakes_as_it_was(engine):
 async def test_damaged_weights_are_named(engine, model, tmp_path):
     weights = {name: p.detach().clone() for name, p in model.named_parameters()}
     write_published(iter([weights]), tmp_path / "v10", 10, checksums=True)
-    await engine.load_weights(str(tmp_path / "v10"), 10)
+    await engine.take(WeightFolder(str(tmp_path / "v10")), 10)
     file = tmp_path / "v10" / "weights-00000.safetensors"
     with safe_open(file, framework="pt") as published:
         metadata = published.metadata()
     weights["model.norm.weight"][3] += 1
     save_file(weights, file, metadata)
     with pytest.raises(ComponentError, match=r"weights 11 .* published: model\.norm\.weight;"):
-        await engine.load_weights(str(tmp_path / "v10"), 11)
+        await engine.take(WeightFolder(str(tmp_path / "v10")), 11)
 
 
 async def test_weights_of_another_model_are_named(engine, tmp_path):
     save_file({"model.norm.weight": torch.ones(3)}, tmp_path / "0.safetensors")
     with pytest.raises(ComponentError, match=r"model\.norm\.weight"):
-        await engine.load_weights(str(tmp_path), 1)
+        await engine.take(WeightFolder(str(tmp_path)), 1)
 
 
 async def test_nothing_is_sampled_from_weights_of_which_a_part_fits(engine, model, tmp_path):
@@ -222,12 +223,12 @@ async def test_nothing_is_sampled_from_weights_of_which_a_part_fits(engine, mode
     running = asyncio.create_task(engine.generate(REQUESTS[7]))
     await asyncio.sleep(0)
     with pytest.raises(ComponentError, match=r"missing model\.norm\.weight"):
-        await engine.load_weights(str(tmp_path / "part"), 1)
+        await engine.take(WeightFolder(str(tmp_path / "part")), 1)
     late = asyncio.create_task(engine.generate(REQUESTS[0]))
     await asyncio.sleep(0.3)  # enough for both
     assert not running.done()
     assert not late.done()
-    await engine.load_weights(str(tmp_path / "whole"), 2)
+    await engine.take(WeightFolder(str(tmp_path / "whole")), 2)
     assert [run.version for run in (await late).weight_versions] == [2]
     assert {run.version for run in (await running).weight_versions} <= {0, 2}
 
@@ -312,7 +313,7 @@ async def test_a_group_is_played_on_a_real_tokenizer_and_model(tiny_model):
         EnvironmentOptions(),
         model_path=tiny_model,
         dtype="float32",
-        knowledge=Knowledge(retriever=NoRetriever(), top_k=1),
+        knowledge=RoutedKnowledge(retriever=NoRetriever(), top_k=1),
         seed=0,
     )
     worker = RolloutWorker(players, seed=0)

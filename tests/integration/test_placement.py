@@ -9,14 +9,14 @@ import ray
 import yaml
 from ray.cluster_utils import Cluster as Machines
 
+from ur2.assembly.workers import NoRetriever
 from ur2.config.load import CONFIGS
 from ur2.errors import ComponentError, InputError
-from ur2.inference import NoRetriever
 from ur2.prompts.options import PromptOptions
-from ur2.retrieval.knowledge import Knowledge
+from ur2.retrieval.reading.knowledge import RoutedKnowledge
 from ur2.rollout.options import EngineOptions, RolloutOptions
-from ur2.trainer.actors import Process, RolloutProcess
-from ur2.trainer.cluster import Cluster, Seat
+from ur2.trainer.cluster.actors import Process, RolloutProcess
+from ur2.trainer.cluster.ray_cluster import Cluster, Seat
 from ur2.trainer.options import ClusterOptions
 
 pytestmark = pytest.mark.slow
@@ -110,7 +110,7 @@ async def test_a_colocated_engine_gets_the_gpus_of_ranks_on_its_node(
             prompt_options(),
             model_path=tiny_model,
             dtype="float32",
-            knowledge=Knowledge(retriever=NoRetriever(), top_k=1),
+            knowledge=RoutedKnowledge(retriever=NoRetriever(), top_k=1),
             seed=0,
             number=3,
             seat=seats.engines[3],

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from ur2.algorithms.options import AlgorithmOptions
-from ur2.policy.lora import add_adapters, weights_of
+from ur2.policy.model.lora import add_adapters, weights_of
 from ur2.policy.options import LoraOptions
 from ur2.types import Batch, Sample
 

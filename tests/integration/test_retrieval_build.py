@@ -12,7 +12,7 @@ import pytest
 
 from ur2.retrieval.build import build
 from ur2.retrieval.options import BuildOptions
-from ur2.retrieval.store import Store
+from ur2.retrieval.service.store import PassageStore
 
 pytestmark = pytest.mark.slow
 
@@ -65,5 +65,5 @@ def test_a_killed_and_interrupted_build_ends_like_one_that_was_left_alone(tmp_pa
     build(BuildOptions.load(whole, where="test"))
     for file in ("corpus.arrow", "vectors.faiss"):
         assert (out / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
-    assert len(Store(out)) == NUM_PASSAGES
+    assert len(PassageStore(out)) == NUM_PASSAGES
     assert not list(tmp_path.glob(".*"))

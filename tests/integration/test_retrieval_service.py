@@ -21,9 +21,9 @@ import pytest
 
 from ur2.errors import InputError
 from ur2.retrieval.build import build
-from ur2.retrieval.client import HttpTransport, LocalTransport, RetrievalClient
+from ur2.retrieval.client.retriever import HttpTransport, LocalTransport, RetrievalClient
 from ur2.retrieval.options import BuildOptions, ServiceOptions
-from ur2.retrieval.service import RetrievalService
+from ur2.retrieval.service.batching import RetrievalService
 from ur2.types import RetrievalFailed
 
 pytestmark = pytest.mark.slow

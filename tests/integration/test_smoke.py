@@ -16,7 +16,7 @@ import pytest
 import zstandard
 from safetensors.numpy import load_file
 
-from ur2.trainer.leftovers import SHARED_MEMORY, remove_leftovers
+from ur2.trainer.cluster.leftovers import SHARED_MEMORY, remove_leftovers
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]

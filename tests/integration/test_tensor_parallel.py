@@ -13,7 +13,8 @@ from ur2.rollout.engines.base import Generation, GenerationRequest
 from ur2.rollout.engines.hf import HfEngine
 from ur2.rollout.engines.vllm import VllmEngine
 from ur2.rollout.options import EngineOptions
-from ur2.trainer.leftovers import Notes, shared_memory_in_use
+from ur2.trainer.cluster.leftovers import Notes, shared_memory_in_use
+from ur2.transfer.records import WeightFolder
 
 pytestmark = pytest.mark.slow
 
@@ -43,7 +44,7 @@ async def greedy(engine: Engine) -> list[Generation]:
 async def before_and_after(engine: Engine, other_weights: str) -> list[Generation]:
     """What it writes with the weights that it starts with, and with others."""
     first = await greedy(engine)
-    await engine.load_weights(other_weights, 1)
+    await engine.take(WeightFolder(other_weights), 1)
     return first + await greedy(engine)
 
 

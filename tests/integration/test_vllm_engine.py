@@ -20,14 +20,14 @@ pytest.importorskip("vllm")
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ur2.errors import ComponentError, InputError
-from ur2.policy.weights import free_port
+from ur2.policy.weight_sender import free_port
 from ur2.rollout.engines.base import GenerationRequest
 from ur2.rollout.engines.hf import HfEngine
 from ur2.rollout.engines.vllm import VllmEngine
 from ur2.rollout.options import EngineOptions
 from ur2.transfer.checks import with_checksums
 from ur2.transfer.files import write_published
-from ur2.transfer.records import ChannelError, Manifest, Meeting
+from ur2.transfer.records import ChannelError, Rendezvous, WeightFolder, WeightsManifest
 from ur2.transfer.tcp import TcpChannel
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
@@ -247,12 +247,12 @@ async def test_new_weights_take_effect_in_every_layer_and_label_what_follows(
     engine, model, other_weights, tmp_path
 ):
     changed, path = other_weights
-    await engine.load_weights(path, 3)
+    await engine.take(WeightFolder(path), 3)
     for temperature in (0.0, 1.0):
         assert await largest_gap(engine, changed, temperature=temperature) < 1e-4
     drawn = await engine.generate(GenerationRequest(token_ids=PROMPTS[0], max_tokens=2))
     assert drawn.weight_versions == ((3, 2),)
-    await engine.load_weights(publish(model, tmp_path), 4)
+    await engine.take(WeightFolder(publish(model, tmp_path)), 4)
     assert await largest_gap(engine, model, temperature=1.0) < 1e-4
 
 
@@ -261,7 +261,7 @@ async def test_requests_in_flight_go_on_under_the_new_weights(engine, model, oth
     requests = [GenerationRequest(token_ids=p, max_tokens=200) for p in PROMPTS]
     running = [asyncio.create_task(engine.generate(r)) for r in requests]
     await asyncio.sleep(0.1)
-    await engine.load_weights(path, 5)
+    await engine.take(WeightFolder(path), 5)
     crossed = 0
     for prompt, drawn in zip(PROMPTS, await asyncio.gather(*running), strict=True):
         before = reference(model, prompt, drawn.token_ids)
@@ -301,7 +301,7 @@ async def test_a_sleeping_engine_decodes_nothing_and_wakes_under_the_weights_it_
     engine, model, other_weights, tmp_path
 ):
     changed, path = other_weights
-    await engine.load_weights(publish(model, tmp_path), 4)
+    await engine.take(WeightFolder(publish(model, tmp_path)), 4)
     requests = [GenerationRequest(token_ids=p, max_tokens=200) for p in PROMPTS]
     running = [asyncio.create_task(engine.generate(r)) for r in requests]
     await asyncio.sleep(0.1)
@@ -311,7 +311,7 @@ async def test_a_sleeping_engine_decodes_nothing_and_wakes_under_the_weights_it_
     late = asyncio.create_task(engine.generate(requests[0]))
     with pytest.raises(ComponentError, match="without weights"):
         await engine.wake()
-    await engine.load_weights(path, 5)
+    await engine.take(WeightFolder(path), 5)
     await asyncio.sleep(1.0)  # enough for all of them
     assert not any(task.done() for task in (*crossing, late))
     await engine.wake()
@@ -332,16 +332,16 @@ async def test_a_sleeping_engine_does_not_wake_under_weights_of_which_a_part_fit
     save_file({"model.norm.weight": torch.ones(64)}, tmp_path / "0.safetensors")
     await engine.sleep(keep_weights=True)
     with pytest.raises(ComponentError, match=r"missing .*embed_tokens"):
-        await engine.load_weights(str(tmp_path), 6)
+        await engine.take(WeightFolder(str(tmp_path)), 6)
     with pytest.raises(ComponentError, match="without weights"):
         await engine.wake()
-    await engine.load_weights(path, 5)
+    await engine.take(WeightFolder(path), 5)
     await engine.wake()
 
 
 async def test_a_directory_without_weights_changes_nothing(engine, tmp_path):
     with pytest.raises(InputError, match="no weights"):
-        await engine.load_weights(str(tmp_path), 6)
+        await engine.take(WeightFolder(str(tmp_path)), 6)
     drawn = await engine.generate(GenerationRequest(token_ids=PROMPTS[0], max_tokens=2))
     assert drawn.weight_versions == ((5, 2),)
 
@@ -352,7 +352,7 @@ async def test_verified_weights_are_taken_and_damaged_ones_named(engine, other_w
     for version in (6, 7):  # found by name, then by the way of the first time
         folder = tmp_path / f"v{version}"
         write_published(iter([weights]), folder, version, checksums=True)
-        await engine.load_weights(str(folder), version)
+        await engine.take(WeightFolder(str(folder)), version)
         assert await largest_gap(engine, changed, temperature=1.0) < 1e-4
 
     async def differing(folder):
@@ -378,7 +378,7 @@ def weights_of(model):
 
 
 def manifest_of(weights):
-    return Manifest(
+    return WeightsManifest(
         names=tuple(name for name, _ in weights),
         dtypes=("float32",) * len(weights),
         shapes=tuple(tuple(tensor.shape) for _, tensor in weights),
@@ -388,13 +388,13 @@ def manifest_of(weights):
 
 async def joined(engine):
     """The policy's end of a channel whose parts are smaller than most tensors."""
-    meeting = Meeting(
+    rendezvous = Rendezvous(
         channel="tcp", address="127.0.0.1", port=free_port(), num_ranks=2, first_rank=0,
         timeout_s=60.0, secret="secret", part_bytes=20_000,
     )  # fmt: skip
     sender, _ = await asyncio.gather(
-        asyncio.to_thread(TcpChannel, meeting, 0, CPU),
-        engine.join_policy(dataclasses.replace(meeting, first_rank=1)),
+        asyncio.to_thread(TcpChannel, rendezvous, 0, CPU),
+        engine.take(dataclasses.replace(rendezvous, first_rank=1), 0),
     )
     return sender
 
@@ -402,7 +402,7 @@ async def joined(engine):
 async def pass_on(sender, engine, weights, sent, version):
     await asyncio.gather(
         asyncio.to_thread(sender.send, manifest_of(weights), sent),
-        engine.receive_weights(manifest_of(weights), version),
+        engine.take(manifest_of(weights), version),
     )
 
 
@@ -426,13 +426,13 @@ async def test_an_engine_recovers_from_a_channel_that_breaks_and_from_damage(eng
     changed, _ = other_weights
     weights = weights_of(changed)
     sender = await joined(engine)
-    receiving = asyncio.create_task(engine.receive_weights(manifest_of(weights), 11))
+    receiving = asyncio.create_task(engine.take(manifest_of(weights), 11))
     await asyncio.to_thread(sender.send, manifest_of(weights), weights[:5])
     sender.close()
     with pytest.raises(ChannelError, match="the other end has left"):
         await receiving
     with pytest.raises(ChannelError):  # until it has another
-        await engine.receive_weights(manifest_of(weights), 11)
+        await engine.take(manifest_of(weights), 11)
 
     def damaged():
         for name, tensor in with_checksums(weights, CPU):
@@ -455,7 +455,7 @@ async def test_an_engine_recovers_from_a_channel_that_breaks_and_from_damage(eng
 async def test_weights_that_do_not_fit_are_named_and_the_engine_closes_clean(engine, tmp_path):
     save_file({"model.norm.weight": torch.ones(64)}, tmp_path / "0.safetensors")
     with pytest.raises(ComponentError, match=r"missing .*embed_tokens"):
-        await engine.load_weights(str(tmp_path), 6)
+        await engine.take(WeightFolder(str(tmp_path)), 6)
     assert own_processes()
     await engine.close()
     assert not own_processes()

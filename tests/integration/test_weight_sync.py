@@ -16,13 +16,13 @@ from ur2.config.load import CONFIGS
 from ur2.policy.group import PolicyGroup
 from ur2.policy.options import LoraOptions, PolicyOptions
 from ur2.prompts.options import PromptOptions
-from ur2.retrieval.client import HttpTransport, RetrievalClient
-from ur2.retrieval.knowledge import Knowledge
+from ur2.retrieval.client.retriever import HttpTransport, RetrievalClient
+from ur2.retrieval.reading.knowledge import RoutedKnowledge
 from ur2.rollout.options import EngineOptions, RolloutOptions, SamplingOptions
-from ur2.rollout.pool import RolloutPool
-from ur2.trainer.actors import PolicyProcess, RemoteRollouts, RolloutProcess, Whereabouts
+from ur2.rollout.pool.rollout_pool import RolloutPool
 from ur2.trainer.batching import to_batch
-from ur2.trainer.cluster import Cluster
+from ur2.trainer.cluster.actors import PolicyProcess, RemoteRollouts, RolloutProcess, Whereabouts
+from ur2.trainer.cluster.ray_cluster import Cluster
 from ur2.trainer.options import ClusterOptions
 from ur2.transfer.choice import choose
 from ur2.transfer.publication import Stream
@@ -126,7 +126,7 @@ class Parts:
             self.prompt,
             model_path=self.model,
             dtype="float32",
-            knowledge=Knowledge(retriever=retriever, top_k=1),
+            knowledge=RoutedKnowledge(retriever=retriever, top_k=1),
             seed=0,
             number=number,
         )
@@ -154,7 +154,7 @@ class Parts:
         return batch
 
     async def sync(self, version: int) -> None:
-        await self.rollouts.update_weights(await self.policy.publish(version))
+        await self.rollouts.take(await self.policy.publish(version))
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ import signal
 import psutil
 import pytest
 
+from ur2.assembly.workers import NoRetriever, make_rollouts
 from ur2.config.load import compose
-from ur2.inference import NoRetriever, make_rollouts
-from ur2.trainer.cluster import Cluster
+from ur2.trainer.cluster.ray_cluster import Cluster
 from ur2.types import Assignment, Group, Level, Question
 
 pytestmark = pytest.mark.slow

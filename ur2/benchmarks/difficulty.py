@@ -13,7 +13,7 @@ from rich.table import Table
 from ur2.curriculum.difficulty import Gain, Tallies, gains, moves, num_uncertain, relevel
 from ur2.curriculum.options import LevelOptions
 from ur2.datasets.jsonl import write_jsonl
-from ur2.trainer.run_directory import write_text
+from ur2.files import write_text
 from ur2.types import Level, Question
 
 

@@ -9,14 +9,14 @@ from pydantic import BaseModel, ConfigDict
 from ur2.benchmarks.options import BenchmarkOptions, MetricName
 from ur2.rewards.choice import choice_match
 from ur2.rewards.extract import plain
-from ur2.rewards.judge import Item as Judged
+from ur2.rewards.judge import AnswerToJudge
 from ur2.rewards.math import equivalent
 from ur2.rewards.options import Verdict
 from ur2.rewards.qa import cover_exact_match, exact_match, f1
 from ur2.types import Author, Group, Question, Status
 
 
-class Item(BaseModel):
+class BenchmarkItem(BaseModel):
     """One question of a benchmark, as a line of its file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -38,10 +38,10 @@ class Item(BaseModel):
     """Who wrote what, after the prompt."""
 
 
-class Judge(Protocol):
+class GivesVerdicts(Protocol):
     """A language model that compares answers."""
 
-    async def verdicts(self, items: Sequence[Judged]) -> list[Verdict | None]:
+    async def verdicts(self, items: Sequence[AnswerToJudge]) -> list[Verdict | None]:
         """One verdict per item; None where there is none."""
         ...
 
@@ -54,7 +54,9 @@ VERDICT_VALUES: Mapping[Verdict, float] = {
 """The paper's."""
 
 
-async def grade(group: Group, options: BenchmarkOptions, judge: Judge | None) -> Item:
+async def grade(
+    group: Group, options: BenchmarkOptions, judge: GivesVerdicts | None
+) -> BenchmarkItem:
     """The item of a group of one trajectory."""
     (trajectory,) = group.trajectories
     question = group.assignment.question
@@ -65,7 +67,7 @@ async def grade(group: Group, options: BenchmarkOptions, judge: Judge | None) ->
             metrics[name] = await _judged(answer, question, judge)
         else:
             metrics[name] = 0.0 if answer is None else await _METRICS[name](answer, question)
-    return Item(
+    return BenchmarkItem(
         id=question.id,
         part=part_of(question, options),
         question=question.text,
@@ -95,7 +97,9 @@ def part_of(question: Question, options: BenchmarkOptions) -> str:
             return ""
 
 
-async def _judged(answer: str | None, question: Question, judge: Judge | None) -> float | None:
+async def _judged(
+    answer: str | None, question: Question, judge: GivesVerdicts | None
+) -> float | None:
     """The verdict: 1 without asking where the cheap metric is sure, None without a judge."""
     if judge is None:
         return None
@@ -104,7 +108,7 @@ async def _judged(answer: str | None, question: Question, judge: Judge | None) -
     sure = _equivalence if question.task == "math" else _f1
     if await sure(answer, question) == 1.0:
         return 1.0
-    (verdict,) = await judge.verdicts([Judged(question, answer)])
+    (verdict,) = await judge.verdicts([AnswerToJudge(question, answer)])
     return None if verdict is None else VERDICT_VALUES[verdict]
 
 

@@ -6,12 +6,12 @@ from typing import Any
 from ur2.benchmarks.options import AverageOptions
 from ur2.benchmarks.runner import Benchmark
 from ur2.benchmarks.statistics import average, summarise
-from ur2.benchmarks.store import Store
+from ur2.benchmarks.store import EvaluationFolder
 from ur2.benchmarks.table import markdown
 
 
 def publish(
-    store: Store,
+    store: EvaluationFolder,
     benchmarks: Sequence[Benchmark],
     averages: Mapping[str, AverageOptions],
     facts: Mapping[str, Any],

@@ -4,12 +4,12 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ur2.benchmarks.grading import Item, Judge, grade
+from ur2.benchmarks.grading import BenchmarkItem, GivesVerdicts, grade
 from ur2.benchmarks.options import BenchmarkOptions
-from ur2.benchmarks.store import Store
+from ur2.benchmarks.store import EvaluationFolder
 from ur2.errors import ComponentError
 from ur2.rollout.options import SamplingOptions
-from ur2.rollout.pool import RolloutPool
+from ur2.rollout.pool.rollout_pool import RolloutPool
 from ur2.rollout.tasks import gather_or_cancel
 from ur2.types import Assignment, Group, Question
 
@@ -51,12 +51,12 @@ class Runner:
     def __init__(
         self,
         rollouts: RolloutPool,
-        store: Store,
+        store: EvaluationFolder,
         *,
         sampling: SamplingOptions,
         search: bool,
         max_failure_rate: float,
-        judge: Judge | None = None,
+        judge: GivesVerdicts | None = None,
     ) -> None:
         self._rollouts = rollouts
         self._store = store
@@ -67,7 +67,7 @@ class Runner:
         self._num_searches = 0
         self._num_failed = 0
 
-    async def run(self, benchmark: Benchmark, on_item: Callable[[], None]) -> list[Item]:
+    async def run(self, benchmark: Benchmark, on_item: Callable[[], None]) -> list[BenchmarkItem]:
         """Plays the questions that have no item yet; returns all items, in file order.
 
         Args:
@@ -109,7 +109,7 @@ class Runner:
             step=0,
         )
 
-    def _check_failures(self, item: Item) -> None:
+    def _check_failures(self, item: BenchmarkItem) -> None:
         self._num_searches += item.num_searches
         self._num_failed += item.num_failed_searches
         if (

@@ -3,28 +3,19 @@
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ur2.benchmarks.grading import Item
+from ur2.benchmarks.grading import BenchmarkItem
 from ur2.benchmarks.options import AverageOptions, BenchmarkOptions, MetricName
+from ur2.curriculum.difficulty import Estimate
 from ur2.types import Status
 
 NUM_RESAMPLES = 2000
 CONFIDENCE = 0.95
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A mean in [0, 1] with its confidence interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 def bootstrap(
@@ -54,7 +45,7 @@ def bootstrap(
 
 
 def summarise(
-    items: Sequence[Item], options: BenchmarkOptions, num_questions: int, seed: int
+    items: Sequence[BenchmarkItem], options: BenchmarkOptions, num_questions: int, seed: int
 ) -> dict[str, Any]:
     """What `results.json` says of one benchmark.
 
@@ -103,7 +94,9 @@ def average(
     }
 
 
-def _row(items: Sequence[Item], name: MetricName, rng: np.random.Generator) -> dict[str, Any]:
+def _row(
+    items: Sequence[BenchmarkItem], name: MetricName, rng: np.random.Generator
+) -> dict[str, Any]:
     """One metric over items; all of them count, and one without a verdict leaves it unjudged."""
     members = _by_part(items).values() if name == "macro_accuracy" else [items]
     values = [[item.metrics[name] for item in group] for group in members]
@@ -114,12 +107,12 @@ def _row(items: Sequence[Item], name: MetricName, rng: np.random.Generator) -> d
     return {"value": estimate.value, "low": estimate.low, "high": estimate.high}
 
 
-def _by_part(items: Sequence[Item]) -> dict[str, list[Item]]:
-    parts: dict[str, list[Item]] = defaultdict(list)
+def _by_part(items: Sequence[BenchmarkItem]) -> dict[str, list[BenchmarkItem]]:
+    parts: dict[str, list[BenchmarkItem]] = defaultdict(list)
     for item in items:
         parts[item.part].append(item)
     return parts
 
 
-def _count(items: Sequence[Item]) -> Counter[Status]:
+def _count(items: Sequence[BenchmarkItem]) -> Counter[Status]:
     return Counter(item.status for item in items)

@@ -10,13 +10,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ur2.benchmarks.grading import Item
+from ur2.benchmarks.grading import BenchmarkItem
 from ur2.errors import InputError
-from ur2.trainer.run_directory import write_text
+from ur2.files import write_text
 from ur2.types import Question, Status
 
 
-class Store:
+class EvaluationFolder:
     """Owns the files of one evaluation."""
 
     def __init__(self, out: str) -> None:
@@ -51,7 +51,7 @@ class Store:
         merged = {**settings, "benchmarks": benchmarks}
         write_text(self._settings_path, json.dumps(merged, indent=2) + "\n")
 
-    def read_items(self, benchmark: str, questions: Sequence[Question]) -> dict[str, Item]:
+    def read_items(self, benchmark: str, questions: Sequence[Question]) -> dict[str, BenchmarkItem]:
         """The items that are there, by question id; a line that was cut off is removed.
 
         Raises:
@@ -69,7 +69,7 @@ class Store:
             items[item.id] = item
         return items
 
-    def append(self, benchmark: str, item: Item) -> None:
+    def append(self, benchmark: str, item: BenchmarkItem) -> None:
         """Adds one line."""
         with self._items_path(benchmark).open("ab") as file:
             file.write(item.model_dump_json().encode() + b"\n")
@@ -107,7 +107,7 @@ class Store:
         return self.path / "items" / f"{benchmark}.jsonl"
 
 
-def _read(path: Path) -> list[Item]:
+def _read(path: Path) -> list[BenchmarkItem]:
     """The items of a file, after removing a last line that was cut off."""
     if not path.exists():
         return []
@@ -119,7 +119,7 @@ def _read(path: Path) -> list[Item]:
     items = []
     for number, line in enumerate(whole.split(b"\n")[:-1], start=1):
         try:
-            items.append(Item.model_validate_json(line))
+            items.append(BenchmarkItem.model_validate_json(line))
         except ValidationError as error:
             raise InputError(f"{path}, line {number}: no item; pass another out=DIR") from error
     return items

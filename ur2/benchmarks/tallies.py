@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from ur2.curriculum.difficulty import Tally
 from ur2.errors import InputError
-from ur2.trainer.run_directory import write_text
+from ur2.files import write_text
 from ur2.types import Question
 
 

@@ -1,8 +1,9 @@
 """What a measurement of difficulty needs before it starts: checks, and the questions."""
 
 from collections.abc import Iterator
+from typing import Any
 
-from ur2.config.evaluation import check_engine, model_of
+from ur2.config.measuring import check_engine, retrieval_settings
 from ur2.config.preflight import (
     Input,
     check_indexes,
@@ -19,17 +20,7 @@ from ur2.rewards.rubric import Rubric
 from ur2.types import Question
 
 
-def resolve_model(options: DifficultyOptions) -> DifficultyOptions:
-    """The options with `model.path` leading to the checkpoint's model, where one was given."""
-    if options.checkpoint is None:
-        return options
-    model = options.model.model_copy(
-        update={"path": model_of(options.checkpoint), "revision": None}
-    )
-    return options.model_copy(update={"model": model})
-
-
-def load_inputs(options: DifficultyOptions) -> list[Question]:
+def load_measured(options: DifficultyOptions) -> list[Question]:
     """Checks everything that can be checked before a worker starts, and reads the questions.
 
     Raises:
@@ -46,8 +37,30 @@ def load_inputs(options: DifficultyOptions) -> list[Question]:
     check_engine(options, options.rollout.sampling)
     openings = make_openings(options)
     questions = load_checked(options.dataset.train, openings)[: options.limit]
-    Rubric.from_options(options.reward, openings.renderer.wording.protocol).check(questions)
+    Rubric.from_options(options.reward, openings.renderer.wording.dialect).check(questions)
     return questions
+
+
+def difficulty_settings(options: DifficultyOptions) -> dict[str, Any]:
+    """What decides the rollouts: what a continued measurement must share."""
+    tree = options.model_dump(mode="json")
+    engine = tree["rollout"]["engine"]
+    served = {key: engine["remote"][key] for key in ("api", "model")}
+    rollout = {k: v for k, v in tree["rollout"].items() if k.startswith("max_") or k == "sampling"}
+    return {
+        "model.path": options.model.path,
+        "rollout.engine.remote": served if engine["name"] == "remote" else None,
+        "dataset.train": options.dataset.train,
+        "seed": options.seed,
+        "samples": options.samples,
+        "prompt": tree["prompt"],
+        "environment": tree["environment"],
+        "rollout": rollout,
+        "reward.graders": tree["reward"]["graders"],
+        "reward.grader_options": tree["reward"]["grader_options"],
+        "reward.judge": _judging(options),
+        **retrieval_settings(options),
+    }
 
 
 def _sampling_problems(options: DifficultyOptions) -> Iterator[str]:
@@ -68,3 +81,12 @@ def _inputs(options: DifficultyOptions) -> Iterator[Input]:
         if found.state == "to be made":
             raise InputError(f"{key}: '{path}' does not exist; make it with: {found.command}")
         yield found
+
+
+def _judging(options: DifficultyOptions) -> dict[str, Any] | None:
+    """Who grades after the graders, and how; how long it may take decides nothing."""
+    judge = options.reward.judge
+    if judge is None:
+        return None
+    kept = judge.model_dump(mode="json", include={"model", "tasks", "unscored", "grades"})
+    return {**kept, "is_there": judge.url is not None}

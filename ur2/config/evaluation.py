@@ -8,53 +8,19 @@ from rich.console import Console
 from rich.table import Table
 
 from ur2.benchmarks.runner import Benchmark
+from ur2.config.measuring import check_engine, retrieval_settings
 from ur2.config.preflight import (
     Input,
-    check_gpus,
     check_indexes,
     check_inputs_exist,
-    check_model_length,
     find_input,
     make_openings,
     own_indexes,
 )
 from ur2.config.problems import length_problems, retrieval_problems
-from ur2.config.schema import EvaluationOptions, InferenceOptions
+from ur2.config.schema import EvaluationOptions
 from ur2.datasets import load_questions
-from ur2.endpoints.options import EndpointOptions
 from ur2.errors import InputError
-from ur2.rollout.engines.chat import check_chat_sampling
-from ur2.rollout.engines.endpoint import api_key, endpoint_url
-from ur2.rollout.engines.factory import check_installed
-from ur2.rollout.options import SamplingOptions
-from ur2.trainer.run_directory import RunDirectory
-
-SOURCES = {"actor": ("index", "indexes"), "http": (), "web": ("web",), "none": ()}
-"""By backend, the options that say where passages come from."""
-ACCESS = EndpointOptions.model_fields.keys() - {"model"}
-"""Options that say how a service is asked, and not what it answers."""
-
-
-def resolve_model(options: EvaluationOptions) -> EvaluationOptions:
-    """The options with `model.path` leading to the checkpoint's model."""
-    path = model_of(options.checkpoint)
-    model = options.model.model_copy(update={"path": path, "revision": None})
-    return options.model_copy(update={"model": model})
-
-
-def model_of(checkpoint: str) -> str:
-    """The model folder of a run directory (its newest checkpoint's) or of a checkpoint; else as is.
-
-    Raises:
-        InputError: the run has no checkpoint yet.
-    """
-    path = Path(checkpoint)
-    if (path / "checkpoints").is_dir():
-        newest = RunDirectory(path).newest_checkpoint()
-        if newest is None:
-            raise InputError(f"checkpoint: the run in '{checkpoint}' has no checkpoint yet")
-        path = newest
-    return str(path / "model") if (path / "model").is_dir() else checkpoint
 
 
 def load_benchmarks(options: EvaluationOptions) -> list[Benchmark]:
@@ -87,7 +53,7 @@ def load_benchmarks(options: EvaluationOptions) -> list[Benchmark]:
     return benchmarks
 
 
-def settings(options: EvaluationOptions) -> dict[str, Any]:
+def evaluation_settings(options: EvaluationOptions) -> dict[str, Any]:
     """What decides the answers and grades: what a continued evaluation must share.
 
     A service that answers at another address is taken to be the same one.
@@ -121,22 +87,6 @@ def settings(options: EvaluationOptions) -> dict[str, Any]:
             for name, one in tree["benchmarks"].items()
         },
     }
-
-
-def retrieval_settings(options: InferenceOptions) -> dict[str, Any]:
-    """What decides what is found."""
-    retrieval = options.retrieval
-    tree = retrieval.model_dump(mode="json")
-    for service in ("summariser", "web"):
-        tree[service] = _without_access(tree[service])
-    used = ("backend", "top_k", "routes", "summariser", *SOURCES[retrieval.backend])
-    return {f"retrieval.{key}": tree[key] for key in used}
-
-
-def _without_access(value: Any) -> Any:
-    if not isinstance(value, dict):
-        return value
-    return {key: _without_access(part) for key, part in value.items() if key not in ACCESS}
 
 
 def print_evaluation(
@@ -190,23 +140,3 @@ def _find(kind: str, path: str, key: str, options: EvaluationOptions) -> Input:
             "(or set data_dir)"
         )
     return Input(key=key, path=path, state=found.state)
-
-
-def check_engine(options: InferenceOptions, sampling: SamplingOptions) -> None:
-    """Checks that the engine can be had.
-
-    Raises:
-        InputError: it cannot, or not with this sampling.
-    """
-    engine = options.rollout.engine
-    check_installed(engine)
-    if engine.name == "remote":
-        endpoint_url(engine)
-        api_key(engine.remote.key_variable)
-        if engine.speaks_text:
-            check_chat_sampling(sampling.top_k)
-        return
-    check_model_length(options)
-    check_gpus(
-        options.rollout.num_workers * options.cluster.num_gpus_per_rollout_worker, options.cluster
-    )

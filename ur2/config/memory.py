@@ -36,13 +36,13 @@ class PolicyMemory:
     """Of one full microbatch."""
     logits: float
     """Of one chunk of the LM head, with their gradient."""
-    judges: float
+    side_models: float
     """The reference model's weights, and all of the critic but its activations."""
 
     @property
     def resident(self) -> float:
         """What stays while engines sample."""
-        return self.weights + self.judges + self.optimizer + self.buckets
+        return self.weights + self.side_models + self.optimizer + self.buckets
 
     @property
     def total(self) -> float:
@@ -110,14 +110,14 @@ def policy_memory(
     gradients = trained * 4 / (ranks if stage >= 2 else 1)
     states = trained * (ADAM_STATE_BYTES + masters) / (ranks if stage else 1)
     optimizer = 0.0 if options.offload == "cpu" else states
-    judges = weights if algorithm.kl_coef and options.lora is None else 0.0
+    side_models = weights if algorithm.kl_coef and options.lora is None else 0.0
     if algorithm.estimator == "gae":
-        judges += weights + gradients + optimizer
+        side_models += weights + gradients + optimizer
     return PolicyMemory(
         weights=weights,
         gradients=gradients,
         optimizer=optimizer,
-        judges=judges,
+        side_models=side_models,
         buckets=2 * min(trained, MAX_BUCKET_ELEMENTS) * bytes_per_weight if stage else 0,
         activations=_activations(shape, options) * (1 if computes_in_16_bit else 2),
         logits=2 * 4 * options.logprob_chunk_tokens * shape.vocab_size,

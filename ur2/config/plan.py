@@ -24,7 +24,7 @@ from ur2.config.preflight import (
 from ur2.config.schema import RunOptions
 from ur2.config.tables import curriculum_tables, make_table, overlap_table, reward_table
 from ur2.datasets import load_questions
-from ur2.datasets.overlap import find_overlap
+from ur2.datasets.matching import find_overlap
 from ur2.rollout.openings import Openings
 from ur2.types import Level, Question, Task
 
@@ -172,7 +172,7 @@ def _memory_table(options: RunOptions) -> Table:
         ("", "communication buckets", _gib(policy.buckets)),
         ("", "activations of a microbatch", _gib(policy.activations)),
         ("", "logits of a chunk", _gib(policy.logits)),
-        *([("", "reference and critic", _gib(policy.judges))] if policy.judges else []),
+        *([("", "reference and critic", _gib(policy.side_models))] if policy.side_models else []),
         ("", "total", _of(policy.total, capacity if has_gpus else None)),
         ("engine", "weights", _gib(engine.weights)),
         ("", "KV cache of one longest sequence", _gib(engine.kv_cache_per_sequence)),

@@ -11,19 +11,20 @@ from typing import Literal
 from ur2.config.problems import STAGES, option_problems
 from ur2.config.schema import InferenceOptions, RunOptions
 from ur2.datasets import load_questions
-from ur2.datasets.overlap import without_overlap
+from ur2.datasets.matching import without_overlap
 from ur2.datasets.sources import local_path
 from ur2.environments.game import Game
 from ur2.errors import InputError
-from ur2.prompts.protocol import Protocol
+from ur2.processor import warn_if_emulated
+from ur2.prompts.dialect import Dialect
 from ur2.retrieval.manifest import load_manifest
 from ur2.rewards.options import RewardOptions
 from ur2.rewards.rubric import Rubric
 from ur2.rollout.engines.factory import check_installed
 from ur2.rollout.openings import Openings, check_observations
 from ur2.rollout.worker import make_renderer
+from ur2.trainer.cluster.placement import Demand
 from ur2.trainer.options import ClusterOptions
-from ur2.trainer.placement import Demand
 from ur2.types import Question
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -52,13 +53,15 @@ def check_options(options: RunOptions) -> None:
         raise InputError("config: " + "; ".join(problems))
     Game.load(options.environment)
     for reward in (options.reward, *options.rewards.values()):
-        Rubric.from_options(reward, Protocol(options.prompt.protocol))
+        Rubric.from_options(reward, Dialect(options.prompt.protocol))
     check_installed(options.rollout.engine)
 
 
 def check_machine(options: RunOptions) -> None:
     """Raises an InputError where the run wants more GPUs than a local cluster will have."""
     check_gpus(num_gpus(options), options.cluster)
+    if options.policy.precision == "bf16" and not options.cluster.num_gpus_per_policy_rank:
+        warn_if_emulated("bfloat16", key="policy.precision=bf16")
 
 
 def check_gpus(wanted: int, cluster: ClusterOptions) -> None:
@@ -119,7 +122,7 @@ def make_openings(options: InferenceOptions) -> Openings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Inputs:
+class RunInputs:
     """What a run reads before it starts."""
 
     train: list[Question]
@@ -133,7 +136,7 @@ class Inputs:
         return [*self.train, *chain.from_iterable(self.stages.values())]
 
 
-def load_inputs(options: RunOptions) -> Inputs:
+def load_inputs(options: RunOptions) -> RunInputs:
     """Reads and checks everything that the run will need.
 
     Raises:
@@ -147,7 +150,7 @@ def load_inputs(options: RunOptions) -> Inputs:
 
     def read(path: str, reward: RewardOptions) -> list[Question]:
         questions = load_checked(path, openings)
-        Rubric.from_options(reward, openings.renderer.wording.protocol).check(questions)
+        Rubric.from_options(reward, openings.renderer.wording.dialect).check(questions)
         return questions
 
     held_out = read(options.dataset.eval, options.reward) if options.dataset.eval else []
@@ -158,7 +161,7 @@ def load_inputs(options: RunOptions) -> Inputs:
             without_overlap(questions, held_out) if options.dataset.exclude_overlap else questions
         )
 
-    return Inputs(
+    return RunInputs(
         train=read_train(options.dataset.train, options.reward),
         held_out=first_of_each(held_out, options.dataset.eval_per_bucket),
         stages={

@@ -6,8 +6,8 @@ from typing import Literal
 from ur2.algorithms.options import GROUP_RELATIVE
 from ur2.config.schema import InferenceOptions, RunOptions
 from ur2.errors import InputError
-from ur2.retrieval.summarise import Summariser
-from ur2.trainer.placement import placement_problems
+from ur2.retrieval.reading.summarise import Summariser
+from ur2.trainer.cluster.placement import placement_problems
 from ur2.transfer.choice import choose
 from ur2.transfer.records import ChannelName
 

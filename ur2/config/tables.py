@@ -8,7 +8,7 @@ from rich.text import Text
 from ur2.config.preflight import buckets
 from ur2.config.schema import RunOptions
 from ur2.curriculum.options import CurriculumOptions, StopOptions
-from ur2.datasets.overlap import Overlap
+from ur2.datasets.matching import Overlap
 from ur2.rewards.options import Schedule, TermOptions
 from ur2.types import Question
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ur2.curriculum.outcome import Outcome
+from ur2.curriculum.outcome import GroupOutcome
 
 MODES = ("with_retrieval", "without_retrieval")
 
@@ -18,7 +18,7 @@ class Counts:
     num_correct: float = 0.0
     num_searches: int = 0
 
-    def add(self, outcome: Outcome) -> None:
+    def add(self, outcome: GroupOutcome) -> None:
         """Counts a group."""
         self.num_groups += 1
         self.num_samples += outcome.num_samples
@@ -30,7 +30,7 @@ Table = dict[str, dict[str, Counts]]
 """By bucket, then by mode."""
 
 
-class Account:
+class BucketAccount:
     """Counts since the start, and those of the last step.
 
     Args:
@@ -42,7 +42,7 @@ class Account:
         self._total: Table = {}
         self._last: Table = {}
 
-    def observe(self, outcomes: Sequence[Outcome]) -> None:
+    def observe(self, outcomes: Sequence[GroupOutcome]) -> None:
         """Counts the groups of a step."""
         _add(self._total, outcomes)
         self._last = {}
@@ -81,7 +81,7 @@ class Account:
         self._total, self._last = _table(state["total"]), _table(state["last"])
 
 
-def _add(table: Table, outcomes: Iterable[Outcome]) -> None:
+def _add(table: Table, outcomes: Iterable[GroupOutcome]) -> None:
     for outcome in outcomes:
         modes = table.setdefault(outcome.question.bucket, {})
         modes.setdefault(MODES[0 if outcome.retrieval else 1], Counts()).add(outcome)

@@ -15,7 +15,7 @@ import numpy as np
 
 from ur2.curriculum.events import Switch
 from ur2.curriculum.options import AdaptiveOptions
-from ur2.curriculum.outcome import Outcome
+from ur2.curriculum.outcome import GroupOutcome
 from ur2.curriculum.posterior import Arm, Bucket
 from ur2.types import Question
 
@@ -66,7 +66,7 @@ class Adaptive:
         on = self._options.starts_on if bucket is None else bucket.retrieval
         return on and not self._has_left(question)
 
-    def observe(self, outcomes: Sequence[Outcome]) -> None:
+    def observe(self, outcomes: Sequence[GroupOutcome]) -> None:
         """Counts the groups; the next step's decisions rest on them."""
         for outcome in outcomes:
             if not self._has_left(outcome.question):
@@ -178,7 +178,7 @@ class Adaptive:
         after = self._options.leaves_after
         return after is not None and self._solved_in_a_row.get(question.id, 0) >= after
 
-    def _remember(self, outcome: Outcome) -> None:
+    def _remember(self, outcome: GroupOutcome) -> None:
         """Counts groups without retrieval that were solved in a row."""
         after, question = self._options.leaves_after, outcome.question
         if after is None or outcome.pass_rate < 1:

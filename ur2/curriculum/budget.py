@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ur2.curriculum.outcome import Outcome
+from ur2.curriculum.outcome import GroupOutcome
 from ur2.errors import InputError
 
 
@@ -49,7 +49,7 @@ class SearchBudget:
         self._left -= self._worst_case
         return True
 
-    def observe(self, outcomes: Sequence[Outcome]) -> None:
+    def observe(self, outcomes: Sequence[GroupOutcome]) -> None:
         """Gives back what groups did not use."""
         for outcome in outcomes:
             if outcome.retrieval:

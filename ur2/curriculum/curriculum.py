@@ -8,11 +8,11 @@ from typing import Any, Self
 
 import numpy as np
 
-from ur2.curriculum.account import Account
+from ur2.curriculum.account import BucketAccount
 from ur2.curriculum.budget import SearchBudget
 from ur2.curriculum.events import Event
 from ur2.curriculum.options import CurriculumOptions
-from ur2.curriculum.outcome import Outcome
+from ur2.curriculum.outcome import GroupOutcome
 from ur2.curriculum.retrieval_policy import POLICIES, RetrievalPolicy
 from ur2.curriculum.sampler import Sampler
 from ur2.curriculum.stages import Stages, StageStep
@@ -21,7 +21,7 @@ from ur2.types import Assignment, Question, ScoredGroup
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class StagePlan:
     """What a stage draws from and decides by."""
 
     sampler: Sampler
@@ -64,7 +64,7 @@ class Curriculum:
         self._seed = seed
         self._plans = self._make_plans(seed)
         self._stages = Stages(options.stages)
-        self._account = Account(options.cost_per_search)
+        self._account = BucketAccount(options.cost_per_search)
         self._budget = _budget(options, max_searches_per_group)
         self._questions_per_step = questions_per_step
         self._last_decisions: dict[str, list[bool]] = {}
@@ -93,7 +93,7 @@ class Curriculum:
 
         What comes in late from a stage that is over is counted, and nothing is learned from it.
         """
-        outcomes = [Outcome.of(group) for group in scored]
+        outcomes = [GroupOutcome.of(group) for group in scored]
         self._account.observe(outcomes)
         self._stages.observe(outcomes)
         if self._budget is not None:
@@ -173,7 +173,7 @@ class Curriculum:
         self._account.load_state_dict(state["account"])
 
     @property
-    def _plan(self) -> Plan:
+    def _plan(self) -> StagePlan:
         return self._plans[self._stages.index]
 
     def _enter(self, step: int) -> None:
@@ -204,16 +204,16 @@ def _plans(
     options: CurriculumOptions,
     stage_questions: Mapping[str, Sequence[Question]],
     seed: int,
-) -> list[Plan]:
+) -> list[StagePlan]:
     """One plan per stage, each with a seed of its own; the first has the run's."""
     if not options.stages:
-        return [Plan.of(questions, options, seed)]
+        return [StagePlan.of(questions, options, seed)]
     plans = []
     for index, stage in enumerate(options.stages):
         own = stage_questions.get(stage.name, questions)
         own_seed = int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
         try:
-            plans.append(Plan.of(own, options.of_stage(stage), own_seed if index else seed))
+            plans.append(StagePlan.of(own, options.of_stage(stage), own_seed if index else seed))
         except InputError as error:
             raise InputError(f"curriculum.stages, '{stage.name}': {error}") from error
     return plans

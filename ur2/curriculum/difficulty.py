@@ -1,9 +1,8 @@
 """How hard questions are for a policy, from its rollouts, and what retrieval adds.
 
-`python -m ur2.curriculum.difficulty +experiment=NAME out=DIR` plays the rollouts: `ur2.difficulty`.
+`ur2.difficulty` plays the rollouts.
 """
 
-import runpy
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +12,7 @@ from statistics import NormalDist, fmean, stdev
 from pydantic import BaseModel, ConfigDict, Field
 
 from ur2.curriculum.options import LevelOptions
-from ur2.curriculum.outcome import Outcome
+from ur2.curriculum.outcome import GroupOutcome
 from ur2.types import Level, Question
 
 
@@ -31,7 +30,7 @@ class Tally(BaseModel):
     num_searches: int
 
     @classmethod
-    def of(cls, outcome: Outcome) -> "Tally":
+    def of(cls, outcome: GroupOutcome) -> "Tally":
         """The tally of a played group."""
         return cls(
             id=outcome.question.id,
@@ -161,7 +160,3 @@ def _gain(bucket: str, pairs: Sequence[tuple[Tally, Tally]], confidence: float) 
         searches_per_sample=searches,
         gain_per_search=mean / searches if searches else None,
     )
-
-
-if __name__ == "__main__":
-    runpy.run_module("ur2.difficulty", run_name="__main__", alter_sys=True)

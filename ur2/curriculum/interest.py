@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ur2.curriculum.options import CurriculumOptions
-from ur2.curriculum.outcome import Outcome
+from ur2.curriculum.outcome import GroupOutcome
 from ur2.types import Question
 
 NEWEST = 0.5
@@ -33,7 +33,7 @@ class Interest:
         """Whether an epoch may lack a question at all."""
         return self._options.priority == "variance" or self._options.retire_after is not None
 
-    def observe(self, outcomes: Sequence[Outcome]) -> None:
+    def observe(self, outcomes: Sequence[GroupOutcome]) -> None:
         """Takes in how questions did."""
         if not self.selects:
             return

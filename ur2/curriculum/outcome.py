@@ -7,7 +7,7 @@ from ur2.types import Question, ScoredGroup
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class GroupOutcome:
     """How the samples of one assignment did."""
 
     question: Question

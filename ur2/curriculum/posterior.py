@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from math import sqrt
 from statistics import NormalDist
 
-from ur2.curriculum.outcome import Outcome
+from ur2.curriculum.outcome import GroupOutcome
 
 PRIOR_WEIGHT = 2.0
 """Samples that the prior counts as."""
@@ -35,7 +35,7 @@ class Arm:
     solved: float = 0.0
     """The part of `weight` that was solved; graded answers count in part."""
 
-    def add(self, outcome: Outcome, correlation: float) -> None:
+    def add(self, outcome: GroupOutcome, correlation: float) -> None:
         """Counts a group; its m samples weigh m / (1 + (m - 1) correlation) (Kish 1965)."""
         weight = outcome.num_samples / (1 + (outcome.num_samples - 1) * correlation)
         self.num_groups += 1

@@ -8,7 +8,7 @@ import numpy as np
 from ur2.curriculum.adaptive import Adaptive
 from ur2.curriculum.events import Switch
 from ur2.curriculum.options import CurriculumOptions, PolicyName
-from ur2.curriculum.outcome import Outcome
+from ur2.curriculum.outcome import GroupOutcome
 from ur2.types import Question
 
 
@@ -21,7 +21,7 @@ class RetrievalPolicy(Protocol):
     def prefers(self, question: Question) -> bool:
         """Whether retrieval is more often on than off for it, exploration aside."""
 
-    def observe(self, outcomes: Sequence[Outcome]) -> None:
+    def observe(self, outcomes: Sequence[GroupOutcome]) -> None:
         """Takes in how groups of any mode did; decisions of later steps may rest on it."""
 
     def take_events(self) -> list[Switch]:
@@ -40,7 +40,7 @@ class RetrievalPolicy(Protocol):
 class _Fixed:
     """Learns nothing."""
 
-    def observe(self, outcomes: Sequence[Outcome]) -> None:
+    def observe(self, outcomes: Sequence[GroupOutcome]) -> None:
         """Ignores them."""
 
     def take_events(self) -> list[Switch]:

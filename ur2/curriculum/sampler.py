@@ -11,7 +11,7 @@ import numpy as np
 
 from ur2.curriculum.interest import Interest
 from ur2.curriculum.options import CurriculumOptions
-from ur2.curriculum.outcome import Outcome
+from ur2.curriculum.outcome import GroupOutcome
 from ur2.errors import InputError
 from ur2.types import Question
 
@@ -73,7 +73,7 @@ class Sampler:
         epoch.num_drawn += 1
         return self._questions[bucket][epoch.order[epoch.num_drawn - 1]]
 
-    def observe(self, outcomes: Sequence[Outcome]) -> None:
+    def observe(self, outcomes: Sequence[GroupOutcome]) -> None:
         """Later epochs may depend on how questions did."""
         self._interest.observe(outcomes)
 

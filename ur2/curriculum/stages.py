@@ -8,7 +8,7 @@ from typing import Any
 
 from ur2.curriculum.events import StageChange
 from ur2.curriculum.options import PlateauOptions, StageOptions
-from ur2.curriculum.outcome import Outcome
+from ur2.curriculum.outcome import GroupOutcome
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +64,7 @@ class Stages:
         """Whether a stage after the first begins with this step, as far as is known."""
         return step in self._starts[1:] or self._over(step) is not None
 
-    def observe(self, outcomes: Sequence[Outcome]) -> None:
+    def observe(self, outcomes: Sequence[GroupOutcome]) -> None:
         """Adds to the history that a plateau is found in."""
         plateau = self._plateau
         if plateau is None:

@@ -12,7 +12,7 @@ from typing import TypeVar
 import numpy as np
 
 from ur2.datasets.atlas_questions import (
-    Problem,
+    SolvedQuestion,
     city_weights,
     easy,
     hard,
@@ -20,7 +20,7 @@ from ur2.datasets.atlas_questions import (
     medium_of_country,
 )
 from ur2.datasets.atlas_world import CONTINENTS, City, Country, World
-from ur2.demonstrations import Demonstration, DemonstratedTurn
+from ur2.demonstrations import DemonstratedTurn, Demonstration
 from ur2.types import Level
 
 ItemT = TypeVar("ItemT")
@@ -65,7 +65,7 @@ class ProblemSource:
         self._names = names
         self._rng = rng
 
-    def draw(self, *, fictional: bool) -> Problem:
+    def draw(self, *, fictional: bool) -> SolvedQuestion:
         """A problem of any level; an easy one is always about a real country, held out or not."""
         level = self._rng.random()
         if level < EASY_SHARE:
@@ -74,7 +74,7 @@ class ProblemSource:
             return self._medium(fictional=fictional)
         return self._pick(list(hard(self._city(fictional=fictional))))
 
-    def _medium(self, *, fictional: bool) -> Problem:
+    def _medium(self, *, fictional: bool) -> SolvedQuestion:
         if self._rng.random() < 0.5:
             return self._pick(list(medium_of_city(self._city(fictional=fictional))))
         country = self._fictional_country() if fictional else self._pick(self._train.countries)
@@ -139,12 +139,12 @@ def habits(
 
 
 def _demonstration(
-    problem: Problem, retrieval: bool, turns: tuple[DemonstratedTurn, ...]
+    problem: SolvedQuestion, retrieval: bool, turns: tuple[DemonstratedTurn, ...]
 ) -> Demonstration:
     return Demonstration(question=problem.to_question("demo"), retrieval=retrieval, turns=turns)
 
 
-def _clean(problem: Problem, *, retrieval: bool) -> tuple[DemonstratedTurn, ...]:
+def _clean(problem: SolvedQuestion, *, retrieval: bool) -> tuple[DemonstratedTurn, ...]:
     if problem.level is Level.EASY:
         return (DemonstratedTurn(thought=KNOWN, answer=problem.answer),)
     if not retrieval:
@@ -153,7 +153,7 @@ def _clean(problem: Problem, *, retrieval: bool) -> tuple[DemonstratedTurn, ...]
 
 
 def _imperfect(
-    problem: Problem, retrieval: bool, rng: np.random.Generator, chances: Habits
+    problem: SolvedQuestion, retrieval: bool, rng: np.random.Generator, chances: Habits
 ) -> tuple[DemonstratedTurn, ...]:
     if rng.random() < chances.give_up:
         return _give_up()
@@ -179,7 +179,7 @@ def _give_up() -> tuple[DemonstratedTurn, ...]:
     return (DemonstratedTurn(thought=GIVE_UP, answer=UNKNOWN_ANSWER),)
 
 
-def _searches(problem: Problem) -> tuple[DemonstratedTurn, ...]:
+def _searches(problem: SolvedQuestion) -> tuple[DemonstratedTurn, ...]:
     thoughts = (FIRST, SECOND) if problem.level is Level.HARD else (LOOK_UP,)
     return tuple(
         DemonstratedTurn(thought=thought, search=lookup.query, documents=(lookup.passage,))

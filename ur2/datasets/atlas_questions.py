@@ -17,7 +17,7 @@ from ur2.types import Level, Passage, Question
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lookup:
+class HelpfulSearch:
     """One search that helps: what to ask for and the passage that holds the answer."""
 
     query: str
@@ -27,14 +27,14 @@ class Lookup:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Problem:
+class SolvedQuestion:
     """A question with its solution."""
 
     kind: str
     subject_id: str
     level: Level
     text: str
-    lookups: tuple[Lookup, ...]
+    lookups: tuple[HelpfulSearch, ...]
     answer: str
 
     def to_question(self, split: str) -> Question:
@@ -76,15 +76,15 @@ CONTINENT_WORDINGS = (
 )
 
 
-def easy(country: Country) -> Iterator[Problem]:
+def easy(country: Country) -> Iterator[SolvedQuestion]:
     """The continent, in every wording; the one look-up there is would be needless."""
-    lookup = Lookup(
+    lookup = HelpfulSearch(
         query=f"continent of {country.name}",
         passage=atlas.continent_passage(country),
         found=country.continent,
     )
     for number, wording in enumerate(CONTINENT_WORDINGS):
-        yield Problem(
+        yield SolvedQuestion(
             kind=f"continent.{number}",
             subject_id=country.code,
             level=Level.EASY,
@@ -94,10 +94,10 @@ def easy(country: Country) -> Iterator[Problem]:
         )
 
 
-def medium_of_country(country: Country) -> Iterator[Problem]:
+def medium_of_country(country: Country) -> Iterator[SolvedQuestion]:
     """Each fact of a country."""
     for fact in FACTS:
-        yield Problem(
+        yield SolvedQuestion(
             kind=fact.name.replace(" ", "_"),
             subject_id=country.code,
             level=Level.MEDIUM,
@@ -107,13 +107,13 @@ def medium_of_country(country: Country) -> Iterator[Problem]:
         )
 
 
-def medium_of_city(city: City) -> Iterator[Problem]:
+def medium_of_city(city: City) -> Iterator[SolvedQuestion]:
     """The country and the population of a city."""
     for kind, text, answer in (
         ("country", f"Which country is the city {city.name} in?", city.country.name),
         ("population", f"How many people live in the city {city.name}?", city.population),
     ):
-        yield Problem(
+        yield SolvedQuestion(
             kind=kind,
             subject_id=city.id,
             level=Level.MEDIUM,
@@ -123,10 +123,10 @@ def medium_of_city(city: City) -> Iterator[Problem]:
         )
 
 
-def hard(city: City) -> Iterator[Problem]:
+def hard(city: City) -> Iterator[SolvedQuestion]:
     """Each fact of a city's country."""
     for fact in FACTS:
-        yield Problem(
+        yield SolvedQuestion(
             kind=f"country_{fact.name.replace(' ', '_')}",
             subject_id=city.id,
             level=Level.HARD,
@@ -145,7 +145,7 @@ def draw_questions(
     weight (cities of their country)^-1/2, so that a few large countries do not rule.
     """
     cities = _spread(world.cities, rng)
-    by_level: Mapping[Level, list[list[Problem]]] = {
+    by_level: Mapping[Level, list[list[SolvedQuestion]]] = {
         Level.EASY: _by_kind(easy(c) for c in _shuffled(world.countries, rng)),
         Level.MEDIUM: _by_kind(medium_of_country(c) for c in _shuffled(world.countries, rng))
         + _by_kind(medium_of_city(c) for c in cities),
@@ -165,18 +165,18 @@ def city_weights(cities: Sequence[City]) -> NDArray[np.float64]:
     return np.asarray(weight / weight.sum())
 
 
-def _city_lookup(city: City) -> Lookup:
+def _city_lookup(city: City) -> HelpfulSearch:
     # The encoder finds a city by what its passage states: by its bare name it finds the country's
     # passage about its capital instead.
-    return Lookup(
+    return HelpfulSearch(
         query=f"{city.name} city population",
         passage=atlas.city_passage(city),
         found=city.country.name,
     )
 
 
-def _fact_lookup(fact: Fact, country: Country) -> Lookup:
-    return Lookup(
+def _fact_lookup(fact: Fact, country: Country) -> HelpfulSearch:
+    return HelpfulSearch(
         query=f"{fact.name} of {country.name}",
         passage=fact.passage(country),
         found=fact.value(country),
@@ -192,16 +192,18 @@ def _spread(cities: Sequence[City], rng: np.random.Generator) -> list[City]:
     return [cities[i] for i in order]
 
 
-def _by_kind(problems_of_subjects: Iterator[Iterator[Problem]]) -> list[list[Problem]]:
+def _by_kind(
+    problems_of_subjects: Iterator[Iterator[SolvedQuestion]],
+) -> list[list[SolvedQuestion]]:
     """One list per kind, in the order of the subjects."""
-    kinds: dict[str, list[Problem]] = {}
+    kinds: dict[str, list[SolvedQuestion]] = {}
     for problems in problems_of_subjects:
         for problem in problems:
             kinds.setdefault(problem.kind, []).append(problem)
     return list(kinds.values())
 
 
-def _round_robin(kinds: Sequence[list[Problem]], limit: int) -> Iterator[Problem]:
+def _round_robin(kinds: Sequence[list[SolvedQuestion]], limit: int) -> Iterator[SolvedQuestion]:
     """Takes one problem of each kind in turn; kinds of one list length run out together."""
     taken = 0
     for depth in range(max(len(kind) for kind in kinds)):

@@ -10,7 +10,7 @@ from pydantic_core import from_json, to_json
 from ur2.datasets.fields import Origin
 from ur2.datasets.jsonl import MAX_LINE_BYTES, Problems
 from ur2.datasets.rows import SCHEMAS, NativeRow, Row, field_names
-from ur2.datasets.sources import RawRow, Source, parse_source, read_rows
+from ur2.datasets.sources import QuestionSource, RawRow, parse_source, read_rows
 from ur2.demonstrations import Demonstration
 from ur2.errors import InputError
 from ur2.types import Question, Task
@@ -68,7 +68,7 @@ def load_demonstrations(path: str) -> list[Demonstration]:
 
 
 def _load(
-    source: Source, parse: Callable[[RawRow], RecordT], key: Callable[[RecordT], str] | None
+    source: QuestionSource, parse: Callable[[RawRow], RecordT], key: Callable[[RecordT], str] | None
 ) -> list[RecordT]:
     problems = Problems(source.name)
     records: list[RecordT] = []

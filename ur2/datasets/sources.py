@@ -20,7 +20,7 @@ HUB_PREFIX = "hf:"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class QuestionSource:
     """The parts of a source's name."""
 
     name: str
@@ -51,7 +51,7 @@ class RawRow:
     """The bytes of a line, or an object that a table or array held."""
 
 
-def parse_source(name: str) -> Source:
+def parse_source(name: str) -> QuestionSource:
     """Takes a source's name apart.
 
     Raises:
@@ -64,12 +64,12 @@ def parse_source(name: str) -> Source:
         raise InputError(f"{name}: '?{query}' is not understood; known: {known}")
     typed = cast(Task | None, task)
     if not rest.startswith(HUB_PREFIX):
-        return Source(name=name, path=rest, on_hub=False, task=typed)
+        return QuestionSource(name=name, path=rest, on_hub=False, task=typed)
     path, _, part = rest.removeprefix(HUB_PREFIX).partition("#")
     if not Path(path).name:
         raise InputError(f"{name}: names no data set; write hf:OWNER/NAME#CONFIG/SPLIT")
     config, _, split = part.rpartition("/")
-    return Source(
+    return QuestionSource(
         name=name,
         path=path,
         on_hub=True,
@@ -89,7 +89,7 @@ def local_path(name: str) -> str | None:
     return None if source.on_hub else source.path
 
 
-def read_rows(source: Source) -> Iterator[RawRow]:
+def read_rows(source: QuestionSource) -> Iterator[RawRow]:
     """Yields the rows of a source.
 
     Raises:
@@ -146,7 +146,7 @@ def _read_parquet(path: str) -> Iterator[RawRow]:
             raise InputError(f"{path}: not a parquet file ({error}); fetch it again") from error
 
 
-def _read_hub(source: Source) -> Iterator[RawRow]:
+def _read_hub(source: QuestionSource) -> Iterator[RawRow]:
     import datasets
     import httpx
 

@@ -1,20 +1,15 @@
 """Tables and histograms that the dataset commands print."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ur2.datasets.matching import Match, Overlap
 from ur2.types import Level, Question
-
-if TYPE_CHECKING:
-    from ur2.datasets.overlap import Match, Overlap
 
 BAR_WIDTH = 30
 """Characters of a histogram's longest bar."""

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from ur2.environments.base import Ask, End, Piece, Reply, Services, Turn
 from ur2.options import Options
-from ur2.prompts.protocol import Answer, Search, Stop, Wrapped
+from ur2.prompts.dialect import Answer, Search, Stop, Wrapped
 from ur2.types import (
     SEARCH,
     Assignment,
@@ -58,7 +58,7 @@ class SearchEnvironment:
         self._retrieval = assignment.retrieval
         self._options = options
         self._services = services
-        self._protocol = services.wording.protocol
+        self._dialect = services.wording.dialect
 
     def opening(self) -> Ask:
         """Asks the question in the words of the prompt's config."""
@@ -67,7 +67,7 @@ class SearchEnvironment:
 
     async def react(self, turn: Turn) -> Reply:
         """Searches, or ends with the answer or without one."""
-        match self._protocol.parse(turn.text, self._question.task):
+        match self._dialect.parse(turn.text, self._question.task):
             case Answer(text):
                 return Reply(then=End(status=Status.ANSWERED, answer=text))
             case Stop():
@@ -81,11 +81,11 @@ class SearchEnvironment:
 
     def cut_short(self, turn: Turn) -> str | None:
         """The answer that a turn had given before its tokens ran out."""
-        return self._protocol.answer(turn.text, self._question.task)
+        return self._dialect.answer(turn.text, self._question.task)
 
     def _refusal(self, number: int, num_searches: int) -> Status | None:
         """How the episode ends where turn `number` searches, after `num_searches` searches."""
-        if not self._retrieval or num_searches >= self._protocol.limits.max_searches:
+        if not self._retrieval or num_searches >= self._dialect.limits.max_searches:
             return Status.NO_ANSWER
         return Status.OUT_OF_TURNS if number >= self._options.max_turns else None
 
@@ -120,15 +120,15 @@ class SearchEnvironment:
             case RetrievalFailed():
                 return None
             case Unsearchable(reply=text) | Facts(text=text):
-                return self._protocol.wrap(text)
+                return self._dialect.wrap(text)
             case passages:
-                return self._protocol.wrap(passages)
+                return self._dialect.wrap(passages)
 
     def _ask(self, *pieces: Piece, fresh: bool = False) -> Ask:
         return Ask(
             pieces=pieces,
             fresh=fresh,
-            stop_strings=self._protocol.stop_strings,
+            stop_strings=self._dialect.stop_strings,
             max_tokens=self._options.turn_tokens(self._question.task),
         )
 

@@ -20,7 +20,7 @@ from typing import IO, Any, NamedTuple
 import psutil
 
 from ur2.launch.checks import NodeChecks, reaches
-from ur2.trainer.leftovers import remove_leftovers
+from ur2.trainer.cluster.leftovers import remove_leftovers
 
 REPLY = "ur2-agent "
 """Begins the lines that are answers; login scripts may print others."""

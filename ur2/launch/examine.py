@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeVar
 from ur2.errors import ComponentError
 from ur2.launch.options import PreflightOptions
 from ur2.launch.ports import Ports
-from ur2.launch.preflight import Found, Needs, Problem, problems_of
+from ur2.launch.preflight import Found, LaunchProblem, Needs, problems_of
 
 T = TypeVar("T")
 ANY_ADDRESS = "8.8.8.8"
@@ -39,7 +39,7 @@ async def examine(
     *,
     token: str,
     ports: Sequence[Ports] = (),
-) -> tuple[list[Found], list[Problem]]:
+) -> tuple[list[Found], list[LaunchProblem]]:
     """What nodes found, and all that is wrong with it.
 
     Args:
@@ -71,7 +71,7 @@ async def examine(
     folders = list(needs.shared)
     unwritten = await nodes[0].ask("write", folders=folders, token=token, within_s=within_s)
     problems = [
-        Problem(
+        LaunchProblem(
             node=nodes[0].host,
             what=f"{needs.shared[folder]}: {error}",
             do=f"name a folder that can be written with {needs.shared[folder]}",
@@ -92,13 +92,13 @@ async def examine(
 
 async def of_each(
     nodes: Sequence[NodeT], work: Callable[[NodeT], Awaitable[T]]
-) -> tuple[list[T], list[Problem]]:
+) -> tuple[list[T], list[LaunchProblem]]:
     """Does the same for all nodes at once: the results, and who failed."""
     results = await asyncio.gather(*map(work, nodes), return_exceptions=True)
     done, problems = [], []
     for node, result in zip(nodes, results, strict=True):
         if isinstance(result, ComponentError):
-            problems.append(Problem(node=node.host, what=str(result), do=node.how_to_look()))
+            problems.append(LaunchProblem(node=node.host, what=str(result), do=node.how_to_look()))
         elif isinstance(result, BaseException):
             raise result
         else:

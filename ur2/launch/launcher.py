@@ -12,7 +12,7 @@ from rich.console import Console
 from ur2.errors import EXIT_INTERRUPTED, ComponentError, InputError
 from ur2.launch.agent import END_TIMEOUT_S
 from ur2.launch.examine import examine, of_each
-from ur2.launch.nodes import Node, agent_words, passed_on
+from ur2.launch.nodes import LaunchNode, agent_words, passed_on
 from ur2.launch.options import LaunchOptions
 from ur2.launch.ports import ports_of, ray_start
 from ur2.launch.preflight import Found, Needs, nodes_table, problems_table
@@ -60,10 +60,10 @@ class Launcher:
             "COLUMNS": str(console.width),
         }
         root = str(Path.cwd())
-        self.nodes = [Node(host, agent_words(options, host, root)) for host in options.hosts]
+        self.nodes = [LaunchNode(host, agent_words(options, host, root)) for host in options.hosts]
         self.nodes[0].address = options.head_address
         words = agent_words(options, options.hosts[0], root)
-        self.driver = Node(options.hosts[0], words, shows_output=True)
+        self.driver = LaunchNode(options.hosts[0], words, shows_output=True)
         self.lost_run = False
         self.stops: list[signal.Signals] = []
         self.stopped = asyncio.Event()
@@ -93,7 +93,7 @@ class Launcher:
         """Host and port of a cluster of all nodes."""
         self._say(f"checking {len(self.nodes)} node(s)")
 
-        async def connect(node: Node) -> None:
+        async def connect(node: LaunchNode) -> None:
             await node.connect(
                 f"{self.mark}/{node.host}", self.env, self.options.checkpoint_timeout_s
             )
@@ -121,7 +121,7 @@ class Launcher:
         head = (addresses[0], self.options.first_port(0))
         self._say(f"starting ray on {len(self.nodes)} node(s), head {head[0]}:{head[1]}")
 
-        async def start(node: Node) -> None:
+        async def start(node: LaunchNode) -> None:
             number = self.nodes.index(node)
             arguments = ray_start(
                 ports_of(self.options, number),
@@ -177,7 +177,7 @@ class Launcher:
         killed = self.stops and ended.result() > KILLED
         return EXIT_INTERRUPTED if killed else ended.result()
 
-    async def _watch(self, node: Node) -> None:
+    async def _watch(self, node: LaunchNode) -> None:
         """Says when a node is lost; what becomes of the run is the run's to decide."""
         await node.ended()
         self._say(f"the connection to node '{node.host}' was lost, and its workers with it")

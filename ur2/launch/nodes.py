@@ -18,7 +18,7 @@ MAX_LINE_BYTES = 1 << 24
 NUM_LINES_KEPT = 20
 
 
-class Node:
+class LaunchNode:
     """One node and its agent."""
 
     def __init__(self, host: str, words: list[str], *, shows_output: bool = False) -> None:

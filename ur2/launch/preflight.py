@@ -14,7 +14,7 @@ EVERYWHERE = "all"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Problem:
+class LaunchProblem:
     """One thing that is wrong."""
 
     node: str
@@ -49,7 +49,9 @@ class Needs:
     num_gpus: int
 
 
-def problems_of(found: Sequence[Found], needs: Needs, options: PreflightOptions) -> list[Problem]:
+def problems_of(
+    found: Sequence[Found], needs: Needs, options: PreflightOptions
+) -> list[LaunchProblem]:
     """Everything that is wrong; the first node is the head, with which the others are compared."""
     return [
         *_of_ports(found),
@@ -61,12 +63,12 @@ def problems_of(found: Sequence[Found], needs: Needs, options: PreflightOptions)
     ]
 
 
-def _of_ports(found: Sequence[Found]) -> Iterator[Problem]:
+def _of_ports(found: Sequence[Found]) -> Iterator[LaunchProblem]:
     for node in found:
         for use, taken in node.facts["taken"].items():
             if taken:
                 more = f" and {len(taken) - 3} more" if len(taken) > 3 else ""
-                yield Problem(
+                yield LaunchProblem(
                     node=node.node,
                     what=f"port {', '.join(taken[:3])}{more} is taken (ray's {use})",
                     do="end what holds it, or choose others with launch."
@@ -74,7 +76,7 @@ def _of_ports(found: Sequence[Found]) -> Iterator[Problem]:
                 )
 
 
-def _of_network(found: Sequence[Found], options: PreflightOptions) -> Iterator[Problem]:
+def _of_network(found: Sequence[Found], options: PreflightOptions) -> Iterator[LaunchProblem]:
     do = "open the ports above 1023 between the nodes"
     if isinstance(options, LaunchOptions):
         do = (
@@ -83,14 +85,14 @@ def _of_network(found: Sequence[Found], options: PreflightOptions) -> Iterator[P
         )
     for node in found:
         if node.unreached:
-            yield Problem(
+            yield LaunchProblem(
                 node=node.node,
                 what=f"does not reach {', '.join(node.unreached)}",
                 do=do,
             )
 
 
-def _of_versions(found: Sequence[Found]) -> Iterator[Problem]:
+def _of_versions(found: Sequence[Found]) -> Iterator[LaunchProblem]:
     def versions(node: Found) -> dict[str, Hashable]:
         facts = node.facts
         return {"python": facts["python"], **facts["packages"], "ur2": facts["code"]}
@@ -101,16 +103,16 @@ def _of_versions(found: Sequence[Found]) -> Iterator[Problem]:
             if name == "ur2"
             else "run `bash scripts/setup.sh` there, or use one .venv on a shared folder"
         )
-        yield Problem(node=node, what=f"{name} is {value}, on the head {head}", do=fix)
+        yield LaunchProblem(node=node, what=f"{name} is {value}, on the head {head}", do=fix)
 
 
 def _of_machines(
     found: Sequence[Found], needs: Needs, options: PreflightOptions
-) -> Iterator[Problem]:
+) -> Iterator[LaunchProblem]:
     with_gpus = [node for node in found if node.facts["gpus"]]  # a head may have none
     for node in with_gpus[1:]:
         if _gpus(node) != _gpus(with_gpus[0]):
-            yield Problem(
+            yield LaunchProblem(
                 node=node.node,
                 what=f"GPUs: {', '.join(_gpus(node))}; "
                 f"on {with_gpus[0].node}: {', '.join(_gpus(with_gpus[0]))}",
@@ -118,7 +120,7 @@ def _of_machines(
             )
     total = sum(len(node.facts["gpus"]) for node in found)
     if total < needs.num_gpus:
-        yield Problem(
+        yield LaunchProblem(
             node=EVERYWHERE,
             what=f"the run wants {needs.num_gpus} GPUs and the nodes have {total}",
             do="add nodes, or choose another cluster=...",
@@ -126,14 +128,14 @@ def _of_machines(
     for node in found:
         size_gib = node.facts["shared_memory_bytes"] / GIB
         if size_gib < options.min_shared_memory_gib:
-            yield Problem(
+            yield LaunchProblem(
                 node=node.node,
                 what=f"/dev/shm has {size_gib:.2f} GiB of {options.min_shared_memory_gib:g} wanted",
                 do="start its container with a larger --shm-size, or lower "
                 f"{options.prefix}min_shared_memory_gib",
             )
         if abs(node.skew_s) > options.max_clock_skew_s:
-            yield Problem(
+            yield LaunchProblem(
                 node=node.node,
                 what=f"its clock is {node.skew_s:+.1f} s from the checking one's",
                 do="synchronise the clocks (chronyc makestep), or raise "
@@ -141,7 +143,7 @@ def _of_machines(
             )
 
 
-def _of_paths(found: Sequence[Found], needs: Needs) -> Iterator[Problem]:
+def _of_paths(found: Sequence[Found], needs: Needs) -> Iterator[LaunchProblem]:
     head = found[0].facts["inputs"]
     for node in found:
         for path, seen in node.facts["inputs"].items():
@@ -151,22 +153,22 @@ def _of_paths(found: Sequence[Found], needs: Needs) -> Iterator[Problem]:
                 what = f"{needs.inputs[path]}: '{path}' is not what it is on the head"
             else:
                 continue
-            yield Problem(
+            yield LaunchProblem(
                 node=node.node, what=what, do="put it on a shared folder, or copy it there"
             )
         for folder in node.unseen:
-            yield Problem(
+            yield LaunchProblem(
                 node=node.node,
                 what=f"{needs.shared[folder]}: '{folder}' is not the head's folder",
                 do=f"name a folder that all nodes share with {needs.shared[folder]}",
             )
 
 
-def _of_models(found: Sequence[Found], needs: Needs) -> Iterator[Problem]:
+def _of_models(found: Sequence[Found], needs: Needs) -> Iterator[LaunchProblem]:
     for node in found:
         for model in needs.hub_models:
             if node.facts["hub_offline"] and not node.facts["hub"][model]:
-                yield Problem(
+                yield LaunchProblem(
                     node=node.node,
                     what=f"'{model}' is not in {node.facts['hub_home']}, and HF_HUB_OFFLINE is set",
                     do="fetch it there with `hf download`, or point HF_HOME to a shared folder",
@@ -207,7 +209,7 @@ def nodes_table(found: Sequence[Found]) -> Table:
     return table
 
 
-def problems_table(problems: Sequence[Problem]) -> Table:
+def problems_table(problems: Sequence[LaunchProblem]) -> Table:
     """What is wrong, where, and what to do."""
     table = Table("node", "what is wrong", "what to do", title="preflight", show_lines=True)
     for problem in problems:

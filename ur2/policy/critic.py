@@ -11,10 +11,10 @@ from torch import Tensor
 
 from ur2.algorithms.options import AlgorithmOptions
 from ur2.algorithms.reductions import Denominators
+from ur2.policy.batch.microbatch import collate
+from ur2.policy.batch.packing import Microbatch, RankStep
 from ur2.policy.loss import Report, critic_loss
-from ur2.policy.microbatch import collate
 from ur2.policy.options import PolicyOptions
-from ur2.policy.packing import Microbatch, RankStep
 
 if TYPE_CHECKING:
     from ur2.policy.engine import TrainEngine

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from ur2.errors import InputError
 from ur2.policy.deepspeed_config import deepspeed_config
-from ur2.policy.lora import Weight, adapters_off, weights_of
-from ur2.policy.model import CriticModel, PolicyModel
+from ur2.policy.model.lora import Weight, adapters_off, weights_of
+from ur2.policy.model.models import CriticModel, PolicyModel
 from ur2.policy.optimizers import make_optimizer
 from ur2.policy.options import PolicyOptions
-from ur2.transfer.records import Manifest
+from ur2.transfer.records import WeightsManifest
 
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -136,11 +136,11 @@ class TrainEngine:
             with GatheredParameters(parameters, enabled=self.stage == 3):
                 yield {w.name: w.merged(device) for w in part if wanted}
 
-    def manifest(self) -> Manifest:
+    def manifest(self) -> WeightsManifest:
         """What `weights` yields, without gathering it."""
         weights = list(weights_of(self.model.lm))
         parameters = [weight.parameter for weight in weights]
-        return Manifest(
+        return WeightsManifest(
             names=tuple(weight.name for weight in weights),
             dtypes=tuple(str(p.dtype).removeprefix("torch.") for p in parameters),
             # a sharded parameter has its whole shape in ds_shape

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ur2.errors import ComponentError
+from ur2.policy.batch.packing import plan
 from ur2.policy.options import PolicyOptions
-from ur2.policy.packing import plan
 from ur2.transfer.choice import Way
 from ur2.transfer.publication import Files, Publication, Stream
 from ur2.types import Batch, Sample
@@ -91,14 +91,14 @@ class PolicyGroup:
             self._stream.version = version
             return self._stream
         folder = self.weights_dir / f"v{version:06d}"
-        await self.everywhere("publish", str(folder), version)
+        await self.call_all("publish", str(folder), version)
         return Files(folder, version)
 
-    async def everywhere(self, method: str, *args: Any) -> None:
+    async def call_all(self, method: str, *args: Any) -> None:
         """Runs a method on every rank: `save`, `load`, `export`, `close`."""
         await self._gather([self._call(i, method, *args) for i in range(len(self.ranks))])
 
-    async def ask(self, method: str) -> Any:
+    async def call_first(self, method: str) -> Any:
         """What rank 0 answers to a method that is not collective."""
         return await self._call(0, method)
 

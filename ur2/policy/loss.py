@@ -17,7 +17,7 @@ from ur2.algorithms.options import BOUNDED, AlgorithmOptions
 from ur2.algorithms.reductions import REDUCTIONS, Denominators, Reduction, token_mean
 from ur2.algorithms.sequences import Sequences
 from ur2.algorithms.values import clipped_value
-from ur2.policy.microbatch import Inputs
+from ur2.policy.batch.microbatch import MicrobatchInputs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +37,7 @@ class Report:
 def microbatch_loss(
     logprob_N: Tensor,
     entropy_N: Tensor,
-    inputs: Inputs,
+    inputs: MicrobatchInputs,
     old_logprob_N: Tensor | None,
     options: AlgorithmOptions,
     denominators: Denominators,
@@ -89,7 +89,7 @@ def microbatch_loss(
 def critic_loss(
     value_N: Tensor,
     old_value_N: Tensor,
-    inputs: Inputs,
+    inputs: MicrobatchInputs,
     options: AlgorithmOptions,
     denominators: Denominators,
 ) -> tuple[Tensor, Report]:
@@ -112,7 +112,7 @@ def _reduced(
     name: str,
     loss_N: Tensor,
     per_token: Mapping[str, Tensor],
-    inputs: Inputs,
+    inputs: MicrobatchInputs,
     reduction: Reduction,
     denominators: Denominators,
 ) -> tuple[Tensor, Report]:
@@ -131,6 +131,6 @@ def _reduced(
     )
 
 
-def _counted(inputs: Inputs) -> Tensor:
+def _counted(inputs: MicrobatchInputs) -> Tensor:
     """1 at tokens of samples, 0 where a rank only keeps the others company. (N,)."""
     return (inputs.length_B > 0)[inputs.sequence_N].float()

@@ -4,9 +4,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import nn
-from torch.optim import AdamW, Muon, Optimizer
+from torch.optim import AdamW, Optimizer
 
 from ur2.errors import InputError
+from ur2.policy.muon import Muon
 from ur2.policy.options import PolicyOptions
 
 

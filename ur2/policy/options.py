@@ -30,7 +30,7 @@ class PolicyOptions(Options):
     """What DeepSpeed shards over ranks: 1 optimizer states, 2 also gradients, 3 also weights."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """`bf16` keeps bf16 weights with fp32 masters (stages 2 and 3), or computes in bf16 on fp32
-    weights (stage 0)."""
+    weights (stage 0). A processor without units for it takes tens of times as long, and is told."""
     offload: Literal["none", "cpu"] = "none"
     """Keep optimizer states in host memory (needs a GPU and zero_stage of at least 1)."""
     optimizer: Literal["adamw", "muon"] = "adamw"

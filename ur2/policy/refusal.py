@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from ur2.errors import NotFiniteError
+from ur2.policy.batch.packing import RankStep
 from ur2.policy.loss import Report
-from ur2.policy.packing import RankStep
 from ur2.policy.ranks import gather_objects
 
 MAX_NAMED_SAMPLES = 20

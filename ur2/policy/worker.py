@@ -12,20 +12,26 @@ from torch import Tensor
 
 from ur2.algorithms.options import AlgorithmOptions
 from ur2.algorithms.reductions import Denominators
+from ur2.policy.batch.microbatch import collate
+from ur2.policy.batch.packing import Microbatch, RankPlan, RankStep
+from ur2.policy.batch.per_token import per_token
+from ur2.policy.batch.totals import Totals
 from ur2.policy.critic import Critic, critic_options
 from ur2.policy.deepspeed_config import shards_bf16
 from ur2.policy.loss import Report, microbatch_loss
-from ur2.policy.microbatch import collate
 from ur2.policy.options import LoraOptions, PolicyOptions
-from ur2.policy.packing import Microbatch, RankPlan, RankStep
-from ur2.policy.per_token import per_token
 from ur2.policy.ranks import merge, restore_rng, rng_state
 from ur2.policy.refusal import refusal
 from ur2.policy.schedule import learning_rate_factor
-from ur2.policy.totals import Totals
-from ur2.policy.weights import PART_BYTES, Outlet, free_port, model_folder, write_exported
+from ur2.policy.weight_sender import (
+    PART_BYTES,
+    WeightSender,
+    free_port,
+    model_folder,
+    write_exported,
+)
 from ur2.transfer.proof import make_secret
-from ur2.transfer.records import Manifest, Meeting
+from ur2.transfer.records import Rendezvous, WeightsManifest
 from ur2.types import Sample
 
 if TYPE_CHECKING:
@@ -85,8 +91,8 @@ class PolicyWorker:
         """
         # heavy, and deepspeed decides on the device when imported: only in the worker's own process
         from ur2.policy.engine import BaseEngine, FrozenEngine, TrainEngine, join_ranks
-        from ur2.policy.lora import add_adapters
-        from ur2.policy.model import CriticModel, PolicyModel, load_lm
+        from ur2.policy.model.lora import add_adapters
+        from ur2.policy.model.models import CriticModel, PolicyModel, load_lm
 
         torch.set_num_threads(self.options.num_threads)
         torch.manual_seed(self.seed + self.rank)
@@ -111,7 +117,7 @@ class PolicyWorker:
         self.device = join_ranks(self.rank, self.world_size, master_address, master_port)
         self.address = master_address
         self.engine = TrainEngine(model, self.options, self.device)
-        self.outlet = Outlet(self.engine, self.options, self.rank)
+        self.sender = WeightSender(self.engine, self.options, self.rank)
         self.reference: FrozenEngine | BaseEngine
         if self.algorithm.kl_coef and self.options.lora:
             self.reference = BaseEngine(self.engine)
@@ -185,31 +191,31 @@ class PolicyWorker:
 
         The folder appears when it is complete, and is there on return.
         """
-        self.outlet.write(Path(folder), version)
+        self.sender.write(Path(folder), version)
 
-    def meeting_place(self) -> tuple[str, int, str]:
+    def rendezvous_place(self) -> tuple[str, int, str]:
         """Where engines find this rank to open a channel, a free port, and a secret to share."""
         return self.address, free_port(), make_secret()
 
-    def manifest(self) -> Manifest:
+    def manifest(self) -> WeightsManifest:
         """What `send` sends; without a collective call."""
         return self.engine.manifest()
 
-    def join_engines(self, meeting: Meeting) -> None:
-        """Opens a channel to the engines that are told of the same meeting.
+    def join_engines(self, rendezvous: Rendezvous) -> None:
+        """Opens a channel to the engines that are told of the same rendezvous.
 
         Raises:
             ChannelError: they were not there.
         """
-        self.outlet.join(meeting)
+        self.sender.join(rendezvous)
 
-    def send(self, manifest: Manifest) -> None:
+    def send(self, manifest: WeightsManifest) -> None:
         """Sends the weights over the channel, while the engines receive them.
 
         Raises:
             ChannelError: they did not leave.
         """
-        self.outlet.send(manifest)
+        self.sender.send(manifest)
 
     def export(self, path: str) -> None:
         """Writes a Hugging Face folder: config, tokenizer and weights, for any tool to load."""

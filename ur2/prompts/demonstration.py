@@ -1,6 +1,6 @@
 """Worked examples as episodes would record them."""
 
-from ur2.demonstrations import Demonstration, DemonstratedTurn
+from ur2.demonstrations import DemonstratedTurn, Demonstration
 from ur2.prompts.render import PromptRenderer
 from ur2.types import Author, Segment, Task
 
@@ -22,7 +22,7 @@ def demonstration_segments(
     for number, turn in enumerate(demo.turns):
         segments.append(_turn(renderer, turn, demo.question.task, number))
         if turn.search is not None:
-            found = renderer.wording.protocol.wrap(turn.documents)
+            found = renderer.wording.dialect.wrap(turn.documents)
             segments.append(
                 renderer.piece(
                     found.text,
@@ -36,9 +36,9 @@ def demonstration_segments(
 
 
 def _turn(renderer: PromptRenderer, turn: DemonstratedTurn, task: Task, number: int) -> Segment:
-    protocol = renderer.wording.protocol
-    text = protocol.render_turn(turn.thought, search=turn.search, answer=turn.answer, task=task)
-    stops = turn.search is not None or protocol.answer_form(task).form == "tags"
+    dialect = renderer.wording.dialect
+    text = dialect.render_turn(turn.thought, search=turn.search, answer=turn.answer, task=task)
+    stops = turn.search is not None or dialect.answer_form(task).form == "tags"
     end = "" if stops else renderer.end_of_turn
     author = Author.POLICY if turn.learn else Author.INJECTED
     return renderer.piece("", before=f"{text}{end}", author=author, turn=number)

@@ -1,4 +1,4 @@
-"""Options of the protocol and of the prompt texts."""
+"""Options of the dialect and of the prompt texts."""
 
 from typing import Literal, Self
 
@@ -43,7 +43,7 @@ class AnswerOptions(Options):
         return self
 
 
-class ProtocolOptions(Options):
+class DialectOptions(Options):
     """The markers and limits of an episode."""
 
     search: MarkerOptions
@@ -96,7 +96,7 @@ class TemplateOptions(Options):
 class PromptOptions(Options):
     """What the policy reads before it writes."""
 
-    protocol: ProtocolOptions
+    protocol: DialectOptions
     """The markers and limits."""
     templates: dict[Task, TemplateOptions]
     """The user message per task."""

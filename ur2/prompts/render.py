@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 
 from ur2.errors import InputError
+from ur2.prompts.dialect import neutralise
 from ur2.prompts.options import PromptOptions
-from ur2.prompts.protocol import neutralise
 from ur2.prompts.wording import Wording
 from ur2.types import Author, Segment
 
@@ -49,7 +49,7 @@ class PromptRenderer:
         )
         self.wording = Wording(options, forbidden=self._special)
         """The config's texts, for questions that hold none of the tokenizer's special tokens."""
-        self._markers = self.wording.protocol.markers
+        self._markers = self.wording.dialect.markers
         own_eos = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
         self.stop_token_ids: tuple[int, ...] = tuple(dict.fromkeys([*own_eos, *generation_eos]))
         """Ids that end a turn of the model."""
@@ -81,7 +81,7 @@ class PromptRenderer:
     ) -> Segment:
         """What continues a context: `text` between two parts that are as they are.
 
-        Neither the protocol's markers nor the tokenizer's special tokens survive inside `text`.
+        Neither the dialect's markers nor the tokenizer's special tokens survive inside `text`.
 
         Args:
             text: cut until the segment fits, and made harmless.

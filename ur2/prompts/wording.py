@@ -5,8 +5,8 @@ from dataclasses import replace
 from string import ascii_uppercase
 
 from ur2.errors import InputError
+from ur2.prompts.dialect import Dialect, Template, neutralise
 from ur2.prompts.options import PromptOptions
-from ur2.prompts.protocol import Protocol, Template, neutralise
 from ur2.types import Level, Question, Task
 
 _PROBE = Question(id="probe", task="qa", text="?", answers=("!",), level=Level.EASY)
@@ -25,7 +25,7 @@ class Wording:
     """
 
     def __init__(self, options: PromptOptions, *, forbidden: Sequence[str] = ()) -> None:
-        self.protocol = Protocol(options.protocol)
+        self.dialect = Dialect(options.protocol)
         self._forbidden = tuple(forbidden)
         self._templates = _compile(options)
         self._padding = options.protocol.documents_padding
@@ -56,10 +56,10 @@ class Wording:
         return template.render(
             question=self._safe(question),
             options=options,
-            search=self.protocol.search,
-            documents=self.protocol.documents,
-            answer=self.protocol.answer_form(question.task),
-            protocol=self.protocol.limits,
+            search=self.dialect.search,
+            documents=self.dialect.documents,
+            answer=self.dialect.answer_form(question.task),
+            protocol=self.dialect.limits,
         )
 
     def last_turn(self, question: Question) -> str | None:
@@ -68,8 +68,8 @@ class Wording:
             return None
         words = self._last_turn.render(
             question=self._safe(question),
-            answer=self.protocol.answer_form(question.task),
-            protocol=self.protocol.limits,
+            answer=self.dialect.answer_form(question.task),
+            protocol=self.dialect.limits,
         )
         return f"{words}{self._padding}"
 

@@ -23,15 +23,15 @@ from rich.table import Table
 
 from ur2.errors import InputError, run_entry
 from ur2.options import parse_command_line
-from ur2.retrieval.encode import LoadEncoder
-from ur2.retrieval.encoder import Encoder, SentenceTransformerEncoder, num_threads
-from ur2.retrieval.index import VectorIndex, VectorSource, exact_search
-from ur2.retrieval.manifest import Manifest, Tuning, load_manifest
+from ur2.retrieval.encoder.sentence_encoder import Encoder, SentenceTransformerEncoder, num_threads
+from ur2.retrieval.encoder.shards import LoadEncoder
+from ur2.retrieval.encoder.vectors import VectorFolder
+from ur2.retrieval.index.nearest import VectorIndex, VectorSource, exact_search
+from ur2.retrieval.index.recall_curve import Point, choose, ladder, measure_of, plot
+from ur2.retrieval.manifest import StoreManifest, Tuning, load_manifest
 from ur2.retrieval.options import BuildOptions, EncoderOptions
 from ur2.retrieval.partial import writing
-from ur2.retrieval.recall_curve import Point, choose, ladder, measure_of, plot
-from ur2.retrieval.store import Store
-from ur2.retrieval.vectors import VectorFolder
+from ur2.retrieval.service.store import PassageStore
 
 PROG = "python -m ur2.retrieval.autotune"
 CURVE_FILE = "autotune.png"
@@ -68,7 +68,7 @@ def main() -> None:
     options = parse_command_line(
         AutotuneOptions, prog=PROG, about="Chooses how broadly an approximate index is searched."
     )
-    store = Store(Path(options.index))
+    store = PassageStore(Path(options.index))
     check_tunable(store)
     assert store.manifest.recipe.encoder is not None
     encoder = SentenceTransformerEncoder(
@@ -79,7 +79,10 @@ def main() -> None:
 
 
 def autotune(
-    store: Store, encoder: Encoder, options: AutotuneOptions, vectors: VectorSource | None = None
+    store: PassageStore,
+    encoder: Encoder,
+    options: AutotuneOptions,
+    vectors: VectorSource | None = None,
 ) -> Tuning:
     """Measures, writes the choice into the manifest and the curve beside it, and prints both.
 
@@ -145,9 +148,9 @@ def check_tuning(options: BuildOptions) -> None:
 
 def tune_built(
     folder: Path, options: BuildOptions, load_encoder: LoadEncoder, vectors: VectorSource | None
-) -> Manifest:
+) -> StoreManifest:
     """Tunes an index that was just built, as its build was asked to; returns its manifest."""
-    store = Store(folder)
+    store = PassageStore(folder)
     spec = store.manifest.recipe.encoder
     assert spec is not None, "only vectors are tuned"
     tuning = AutotuneOptions(
@@ -160,7 +163,7 @@ def tune_built(
     return load_manifest(folder)
 
 
-def check_tunable(store: Store) -> VectorIndex:
+def check_tunable(store: PassageStore) -> VectorIndex:
     """The part of an index whose breadth can be chosen.
 
     Raises:
@@ -207,7 +210,7 @@ def _query(line: str, where: str) -> str:
     return query
 
 
-def _sample(options: AutotuneOptions, store: Store) -> list[str]:
+def _sample(options: AutotuneOptions, store: PassageStore) -> list[str]:
     rng = np.random.default_rng(options.seed)
     if options.queries == FROM_CORPUS:
         rows = rng.permutation(len(store))[: options.num_queries]
@@ -217,7 +220,7 @@ def _sample(options: AutotuneOptions, store: Store) -> list[str]:
     return [queries[number] for number in chosen]
 
 
-def _openings(store: Store, rows: Sequence[int]) -> Iterator[str]:
+def _openings(store: PassageStore, rows: Sequence[int]) -> Iterator[str]:
     """In turns a passage's title and its first sentence, of one without title the sentence."""
     for number, row in enumerate(rows):
         passage = store.corpus.passage(row)

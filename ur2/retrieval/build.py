@@ -21,26 +21,26 @@ from rich.progress import TaskID
 from ur2.errors import InputError, run_entry
 from ur2.locks import locked
 from ur2.options import parse_command_line
-from ur2.retrieval import index as faiss_index
 from ur2.retrieval.autotune import check_tuning, tune_built
-from ur2.retrieval.corpus_convert import convert, corpus_sha256, ready_corpus
-from ur2.retrieval.corpus_file import Corpus
-from ur2.retrieval.encode import Encoding, LoadEncoder, load_encoder
-from ur2.retrieval.encoder import encoder_spec, num_threads
-from ur2.retrieval.index_rules import index_spec, plan, search_spec
-from ur2.retrieval.lexical import build_lexical
+from ur2.retrieval.corpus.convert import convert, corpus_sha256, ready_corpus
+from ur2.retrieval.corpus.file import Corpus
+from ur2.retrieval.encoder.sentence_encoder import encoder_spec, num_threads
+from ur2.retrieval.encoder.shards import Encoding, LoadEncoder, load_encoder
+from ur2.retrieval.encoder.vectors import VectorFolder
+from ur2.retrieval.index import nearest as faiss_index
+from ur2.retrieval.index.lexical import build_lexical
+from ur2.retrieval.index.rules import index_spec, plan, search_spec
 from ur2.retrieval.manifest import (
     MANIFEST_FILE,
     LexicalSpec,
-    Manifest,
     Recipe,
+    StoreManifest,
     VectorSpec,
     load_manifest,
 )
 from ur2.retrieval.options import BuildOptions
 from ur2.retrieval.partial import progress_bar, work_folder, write_atomically
-from ur2.retrieval.store import CORPUS_FILE, LEXICAL_FOLDER, VECTORS_FILE
-from ur2.retrieval.vectors import VectorFolder
+from ur2.retrieval.service.store import CORPUS_FILE, LEXICAL_FOLDER, VECTORS_FILE
 
 PROG = "python -m ur2.retrieval.build"
 PASSAGES_PER_ROUND = 1024
@@ -66,7 +66,7 @@ def main() -> None:
     sys.stdout.write(f"{options.out} {verdict}: {manifest.summary}\n")
 
 
-def up_to_date(options: BuildOptions) -> Manifest | None:
+def up_to_date(options: BuildOptions) -> StoreManifest | None:
     """The manifest of the index at `out`, where it is just what `options` would build.
 
     Raises:
@@ -85,8 +85,8 @@ def up_to_date(options: BuildOptions) -> Manifest | None:
 
 
 def search_as_asked(
-    manifest: Manifest, options: BuildOptions, load_encoder: LoadEncoder = load_encoder
-) -> Manifest:
+    manifest: StoreManifest, options: BuildOptions, load_encoder: LoadEncoder = load_encoder
+) -> StoreManifest:
     """Has an index that is there searched as `options` say, which takes no other build."""
     spec, out = manifest.recipe.index.vectors, Path(options.out)
     search = search_spec(options, spec, manifest.parameters, known=manifest.search)
@@ -120,7 +120,7 @@ def recipe(options: BuildOptions) -> Recipe:
     return Recipe(corpus_sha256=sha256, encoder=encoder if index.vectors else None, index=index)
 
 
-def build(options: BuildOptions, load_encoder: LoadEncoder = load_encoder) -> Manifest:
+def build(options: BuildOptions, load_encoder: LoadEncoder = load_encoder) -> StoreManifest:
     """Builds the index beside `out` and moves it there when it is complete.
 
     The encoder is loaded once the corpus has been read and found to be sound.
@@ -160,7 +160,7 @@ class _Build:
         self._load_encoder = load_encoder
         self._encoded: VectorFolder | None = None
 
-    def run(self) -> Manifest:
+    def run(self) -> StoreManifest:
         """Makes all parts, and at last the manifest that ties them."""
         index = self._planned.index
         parts = {CORPUS_FILE: True, VECTORS_FILE: index.vectors, LEXICAL_FOLDER: index.lexical}
@@ -195,7 +195,7 @@ class _Build:
             shutil.copyfile(ready, partial)
             partial.replace(path)
 
-    def _make_vectors(self, spec: VectorSpec, manifest: Manifest) -> Manifest:
+    def _make_vectors(self, spec: VectorSpec, manifest: StoreManifest) -> StoreManifest:
         encoder, options = self._planned.encoder, self._options
         assert encoder is not None, "vectors have an encoder"
         corpus = self._made / CORPUS_FILE
@@ -252,9 +252,9 @@ class _Build:
         make(path)
         write_atomically(marker, key.encode())
 
-    def _manifest(self) -> Manifest:
+    def _manifest(self) -> StoreManifest:
         """What can be told before there are vectors."""
-        return Manifest(
+        return StoreManifest(
             recipe=self._planned,
             dimension=None,
             num_passages=len(self._corpus),

@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ur2.errors import InputError
-from ur2.retrieval.index_options import IndexKind, Quantiser, VectorKind
+from ur2.retrieval.index.options import IndexKind, Quantiser, VectorKind
 from ur2.retrieval.partial import write_atomically, writing
 
 MANIFEST_FILE = "manifest.json"
@@ -38,7 +38,7 @@ class VectorSpec(_Record):
     kind: VectorKind
     quantiser: Quantiser = "none"
     parameters: dict[str, int] = {}
-    """By name, see `ur2.retrieval.index_rules`; one that is missing follows the rule."""
+    """By name, see `ur2.retrieval.index.rules`; one that is missing follows the rule."""
 
 
 class LexicalSpec(_Record):
@@ -101,7 +101,7 @@ class Recipe(_Record):
         return self.encoder.name if self.encoder else "no"
 
 
-class Manifest(_Record):
+class StoreManifest(_Record):
     """What an index folder holds, and what made it."""
 
     format: Literal[1] = 1
@@ -130,7 +130,7 @@ class Manifest(_Record):
             write_atomically(folder / MANIFEST_FILE, content.encode())
 
 
-def load_manifest(folder: Path) -> Manifest:
+def load_manifest(folder: Path) -> StoreManifest:
     """Reads the manifest of an index folder, without opening the index.
 
     Raises:
@@ -139,7 +139,7 @@ def load_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST_FILE
     remedy = f"make one with `python -m ur2.retrieval.build corpus=PATH out={folder}`"
     try:
-        return Manifest.model_validate_json(path.read_bytes())
+        return StoreManifest.model_validate_json(path.read_bytes())
     except OSError as error:
         raise InputError(
             f"{folder} is no index folder ({error.strerror}: {path.name}); {remedy}"

@@ -5,9 +5,9 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from ur2.options import Options
-from ur2.retrieval.corpus_options import Paths, ReadOptions
-from ur2.retrieval.index_options import IndexOptions
-from ur2.retrieval.knowledge_options import KnowledgeOptions
+from ur2.retrieval.corpus.options import Paths, ReadOptions
+from ur2.retrieval.index.options import IndexOptions
+from ur2.retrieval.reading.options import KnowledgeOptions
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -24,7 +24,8 @@ class EncoderOptions(Options):
     device: str = "cpu"
     """A torch device, e.g. `cpu` or `cuda:0`; `auto` takes the GPU where there is one."""
     precision: Precision = "auto"
-    """Arithmetic of the encoder; `auto` is bfloat16 where the device computes it, else float32.
+    """Arithmetic of the encoder; `auto` is bfloat16 where the device computes it, else float32. One
+    that a processor emulates is tens of times as slow, which is said at the start.
     Vectors are float32 either way and differ by a cosine below 1e-4."""
     num_threads: Annotated[int, Field(ge=0)] = 1
     """CPU threads of encoding and search, for the whole process; 0 is one per core."""

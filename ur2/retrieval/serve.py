@@ -16,10 +16,10 @@ import uvicorn
 
 from ur2.errors import InputError, run_entry
 from ur2.options import parse_command_line
-from ur2.retrieval.app import create_app
-from ur2.retrieval.corpora import Corpora, OpenIndex
 from ur2.retrieval.options import ServeOptions
-from ur2.retrieval.service import RetrievalService
+from ur2.retrieval.service.app import create_app
+from ur2.retrieval.service.batching import RetrievalService
+from ur2.retrieval.service.corpora import Corpora, OpenIndex
 
 PROG = "python -m ur2.retrieval.serve"
 TOKEN_VARIABLE = "UR2_RETRIEVAL_TOKEN"

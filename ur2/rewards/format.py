@@ -1,4 +1,4 @@
-"""Format violations: what the policy wrote against the protocol. Documents are never looked at."""
+"""Format violations: what the policy wrote against the dialect. Documents are never looked at."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -113,7 +113,7 @@ def _long_query(written: Written) -> int:
 
 
 def _chat_tokens(written: Written) -> bool:
-    """Whether a role, or a chat token that is no marker of the protocol, stands in the text."""
+    """Whether a role, or a chat token that is no marker of the dialect, stands in the text."""
     if _ROLE_LINE.search(written.text):
         return True
     tokens = {token for form in _TOKENS for token in form.findall(written.text)}

@@ -11,7 +11,7 @@ from ur2.options import Options
 from ur2.plugins import blame, find_facts, own_options
 from ur2.rewards.choice import choice_match
 from ur2.rewards.extract import plain
-from ur2.rewards.judge import Item, Judge
+from ur2.rewards.judge import AnswerToJudge, Judge
 from ur2.rewards.math import equivalent_to_any
 from ur2.rewards.options import MathOptions, RewardOptions
 from ur2.rewards.qa import cover_exact_match, exact_match, f1
@@ -132,7 +132,7 @@ class Grading:
         """Puts the judge's grades in the place of those below 1."""
         options = judge.options
         asked = [
-            (grades, Item(group.question, answer))
+            (grades, AnswerToJudge(group.question, answer))
             for group, grades in zip(groups, known, strict=True)
             if group.question.task in options.tasks
             for answer, grade in grades.items()

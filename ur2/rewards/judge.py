@@ -38,7 +38,7 @@ _VERDICTS: dict[str, Verdict] = {
 _MARKUP = re.compile(r"[\s*_`\"'.!]+")
 
 
-class Item(NamedTuple):
+class AnswerToJudge(NamedTuple):
     """An answer to judge."""
 
     question: Question
@@ -59,7 +59,7 @@ class Judge:
         self.last_failure = ""
         """Why the latest answer without a verdict has none."""
 
-    async def verdicts(self, items: Sequence[Item]) -> list[Verdict | None]:
+    async def verdicts(self, items: Sequence[AnswerToJudge]) -> list[Verdict | None]:
         """One verdict per item; None where there is no endpoint or it failed past its retries.
 
         Raises:
@@ -95,7 +95,7 @@ def read_verdict(reply: str) -> Verdict | None:
     return _VERDICTS.get(last.removeprefix("verdict:").strip())
 
 
-def _quoted(item: Item) -> str:
+def _quoted(item: AnswerToJudge) -> str:
     return quoted(
         {
             "question": item.question.text,

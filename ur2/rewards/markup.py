@@ -1,4 +1,4 @@
-"""What rewards need to know of the protocol of an episode."""
+"""What rewards need to know of the dialect of an episode."""
 
 from typing import Protocol
 

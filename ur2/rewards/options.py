@@ -48,7 +48,7 @@ class TermOptions(Options):
     `violations`: their number; `searches`: the number of searches; `search_bonus`: `values` at the
     number of searches; `unsearchable`: the number of searches answered as not searchable;
     `earned`: what the environment gave each turn; `constant`: 1. Or `package.module:Name`, a
-    `TermFacts` of your own or a function of an `Outcome`."""
+    `TermFacts` of your own or a function of a `GradedTrajectory`."""
     options: dict[str, JsonValue] = Field(default_factory=dict)
     """Options of a kind of your own, which says what there are."""
     weight: Schedule = 1.0

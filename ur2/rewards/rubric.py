@@ -10,7 +10,7 @@ from ur2.rewards.format import violations
 from ur2.rewards.grading import Answered, Grade, Grading
 from ur2.rewards.markup import Markup
 from ur2.rewards.options import RewardOptions, at_step
-from ur2.rewards.terms import Outcome, Parts, load_terms, parts_of, terms_for
+from ur2.rewards.terms import GradedTrajectory, WeightedParts, load_terms, parts_of, terms_for
 from ur2.types import Group, Question, Score, ScoredGroup, Trajectory
 
 
@@ -24,14 +24,14 @@ class Rubric:
         self._grading = Grading(options)
 
     @classmethod
-    def from_options(cls, options: RewardOptions, protocol: Markup) -> Self:
-        """A rubric for episodes under `protocol`.
+    def from_options(cls, options: RewardOptions, dialect: Markup) -> Self:
+        """A rubric for episodes under `dialect`.
 
         Raises:
             InputError: there is no such term or grader, its options do not fit, or the judge's
                 address is malformed.
         """
-        return cls(options, protocol)
+        return cls(options, dialect)
 
     def check(self, questions: Iterable[Question]) -> None:
         """Refuses questions that could not be scored.
@@ -73,7 +73,7 @@ class Rubric:
         minimum = at_step(self._options.min_searches, step)
         scores = []
         for trajectory, grade in zip(group.trajectories, grades, strict=True):
-            outcome = Outcome(
+            outcome = GradedTrajectory(
                 assignment=group.assignment,
                 trajectory=trajectory,
                 grade=grade.value,
@@ -94,7 +94,7 @@ class Rubric:
             min_searches=minimum,
         )
 
-    def _score(self, weighted: Parts, grade: Grade) -> Score:
+    def _score(self, weighted: WeightedParts, grade: Grade) -> Score:
         parts = weighted.of_terms
         total = sum(parts.values())
         if self._options.clip is not None:

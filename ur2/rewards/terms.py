@@ -17,7 +17,7 @@ from ur2.types import Assignment, Author, Trajectory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class GradedTrajectory:
     """What a term sees of a trajectory."""
 
     assignment: Assignment
@@ -33,7 +33,7 @@ class Outcome:
 class TermFacts:
     """All that there is to know of a kind of term."""
 
-    measure: Callable[[Outcome, Any], float | Sequence[float]]
+    measure: Callable[[GradedTrajectory, Any], float | Sequence[float]]
     """The value of an outcome, by the term's own options; or a value for each turn."""
     by: Literal["trajectory", "turn"] = "trajectory"
     """What is measured."""
@@ -73,7 +73,7 @@ class Term:
             own=options.values if facts.takes_values else own,
         )
 
-    def measured(self, outcome: Outcome) -> tuple[float, ...]:
+    def measured(self, outcome: GradedTrajectory) -> tuple[float, ...]:
         """The values of an outcome: one, or one per turn.
 
         Raises:
@@ -102,7 +102,7 @@ class TermAtStep(NamedTuple):
     """Whether its gates let it count."""
 
 
-class Parts(NamedTuple):
+class WeightedParts(NamedTuple):
     """The weighted values of one trajectory."""
 
     of_terms: dict[str, float]
@@ -128,7 +128,7 @@ def terms_for(terms: Sequence[Term], assignment: Assignment, step: int) -> tuple
     )
 
 
-def parts_of(outcome: Outcome, terms: Sequence[TermAtStep]) -> Parts:
+def parts_of(outcome: GradedTrajectory, terms: Sequence[TermAtStep]) -> WeightedParts:
     """The weighted values of every term."""
     measured = {at.term.name: at.term.measured(outcome) if at.is_open else () for at in terms}
     sums = {name: sum(values) for name, values in measured.items()}
@@ -138,7 +138,7 @@ def parts_of(outcome: Outcome, terms: Sequence[TermAtStep]) -> Parts:
         else []
         for at in terms
     }
-    return Parts(
+    return WeightedParts(
         of_terms={name: sum(values, 0.0) for name, values in weighted.items()},
         of_turns=_by_turn(
             [weighted[at.term.name] for at in terms if at.term.facts.by == "turn"],
@@ -192,7 +192,7 @@ def earned(trajectory: Trajectory) -> list[float]:
     return [s.reward for s in trajectory.segments if s.author is Author.POLICY]
 
 
-def _of_function(measure: Callable[[Outcome], float]) -> TermFacts:
+def _of_function(measure: Callable[[GradedTrajectory], float]) -> TermFacts:
     return TermFacts(measure=lambda outcome, _: measure(outcome))
 
 

@@ -11,10 +11,10 @@ from typing import Protocol
 from ur2.environments.base import Ask, Branch, End, Environment, Reply, Services, Turn
 from ur2.environments.game import Game
 from ur2.errors import ComponentError, InputError, PluginError, Ur2Error
+from ur2.rollout.busy_time import BusyTime
 from ur2.rollout.engines.base import Engine, Generation, GenerationRequest
-from ur2.rollout.meter import Meter
 from ur2.rollout.options import RolloutOptions, SamplingOptions
-from ur2.rollout.patience import Patience
+from ur2.rollout.timeouts import PausableTimeouts
 from ur2.types import Assignment, Author, Segment, Status, ToolUse, Trajectory
 
 Read = Callable[[Ask, int], tuple[Segment, ...]]
@@ -59,9 +59,9 @@ class Players:
     services: Services
     """What the environments may call."""
     options: RolloutOptions
-    patience: Patience = field(default_factory=Patience)
+    timeouts: PausableTimeouts = field(default_factory=PausableTimeouts)
     """For turns, which wait while the engine sleeps."""
-    meter: Meter = field(default_factory=Meter)
+    busy: BusyTime = field(default_factory=BusyTime)
     """Of the time in which the engine has a turn to write."""
 
 
@@ -257,8 +257,8 @@ async def _write(
     )
     timeout_s = players.options.generate_timeout_s
     try:
-        with players.meter.running():
-            async with players.patience.limit(timeout_s):
+        with players.busy.running():
+            async with players.timeouts.limit(timeout_s):
                 return await players.engine.generate(request)
     except TimeoutError as error:
         raise ComponentError(

@@ -49,7 +49,7 @@ def check_observations(renderer: PromptRenderer, game: Game) -> None:
     if not isinstance(game.options, SearchOptions):
         return
     limit = game.options.max_observation_tokens
-    empty = renderer.wording.protocol.wrap(())
+    empty = renderer.wording.dialect.wrap(())
     num_tokens = len(renderer.piece("", before=empty.before, after=empty.after).token_ids)
     if num_tokens >= limit:
         raise InputError(

@@ -1,8 +1,6 @@
 """A rollout worker: one engine, and the groups that are played on it."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import cache, partial
 
@@ -18,7 +16,7 @@ from ur2.rollout.engines.text import generation_eos, load_tokenizer
 from ur2.rollout.episode import Players, read_ask, run_episode
 from ur2.rollout.options import RolloutOptions, SamplingOptions
 from ur2.rollout.tasks import gather_or_cancel
-from ur2.transfer.records import Manifest, Meeting
+from ur2.transfer.records import Handover
 from ur2.types import Assignment, Group, Trajectory
 
 
@@ -87,49 +85,32 @@ class RolloutWorker:
 
     async def take_writing_s(self) -> float:
         """Seconds since the last call in which the engine had a turn to write."""
-        return self._players.meter.take_s()
+        return self._players.busy.take_s()
 
-    async def update_weights(self, path: str, version: int) -> None:
-        """Gives the engine the weights of directory `path`, under the label `version`.
+    async def take(self, handover: Handover, version: int) -> None:
+        """Gives the engine weights, under the label `version`, or the channel for them.
 
         Raises:
             ComponentError: they do not fit, or the engine did not take them in time.
         """
-        async with self._in_time(f"take weights {version}"):
-            await self._players.engine.load_weights(path, version)
-
-    async def join_policy(self, meeting: Meeting) -> None:
-        """Opens the engine's channel to the policy.
-
-        Raises:
-            ComponentError: nobody was there in time, or the engine has no channels.
-        """
-        async with self._in_time("find the policy"):
-            await self._players.engine.join_policy(meeting)
-
-    async def receive_weights(self, manifest: Manifest, version: int) -> None:
-        """As `update_weights`, by what comes over the channel."""
-        async with self._in_time(f"receive weights {version}"):
-            await self._players.engine.receive_weights(manifest, version)
-
-    @asynccontextmanager
-    async def _in_time(self, what: str) -> AsyncIterator[None]:
         timeout_s = self._players.options.update_timeout_s
         try:
             async with asyncio.timeout(timeout_s):
-                yield
+                await self._players.engine.take(handover, version)
         except TimeoutError as error:
-            raise ComponentError(f"the engine did not {what} within {timeout_s:g} s") from error
+            raise ComponentError(
+                f"the engine did not take weights {version} within {timeout_s:g} s"
+            ) from error
 
     async def sleep(self, keep_weights: bool) -> None:
         """See `Engine.sleep`."""
-        self._players.patience.pause()
+        self._players.timeouts.pause()
         await self._players.engine.sleep(keep_weights=keep_weights)
 
     async def wake(self) -> None:
         """See `Engine.wake`."""
         await self._players.engine.wake()
-        self._players.patience.go_on()
+        self._players.timeouts.go_on()
 
     async def close(self) -> None:
         """Stops the engine; safe to call twice."""
@@ -158,7 +139,7 @@ def make_players(
 
     Args:
         options: engine and budgets.
-        prompt: protocol and texts.
+        prompt: dialect and texts.
         environment: the game and its options.
         model_path: a Hugging Face model folder or name, with tokenizer and chat template; for
             endpoints the served name, where the options give none.
@@ -181,7 +162,7 @@ def make_players(
         seed=seed,
         sleeps=sleeps,
         revision=revision,
-        markers=renderer.wording.protocol.pairs,
+        markers=renderer.wording.dialect.pairs,
     )
     return Players(
         engine=engine,

@@ -25,7 +25,7 @@ Arrays = Sequence[NDArray[np.float32]]
 """One array (T,) per sample, 0 at tokens that the policy did not write."""
 
 
-class Judges(Protocol):
+class SideModels(Protocol):
     """The models beside the policy."""
 
     async def reference_logprobs(self, samples: Sequence[Sample]) -> Arrays:
@@ -36,7 +36,7 @@ class Judges(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Judged:
+class SideOutputs:
     """What the models beside the policy say of samples; empty where they are not asked."""
 
     reference_logprobs: Arrays = ()
@@ -44,37 +44,37 @@ class Judged:
 
 
 async def make_batch(
-    groups: Sequence[ScoredGroup], options: AlgorithmOptions, judges: Judges
+    groups: Sequence[ScoredGroup], options: AlgorithmOptions, models: SideModels
 ) -> tuple[Batch, dict[str, float]]:
     """`to_batch`, after the models that its estimator needs have been asked; and their metrics."""
     samples = _to_samples(groups)
     asked = any(sample.mask.any() for sample in samples)
     penalised = options.kl_coef > 0 and options.kl_in == "reward"
-    judged = Judged(
-        reference_logprobs=await judges.reference_logprobs(samples) if asked and penalised else (),
-        values=await judges.values(samples) if asked and options.estimator == "gae" else (),
+    outputs = SideOutputs(
+        reference_logprobs=await models.reference_logprobs(samples) if asked and penalised else (),
+        values=await models.values(samples) if asked and options.estimator == "gae" else (),
     )
-    batch = _estimated(groups, samples, options, judged)
-    return batch, _metrics(batch, judged)
+    batch = _estimated(groups, samples, options, outputs)
+    return batch, _metrics(batch, outputs)
 
 
 def to_batch(groups: Sequence[ScoredGroup], options: AlgorithmOptions) -> Batch:
     """One sample per trajectory, with the advantage of each token that the policy wrote."""
-    return _estimated(groups, _to_samples(groups), options, Judged())
+    return _estimated(groups, _to_samples(groups), options, SideOutputs())
 
 
 def _estimated(
     groups: Sequence[ScoredGroup],
     samples: Sequence[Sample],
     options: AlgorithmOptions,
-    judged: Judged,
+    outputs: SideOutputs,
 ) -> Batch:
     """The samples of all groups, in order, with their advantages."""
     if not samples:
         return Batch(samples=())
     kl_BT = None
-    if judged.reference_logprobs:
-        kl_BT = KL_ESTIMATORS[options.kl_estimator](_padded(_log_ratios(samples, judged)))
+    if outputs.reference_logprobs:
+        kl_BT = KL_ESTIMATORS[options.kl_estimator](_padded(_log_ratios(samples, outputs)))
     advantage_BT = estimate(
         options.estimator,
         torch.tensor([s.total for g in groups for s in g.scores], dtype=torch.float32),
@@ -83,7 +83,7 @@ def _estimated(
         kl_BT,
         gamma=options.gamma,
         kl_coef=options.kl_coef,
-        value_BT=_padded(judged.values) if judged.values else None,
+        value_BT=_padded(outputs.values) if outputs.values else None,
         lam=options.lam,
     )
     return Batch(
@@ -91,7 +91,7 @@ def _estimated(
             replace(
                 sample,
                 advantages=advantage_T[: len(sample.mask)].numpy().copy(),
-                values=judged.values[row] if judged.values else sample.values,
+                values=outputs.values[row] if outputs.values else sample.values,
             )
             for row, (sample, advantage_T) in enumerate(zip(samples, advantage_BT, strict=True))
         )
@@ -118,13 +118,13 @@ def _padded(arrays: Sequence[NDArray[np.generic]]) -> Tensor:
     return pad_sequence([torch.from_numpy(array) for array in arrays], batch_first=True)
 
 
-def _log_ratios(samples: Sequence[Sample], judged: Judged) -> list[NDArray[np.float32]]:
+def _log_ratios(samples: Sequence[Sample], outputs: SideOutputs) -> list[NDArray[np.float32]]:
     """Log π − log π_ref of each sample, (T,)."""
-    pairs = zip(samples, judged.reference_logprobs, strict=True)
+    pairs = zip(samples, outputs.reference_logprobs, strict=True)
     return [sample.sampler_logprobs - reference for sample, reference in pairs]
 
 
-def _metrics(batch: Batch, judged: Judged) -> dict[str, float]:
+def _metrics(batch: Batch, outputs: SideOutputs) -> dict[str, float]:
     """Means over policy tokens of what the models said."""
 
     def chosen(arrays: Arrays) -> NDArray[np.float64]:
@@ -132,12 +132,12 @@ def _metrics(batch: Batch, judged: Judged) -> dict[str, float]:
         return np.concatenate([array[sample.mask] for array, sample in pairs]).astype(np.float64)
 
     metrics = {}
-    if judged.reference_logprobs:
-        log_ratio_N = chosen(_log_ratios(batch.samples, judged))
+    if outputs.reference_logprobs:
+        log_ratio_N = chosen(_log_ratios(batch.samples, outputs))
         metrics["policy/kl_reference"] = float(k3(torch.from_numpy(log_ratio_N)).mean())
-    if judged.values:
+    if outputs.values:
         advantage_N = chosen([sample.advantages for sample in batch.samples])
-        spread = np.var(advantage_N + chosen(judged.values))
+        spread = np.var(advantage_N + chosen(outputs.values))
         explained = 1.0 - float(np.var(advantage_N) / spread) if spread > 0 else 0.0
         metrics["critic/explained_variance"] = explained
     return metrics

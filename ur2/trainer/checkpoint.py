@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ur2.errors import InputError
+from ur2.files import write_text
 from ur2.policy.group import PolicyGroup
-from ur2.trainer.run_directory import RunDirectory, write_text
+from ur2.trainer.record.run_directory import RunDirectory
 
 logger = logging.getLogger(__name__)
 
@@ -52,15 +53,15 @@ class Checkpoints:
         if newest is not None and newest.name.endswith(f"{state.step:06d}"):
             return newest
         staged = self.run.stage_checkpoint()
-        await self.policy.everywhere("save", str(staged / "policy"))
-        await self.policy.everywhere("export", str(staged / "model"))
+        await self.policy.call_all("save", str(staged / "policy"))
+        await self.policy.call_all("export", str(staged / "model"))
         write_text(staged / "state.json", json.dumps(asdict(state)))
         return self.run.commit_checkpoint(staged, state.step, self.keep)
 
     async def load(self, path: Path) -> LoopState:
         """Restores the policy and returns the loop's state."""
         state = read_state(path)
-        await self.policy.everywhere("load", str(path / "policy"))
+        await self.policy.call_all("load", str(path / "policy"))
         logger.info("continuing from %s", path)
         return state
 

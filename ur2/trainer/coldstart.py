@@ -16,8 +16,8 @@ from ur2.policy.group import PolicyGroup
 from ur2.prompts.demonstration import demonstration_segments
 from ur2.prompts.options import PromptOptions
 from ur2.prompts.render import PromptRenderer
-from ur2.trainer.actors import PolicyProcess
-from ur2.trainer.cluster import Cluster
+from ur2.trainer.cluster.actors import PolicyProcess
+from ur2.trainer.cluster.ray_cluster import Cluster
 from ur2.trainer.options import ColdstartOptions, PhaseOptions
 from ur2.types import Author, Batch, Sample, Segment
 
@@ -60,7 +60,7 @@ async def train_phase(
     rng = np.random.default_rng(seed)
     for batch in batches(samples, batch_size=phase.batch_size, num_steps=num_steps, rng=rng):
         yield await policy.update(batch)
-    await policy.everywhere("export", out)
+    await policy.call_all("export", out)
     await cluster.stop(ranks)
     cluster.release(seats)
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from ur2.rewards.rubric import Rubric
 from ur2.rollout.options import SamplingOptions
-from ur2.rollout.pool import RolloutPool
-from ur2.trainer.metrics import accuracy_by_bucket, searches_by_bucket
+from ur2.rollout.pool.rollout_pool import RolloutPool
+from ur2.trainer.record.metrics import accuracy_by_bucket, searches_by_bucket
 from ur2.types import Assignment, Question, ScoredGroup
 
 

@@ -31,7 +31,7 @@ Play = Callable[[Assignment], Awaitable[ScoredGroup]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Harvest:
+class StepGroups:
     """What one step gets."""
 
     accepted: tuple[ScoredGroup, ...]
@@ -101,7 +101,7 @@ class Feed:
         self._version = 0
         self._num_taken = 0
 
-    async def next(self, step: int) -> Harvest:
+    async def next(self, step: int) -> StepGroups:
         """The groups of `step`; on return further ones may be in play.
 
         Raises:
@@ -125,7 +125,7 @@ class Feed:
             num_given_up = await self._give_up_tail()
         else:
             self._start_more()
-        return Harvest(
+        return StepGroups(
             accepted=tuple(played.scored for played in taken if played.informative),
             rejected=tuple(played.scored for played in taken if not played.informative),
             num_given_up=num_given_up,

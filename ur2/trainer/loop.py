@@ -18,22 +18,22 @@ from ur2.errors import ComponentError, NotFiniteError
 from ur2.policy.group import PolicyGroup
 from ur2.rewards.rubric import Rubric
 from ur2.rollout.options import RolloutOptions
-from ur2.rollout.pool import RolloutPool
+from ur2.rollout.pool.rollout_pool import RolloutPool
 from ur2.trainer.batching import make_batch
 from ur2.trainer.checkpoint import Checkpoints, LoopState
-from ur2.trainer.clock import Clock
 from ur2.trainer.evaluation import Evaluation, evaluate
-from ur2.trainer.feed import Feed, Harvest
+from ur2.trainer.feed import Feed, StepGroups
 from ur2.trainer.interrupt import unless_stopped
-from ur2.trainer.metrics import (
-    harvest_metrics,
+from ur2.trainer.options import TrainerOptions
+from ur2.trainer.record.clock import Clock
+from ur2.trainer.record.metrics import (
+    acceptance_metrics,
     has_zero_variance,
     retrieval_metrics,
     step_metrics,
 )
-from ur2.trainer.options import TrainerOptions
-from ur2.trainer.reporting import Reporter
-from ur2.trainer.timeline import Timeline
+from ur2.trainer.record.reporting import Reporter
+from ur2.trainer.record.timeline import Timeline
 from ur2.types import Assignment, Batch, Question, ScoredGroup
 
 logger = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ class Trainer:
         self.reporter.run.forget_after(self.state.step)  # a killed run may have been further
         try:
             if self.colocated:
-                await self.policy.everywhere("release_memory")
+                await self.policy.call_all("release_memory")
                 await self.rollouts.wake()
             if self.state.before is None:
                 before = await unless_stopped(self._measure("before"), self.stop)
@@ -112,18 +112,18 @@ class Trainer:
     async def _step(self, step: int) -> None:
         phase, started = self.clock.phase, time.perf_counter()
         with phase("rollout"):
-            harvest = await unless_stopped(self._feed.next(step), self.stop)
-            scored = harvest.played
+            groups = await unless_stopped(self._feed.next(step), self.stop)
+            scored = groups.played
             self.curriculum.observe(scored)
             self._check_failures(scored)
         if self.colocated:
             with phase("sleep"):
                 await self.rollouts.sleep(keep_weights=False)
         with phase("advantage"):
-            batch, judged = await make_batch(harvest.accepted, self.algorithm, self.policy)
+            batch, metrics = await make_batch(groups.accepted, self.algorithm, self.policy)
         self._updating = True
         with phase("update"):
-            report = judged | (await self._update(step, batch, scored) if batch.samples else {})
+            report = metrics | (await self._update(step, batch, scored) if batch.samples else {})
         with phase("settle"):
             await self._feed.settle(self.stop)
         self.state.step, self.state.pending = step, self._feed.pending()
@@ -132,13 +132,13 @@ class Trainer:
         try:
             with phase("sync"):
                 await self.publish(step)
-            report |= await self._look_back(step)
+            report |= await self._evaluate_and_save(step)
         finally:  # a run that fails here is continued after this step
             with phase("report"):
-                report |= await self._account_of(step, harvest)
+                report |= await self._account_of(step, groups)
             self.reporter.step(step, report | self._timing(started, batch))
 
-    async def _look_back(self, step: int) -> dict[str, float]:
+    async def _evaluate_and_save(self, step: int) -> dict[str, float]:
         """Measures and saves what the steps so far have made, where that is due."""
         evaluation = None
         with self.clock.phase("evaluate"):
@@ -149,11 +149,11 @@ class Trainer:
                 await self.save()
         return evaluation.metrics() if evaluation else {}
 
-    async def _account_of(self, step: int, harvest: Harvest) -> dict[str, float]:
+    async def _account_of(self, step: int, groups: StepGroups) -> dict[str, float]:
         """What a step's groups were, and what everyone did meanwhile."""
-        scored = harvest.played
+        scored = groups.played
         report = step_metrics(scored, version=step - 1) | retrieval_metrics(scored)
-        report |= harvest_metrics(harvest, await self.rollouts.take_loss())
+        report |= acceptance_metrics(groups, await self.rollouts.take_loss())
         report |= await self._take_account()
         report |= self.curriculum.metrics() | await self.service_metrics()
         self.reporter.trajectories(step, scored)
@@ -174,8 +174,8 @@ class Trainer:
     async def publish(self, version: int) -> None:
         """Hands the policy's weights to the engines, as `version`."""
         if self.colocated:
-            await self.policy.everywhere("release_memory")
-        await self.rollouts.update_weights(await self.policy.publish(version))
+            await self.policy.call_all("release_memory")
+        await self.rollouts.take(await self.policy.publish(version))
         if self.colocated:  # last, since it takes the most memory
             await self.rollouts.wake()
 

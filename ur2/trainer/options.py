@@ -6,8 +6,8 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from ur2.options import Options
+from ur2.policy.model.scratch import ScratchOptions
 from ur2.policy.options import PolicyOptions
-from ur2.policy.scratch import ScratchOptions
 
 
 class ShapeOptions(Options):

@@ -5,7 +5,7 @@ from typing import Protocol, TypeVar
 
 from torch import Tensor
 
-from ur2.transfer.records import Manifest
+from ur2.transfer.records import WeightsManifest
 
 Weights = Iterable[tuple[str, Tensor]]
 Load = Callable[[list[tuple[str, Tensor]]], object]
@@ -20,7 +20,7 @@ JOIN_TIMEOUT_S = 60.0
 class Channel(Protocol):
     """One end of it."""
 
-    def send(self, manifest: Manifest, weights: Weights) -> None:
+    def send(self, manifest: WeightsManifest, weights: Weights) -> None:
         """Sends what the manifest says, in its order; returns when it has left.
 
         Raises:
@@ -28,7 +28,7 @@ class Channel(Protocol):
         """
         ...
 
-    def receive(self, manifest: Manifest, load: Load) -> None:
+    def receive(self, manifest: WeightsManifest, load: Load) -> None:
         """Hands each part to `load`, which may keep it.
 
         Raises:

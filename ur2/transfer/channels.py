@@ -1,6 +1,6 @@
 """The channels by name.
 
-Both ends open a channel at one meeting. The policy's ranks send, the processes of the engines
+Both ends open a channel at one rendezvous. The policy's ranks send, the processes of the engines
 receive at the same time, part by part, so that neither holds more than a few parts at once.
 """
 

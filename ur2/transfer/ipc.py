@@ -14,7 +14,7 @@ from torch._C._distributed_c10d import TCPStore
 
 from ur2.transfer.channel import JOIN_TIMEOUT_S, Load, Weights
 from ur2.transfer.proof import NUM_BYTES, UNKNOWN, sign
-from ur2.transfer.records import Manifest, Meeting
+from ur2.transfer.records import Rendezvous, WeightsManifest
 
 
 class CudaMemory:
@@ -63,21 +63,21 @@ class CudaMemory:
 class IpcChannel:
     """A buffer on each GPU that a policy rank fills and the engine's process there reads.
 
-    The two talk through the meeting's store: the rank tells where a part lies, and fills the buffer
-    anew when the engine has copied it.
+    The two talk through the store of the rendezvous: the rank tells where a part lies, and fills
+    the buffer anew when the engine has copied it.
     """
 
     def __init__(
-        self, meeting: Meeting, rank: int, device: torch.device, memory: Any = None
+        self, rendezvous: Rendezvous, rank: int, device: torch.device, memory: Any = None
     ) -> None:
-        self._store = _store(meeting, rank)
-        self._store.set_timeout(timedelta(seconds=meeting.timeout_s))
-        self._secret = meeting.secret
+        self._store = _store(rendezvous, rank)
+        self._store.set_timeout(timedelta(seconds=rendezvous.timeout_s))
+        self._secret = rendezvous.secret
         self._memory = memory or CudaMemory(device)
-        self._part_bytes = meeting.part_bytes
+        self._part_bytes = rendezvous.part_bytes
         self._num_passes = 0
 
-    def send(self, manifest: Manifest, weights: Weights) -> None:
+    def send(self, manifest: WeightsManifest, weights: Weights) -> None:
         """See `Channel.send`."""
         self._num_passes += 1
         laid_out = self._memory.lay_out(weights, manifest.buffer_bytes(self._part_bytes))
@@ -90,7 +90,7 @@ class IpcChannel:
         self._hear(self._key("released"))
         self._memory.release()
 
-    def receive(self, manifest: Manifest, load: Load) -> None:
+    def receive(self, manifest: WeightsManifest, load: Load) -> None:
         """See `Channel.receive`."""
         self._num_passes += 1
         num_left, number = sum(1 for _ in manifest.tensors()), 0
@@ -136,10 +136,10 @@ class IpcChannel:
         self._memory.release()
 
 
-def _store(meeting: Meeting, rank: int) -> TCPStore:
+def _store(rendezvous: Rendezvous, rank: int) -> TCPStore:
     return TCPStore(
-        meeting.address,
-        meeting.port,
+        rendezvous.address,
+        rendezvous.port,
         is_master=rank == 0,
         timeout=timedelta(seconds=JOIN_TIMEOUT_S),
         wait_for_workers=False,

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ur2.transfer.channel import Load, Weights
-from ur2.transfer.records import Manifest, Meeting
+from ur2.transfer.records import Rendezvous, WeightsManifest
 
 NUM_BUFFERS = 2
 
@@ -15,25 +15,25 @@ NUM_BUFFERS = 2
 class NcclChannel:
     """Written against vllm 0.32: its communicator, its packing and its buffers.
 
-    NCCL knows no secret: who reaches the meeting's port is trusted.
+    NCCL knows no secret: who reaches the port of the rendezvous is trusted.
     """
 
-    def __init__(self, meeting: Meeting, rank: int, device: torch.device) -> None:
+    def __init__(self, rendezvous: Rendezvous, rank: int, device: torch.device) -> None:
         from vllm.distributed.weight_transfer.nccl_common import stateless_init_process_group
 
         self._device = device
-        self._part_bytes = meeting.part_bytes
+        self._part_bytes = rendezvous.part_bytes
         self._group: Any = stateless_init_process_group(
-            master_address=meeting.address,
-            master_port=meeting.port,
+            master_address=rendezvous.address,
+            master_port=rendezvous.port,
             rank=rank,
-            world_size=meeting.num_ranks,
+            world_size=rendezvous.num_ranks,
             device=device,
         )
         if self._group.disabled:
             raise RuntimeError("NCCL cannot be loaded")
 
-    def send(self, manifest: Manifest, weights: Weights) -> None:
+    def send(self, manifest: WeightsManifest, weights: Weights) -> None:
         """See `Channel.send`; an engine that dies meanwhile makes it wait for good."""
         from vllm.distributed.weight_transfer.packed_tensor import packed_nccl_broadcast_producer
 
@@ -47,7 +47,7 @@ class NcclChannel:
             num_buffers=NUM_BUFFERS,
         )
 
-    def receive(self, manifest: Manifest, load: Load) -> None:
+    def receive(self, manifest: WeightsManifest, load: Load) -> None:
         """See `Channel.receive`."""
         from vllm.distributed.weight_transfer.packed_tensor import packed_nccl_broadcast_consumer
 

@@ -1,7 +1,8 @@
-"""Who was told of a meeting can prove it, before anything else that comes from there is read.
+"""Both ends of a rendezvous prove that they were told of it, before anything else is read.
 
-A meeting's secret goes where the meeting goes, and is in no message. What is sent after the proof
-is neither hidden nor signed: the network between policy and engines is trusted as far as that.
+The secret of a rendezvous goes where the rendezvous goes, and is in no message. What is sent after
+the proof is neither hidden nor signed: the network between policy and engines is trusted as far as
+that.
 """
 
 import hmac
@@ -9,14 +10,14 @@ import secrets
 import socket
 from collections.abc import Sequence
 
-from ur2.transfer.records import Meeting
+from ur2.transfer.records import Rendezvous
 
 NUM_BYTES = 32
 """Of a nonce, and of a proof."""
 PROVE_TIMEOUT_S = 10.0
 POLICY, ENGINE, ABSENT = "policy", "engine", "absent"
 """Who proves it; `ABSENT`: on behalf of a process that does not come."""
-UNKNOWN = "the other end does not know the secret of the meeting"
+UNKNOWN = "the other end does not know the secret of the rendezvous"
 
 
 def make_secret() -> str:
@@ -49,12 +50,12 @@ def prove(peer: socket.socket, secret: str, mine: str, theirs: Sequence[str]) ->
     raise PermissionError(UNKNOWN)
 
 
-def call_off(meeting: Meeting) -> bool:
+def call_off(rendezvous: Rendezvous) -> bool:
     """Tells a policy that waits for engines that one process does not come; whether it heard."""
-    where = (meeting.address, meeting.port)
+    where = (rendezvous.address, rendezvous.port)
     try:
         with socket.create_connection(where, timeout=PROVE_TIMEOUT_S) as policy:
-            prove(policy, meeting.secret, ABSENT, (POLICY,))
+            prove(policy, rendezvous.secret, ABSENT, (POLICY,))
     except OSError:
         return False
     return True

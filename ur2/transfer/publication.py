@@ -1,7 +1,7 @@
 """The seam between the policy and the rollout workers: one version of the weights on its way.
 
     publication = await policy.publish(version)
-    await rollouts.update_weights(publication)
+    await rollouts.take(publication)
 
 The pool hands a publication its workers, all at once, and later each worker that had to be started
 again. The publication knows the way.
@@ -18,7 +18,15 @@ from typing import Any, Literal, Protocol
 from ur2.errors import ComponentError
 from ur2.transfer.checks import is_verified
 from ur2.transfer.proof import call_off
-from ur2.transfer.records import PART_BYTES, ChannelError, ChannelName, Manifest, Meeting
+from ur2.transfer.records import (
+    PART_BYTES,
+    ChannelError,
+    ChannelName,
+    Handover,
+    Rendezvous,
+    WeightFolder,
+    WeightsManifest,
+)
 
 Failures = list[ComponentError | None]
 """Of each receiver, None where it has the weights."""
@@ -41,16 +49,8 @@ class Receiver(Protocol):
         """Longest time that a call takes."""
         ...
 
-    async def load(self, path: str, version: int) -> None:
-        """Takes the weights of directory `path`."""
-        ...
-
-    async def join(self, meeting: Meeting) -> None:
-        """Opens a channel, in the place of an earlier one."""
-        ...
-
-    async def receive(self, manifest: Manifest, version: int) -> None:
-        """Takes the weights that come over the channel."""
+    async def take(self, handover: Handover, version: int) -> None:
+        """Takes the weights of `version`, or opens the channel over which they will come."""
         ...
 
 
@@ -73,11 +73,11 @@ class Publication(Protocol):
 class Ranks(Protocol):
     """The policy's ranks, as a channel needs them."""
 
-    async def everywhere(self, method: str, *args: Any) -> None:
+    async def call_all(self, method: str, *args: Any) -> None:
         """Runs a method on every rank."""
         ...
 
-    async def ask(self, method: str) -> Any:
+    async def call_first(self, method: str) -> Any:
         """What rank 0 answers."""
         ...
 
@@ -91,7 +91,7 @@ class Files:
 
     async def deliver(self, receivers: Sequence[Receiver]) -> Failures:
         """See `Publication.deliver`."""
-        return await _all(r.load(str(self.folder), self.version) for r in receivers)
+        return await _all(r.take(WeightFolder(str(self.folder)), self.version) for r in receivers)
 
     def discard(self) -> None:
         """Removes the folder."""
@@ -120,7 +120,7 @@ class Stream:
             ranks: of the policy.
             channel: which kind.
             verify: which deliveries over one channel engines verify.
-            part_bytes: see `Meeting`.
+            part_bytes: see `Rendezvous`.
         """
         self.version = 0
         self._ranks = ranks
@@ -129,7 +129,7 @@ class Stream:
         self._part_bytes = part_bytes
         self._joined: list[Receiver] = []
         self._num_sent = 0
-        self._manifest: Manifest
+        self._manifest: WeightsManifest
         self._still = asyncio.Lock()
 
     @asynccontextmanager
@@ -164,18 +164,18 @@ class Stream:
             self._manifest, verified=is_verified(self._verify, self._num_sent)
         )
         failures = await self._at_both_ends(
-            self._ranks.everywhere("send", manifest),
-            [receiver.receive(manifest, self.version) for receiver in receivers],
+            self._ranks.call_all("send", manifest),
+            [receiver.take(manifest, self.version) for receiver in receivers],
             limit_s=max(receiver.limit_s for receiver in receivers),
         )
         self._num_sent += 1
         return failures
 
     async def _open(self, receivers: Sequence[Receiver]) -> Failures:
-        address, port, secret = await self._ranks.ask("meeting_place")
-        self._manifest = await self._ranks.ask("manifest")
+        address, port, secret = await self._ranks.call_first("rendezvous_place")
+        self._manifest = await self._ranks.call_first("manifest")
         limit_s = max(receiver.limit_s for receiver in receivers)
-        meeting = Meeting(
+        rendezvous = Rendezvous(
             channel=self._channel,
             address=address,
             port=port,
@@ -185,11 +185,11 @@ class Stream:
             secret=secret,
             part_bytes=self._part_bytes,
         )
-        ours = asyncio.ensure_future(self._ranks.everywhere("join_engines", meeting))
+        ours = asyncio.ensure_future(self._ranks.call_all("join_engines", rendezvous))
         joining, first_rank = [], 1
         for receiver in receivers:
-            theirs = dataclasses.replace(meeting, first_rank=first_rank)
-            joining.append(_join_or_call_off(receiver, theirs, ours))
+            theirs = dataclasses.replace(rendezvous, first_rank=first_rank)
+            joining.append(_join_or_call_off(receiver, theirs, self.version, ours))
             first_rank += receiver.num_ranks
         failures = await self._at_both_ends(ours, joining, limit_s=limit_s)
         if any(failures):
@@ -210,15 +210,15 @@ class Stream:
 
 
 async def _join_or_call_off(
-    receiver: Receiver, meeting: Meeting, policy: asyncio.Future[None]
+    receiver: Receiver, rendezvous: Rendezvous, version: int, policy: asyncio.Future[None]
 ) -> None:
     """Where a worker does not come, the policy need not wait for its processes."""
     try:
-        await receiver.join(meeting)
+        await receiver.take(rendezvous, version)
     except ComponentError:
-        num_left = receiver.num_ranks if meeting.channel == "tcp" else 0
+        num_left = receiver.num_ranks if rendezvous.channel == "tcp" else 0
         while num_left and not policy.done():
-            num_left -= await asyncio.to_thread(call_off, meeting)
+            num_left -= await asyncio.to_thread(call_off, rendezvous)
             await asyncio.sleep(RETRY_S)
         raise
 

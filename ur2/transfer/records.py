@@ -1,4 +1,4 @@
-"""What the policy tells an engine about weights that come over a channel."""
+"""What an engine is told about weights that it is to take."""
 
 import math
 from collections.abc import Iterator
@@ -18,8 +18,16 @@ class ChannelError(ComponentError):
     """Weights did not come through; the engine itself is well and can try again."""
 
 
+@dataclass(frozen=True, slots=True)
+class WeightFolder:
+    """Weights that lie in a folder."""
+
+    path: str
+    """With one or more `*.safetensors`, Hugging Face parameter names."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Meeting:
+class Rendezvous:
     """Where the policy and engines open a channel between them."""
 
     channel: ChannelName
@@ -34,13 +42,13 @@ class Meeting:
     timeout_s: float
     """Longest wait for one part of the weights."""
     secret: str = field(repr=False)
-    """By which those who were told of the meeting know one another."""
+    """By which those who were told of the rendezvous know one another."""
     part_bytes: int = PART_BYTES
     """Size of a part, which the tensor that fills it may exceed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Manifest:
+class WeightsManifest:
     """The tensors that a channel will carry, in order."""
 
     names: tuple[str, ...]
@@ -68,3 +76,7 @@ class Manifest:
         return max(
             part_bytes, *(math.prod(shape) * dtype.itemsize for _, shape, dtype in self.tensors())
         )
+
+
+Handover = WeightFolder | Rendezvous | WeightsManifest
+"""Weights in a folder, an end of a channel to open, or what will come over the open channel."""

@@ -10,7 +10,7 @@ import torch
 
 from ur2.transfer.channel import JOIN_TIMEOUT_S, Load, Weights, parts
 from ur2.transfer.proof import ABSENT, ENGINE, POLICY, PROVE_TIMEOUT_S, prove, read_into
-from ur2.transfer.records import Manifest, Meeting
+from ur2.transfer.records import Rendezvous, WeightsManifest
 
 
 class TcpChannel:
@@ -19,33 +19,33 @@ class TcpChannel:
     An end that is gone is known at once, which gloo's broadcast leaves to a timeout.
     """
 
-    def __init__(self, meeting: Meeting, rank: int, device: torch.device) -> None:
-        self._part_bytes = meeting.part_bytes
+    def __init__(self, rendezvous: Rendezvous, rank: int, device: torch.device) -> None:
+        self._part_bytes = rendezvous.part_bytes
         self._peers: list[socket.socket] = []
         try:
             if rank == 0:
-                self._accept(meeting)
+                self._accept(rendezvous)
             else:
-                self._peers.append(_connect(meeting))
-                prove(self._peers[0], meeting.secret, ENGINE, (POLICY,))
+                self._peers.append(_connect(rendezvous))
+                prove(self._peers[0], rendezvous.secret, ENGINE, (POLICY,))
         except OSError:
             self.close()
             raise
         for peer in self._peers:
-            peer.settimeout(meeting.timeout_s)
+            peer.settimeout(rendezvous.timeout_s)
 
-    def _accept(self, meeting: Meeting) -> None:
+    def _accept(self, rendezvous: Rendezvous) -> None:
         """Waits until each process of the engines is there, or is known not to come."""
-        num_missing, num_absent = meeting.num_ranks - 1, 0
+        num_missing, num_absent = rendezvous.num_ranks - 1, 0
         until_s = time.monotonic() + JOIN_TIMEOUT_S
-        with socket.create_server((meeting.address, meeting.port)) as server:
+        with socket.create_server((rendezvous.address, rendezvous.port)) as server:
             while num_missing > num_absent:
                 server.settimeout(max(until_s - time.monotonic(), 0.01))
                 try:
                     peer = server.accept()[0]
                 except TimeoutError:
                     break
-                role = _role(peer, meeting.secret)
+                role = _role(peer, rendezvous.secret)
                 num_absent += role == ABSENT
                 if role == ENGINE:
                     self._peers.append(peer)
@@ -53,10 +53,10 @@ class TcpChannel:
                 else:
                     peer.close()
         if num_missing:
-            num = meeting.num_ranks - 1
+            num = rendezvous.num_ranks - 1
             raise ConnectionError(f"{num_missing} of the engines' {num} processes did not come")
 
-    def send(self, manifest: Manifest, weights: Weights) -> None:
+    def send(self, manifest: WeightsManifest, weights: Weights) -> None:
         """See `Channel.send`."""
         sized = ((tensor, tensor.nbytes) for _, tensor in weights)
         with ThreadPoolExecutor(len(self._peers)) as pool:
@@ -65,7 +65,7 @@ class TcpChannel:
                 for _ in pool.map(socket.socket.sendall, self._peers, repeat(packed.numpy())):
                     pass
 
-    def receive(self, manifest: Manifest, load: Load) -> None:
+    def receive(self, manifest: WeightsManifest, load: Load) -> None:
         """See `Channel.receive`."""
         (peer,) = self._peers
         sized = (
@@ -94,12 +94,14 @@ def _role(peer: socket.socket, secret: str) -> str | None:
         return None
 
 
-def _connect(meeting: Meeting) -> socket.socket:
+def _connect(rendezvous: Rendezvous) -> socket.socket:
     """The policy may begin to listen a moment later."""
     until_s = time.monotonic() + JOIN_TIMEOUT_S
     while True:
         try:
-            return socket.create_connection((meeting.address, meeting.port), timeout=JOIN_TIMEOUT_S)
+            return socket.create_connection(
+                (rendezvous.address, rendezvous.port), timeout=JOIN_TIMEOUT_S
+            )
         except ConnectionRefusedError:
             if time.monotonic() > until_s:
                 raise

@@ -8,9 +8,10 @@ import pytest
 
 from ur2.benchmarks.options import BenchmarkOptions
 from ur2.benchmarks.runner import Benchmark, Runner
-from ur2.benchmarks.store import Store
+from ur2.benchmarks.store import EvaluationFolder
 from ur2.rollout.options import RolloutOptions, SamplingOptions
-from ur2.rollout.pool import RolloutPool
+from ur2.rollout.pool.rollout_pool import RolloutPool
+from ur2.transfer.records import Handover
 from ur2.types import (
     Assignment,
     Author,
@@ -40,7 +41,7 @@ class ScriptedWorker:
 
     async def close(self) -> None: ...
 
-    async def update_weights(self, path: str, version: int) -> None: ...
+    async def take(self, handover: Handover, version: int) -> None: ...
 
     async def run_group(
         self, assignment: Assignment, num_samples: int, sampling: SamplingOptions, first: int = 0
@@ -79,7 +80,7 @@ def make_questions(num: int, *, gold: str = "Paris") -> list[Question]:
 class Bench:
     """One benchmark over scripted rollouts, with its folder."""
 
-    store: Store
+    store: EvaluationFolder
     questions: Sequence[Question]
     options: BenchmarkOptions = EXACT
     limit: int | None = None
@@ -102,7 +103,7 @@ class Bench:
 
 @pytest.fixture
 def bench(tmp_path) -> Bench:
-    store = Store(str(tmp_path / "out"))
+    store = EvaluationFolder(str(tmp_path / "out"))
     store.open({"checkpoint": "x", "benchmarks": {"t": {"file": "f"}}})
     return Bench(store=store, questions=make_questions(12))
 

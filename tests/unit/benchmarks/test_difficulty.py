@@ -10,12 +10,13 @@ from rich.console import Console
 
 from ur2.benchmarks.difficulty import publish
 from ur2.benchmarks.tallies import TallyFile
+from ur2.config.difficulty import difficulty_settings
 from ur2.config.load import compose_difficulty
 from ur2.datasets import load_questions
-from ur2.difficulty import assignments_left, play_all, settings
+from ur2.difficulty import assignments_left, play_all
 from ur2.errors import ComponentError, InputError
 from ur2.rewards.options import JudgeOptions
-from ur2.rollout.pool import RolloutPool
+from ur2.rollout.pool.rollout_pool import RolloutPool
 from ur2.types import (
     Author,
     Group,
@@ -43,7 +44,7 @@ class ScriptedWorker:
 
     async def close(self) -> None: ...
 
-    async def update_weights(self, path, version) -> None: ...
+    async def take(self, handover, version) -> None: ...
 
     async def run_group(self, assignment, num_samples, sampling, first=0) -> Group:
         if len(self.played) >= self.stops_after:
@@ -183,11 +184,15 @@ def test_a_measurement_is_not_continued_with_another_judge(options):
         reward = options.reward.model_copy(update={"judge": judge_options})
         return options.model_copy(update={"reward": reward})
 
-    TallyFile(options_out(options)).open(settings(judged_by(model="one", url="http://a/v1")))
-    TallyFile(options_out(options)).open(settings(judged_by(model="one", url="http://b/v1")))
+    TallyFile(options_out(options)).open(
+        difficulty_settings(judged_by(model="one", url="http://a/v1"))
+    )
+    TallyFile(options_out(options)).open(
+        difficulty_settings(judged_by(model="one", url="http://b/v1"))
+    )
     for other in (options, judged_by(model="one"), judged_by(model="two", url="http://a/v1")):
         with pytest.raises(InputError, match=r"another reward\.judge"):
-            TallyFile(options_out(options)).open(settings(other))
+            TallyFile(options_out(options)).open(difficulty_settings(other))
 
 
 async def test_a_retriever_that_fails_ends_the_measurement(options, worker):

@@ -3,15 +3,15 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from ur2.benchmarks.grading import Item
+from ur2.benchmarks.grading import BenchmarkItem
 from ur2.benchmarks.options import AverageOptions, BenchmarkOptions
 from ur2.benchmarks.statistics import average, bootstrap, summarise
 from ur2.benchmarks.table import markdown
 from ur2.types import Status
 
 
-def item(number: int, part: str, value: float) -> Item:
-    return Item(
+def item(number: int, part: str, value: float) -> BenchmarkItem:
+    return BenchmarkItem(
         id=str(number),
         part=part,
         question="?",

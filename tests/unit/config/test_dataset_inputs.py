@@ -6,7 +6,7 @@ import pytest
 from ur2.config.load import compose
 from ur2.config.preflight import find_inputs, load_inputs
 from ur2.errors import InputError
-from ur2.policy.scratch import ScratchOptions, make_model
+from ur2.policy.model.scratch import ScratchOptions, make_model
 
 FIXTURE = Path(__file__).parents[2] / "fixtures" / "qa.jsonl"
 

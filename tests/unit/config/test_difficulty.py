@@ -1,8 +1,7 @@
 import pytest
 
-from ur2.config.difficulty import load_inputs
+from ur2.config.difficulty import difficulty_settings, load_measured
 from ur2.config.load import compose_difficulty
-from ur2.difficulty import settings
 from ur2.errors import InputError
 
 
@@ -31,9 +30,9 @@ def test_what_is_missing_or_wrong_is_named(overrides, message):
 def test_a_pass_rate_over_equal_samples_is_refused():
     given = ["+experiment=quickstart", "out=x", "rollout.sampling.temperature=0"]
     with pytest.raises(InputError, match=r"rollout\.sampling\.temperature must be above 0"):
-        load_inputs(compose_difficulty(given))
+        load_measured(compose_difficulty(given))
     with pytest.raises(InputError, match="does not exist"):  # the next check
-        load_inputs(compose_difficulty([*given, "samples=1", "model.path=nowhere/at/all"]))
+        load_measured(compose_difficulty([*given, "samples=1", "model.path=nowhere/at/all"]))
 
 
 REMOTE = ["+experiment=quickstart", "out=x", "engine=remote", "model.path=gpt"]
@@ -55,19 +54,19 @@ def test_an_endpoint_is_checked_before_anything_starts(tmp_path, overrides, mess
     file = tmp_path / "questions.jsonl"
     file.write_text(QUESTION)
     with pytest.raises(InputError, match=message):
-        load_inputs(compose_difficulty([*REMOTE, f"dataset.train={file}", *overrides]))
+        load_measured(compose_difficulty([*REMOTE, f"dataset.train={file}", *overrides]))
 
 
 def test_an_endpoint_needs_no_gpu_and_no_model_here(tmp_path):
     file = tmp_path / "questions.jsonl"
     file.write_text(QUESTION)
     given = [*REMOTE, URL, CHAT, f"dataset.train={file}", "cluster.num_gpus_per_rollout_worker=8"]
-    assert [question.id for question in load_inputs(compose_difficulty(given))] == ["a"]
+    assert [question.id for question in load_measured(compose_difficulty(given))] == ["a"]
 
 
 def test_a_measurement_goes_on_only_with_the_model_that_is_served():
     def decides(*overrides):
-        return settings(compose_difficulty([*REMOTE, URL, CHAT, *overrides]))
+        return difficulty_settings(compose_difficulty([*REMOTE, URL, CHAT, *overrides]))
 
     assert decides() == decides(URL.replace("127", "128"))
     assert decides() != decides("rollout.engine.remote.model=other")

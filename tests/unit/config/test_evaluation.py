@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from ur2.benchmarks.store import Store
-from ur2.config.evaluation import load_benchmarks, model_of, resolve_model, settings
+from ur2.benchmarks.store import EvaluationFolder
+from ur2.config.evaluation import evaluation_settings, load_benchmarks
 from ur2.config.load import CONFIGS, compose, compose_evaluation
+from ur2.config.measuring import model_of, resolve_model
 from ur2.config.preflight import check_options
 from ur2.errors import InputError
 from ur2.evaluate import default_out, evaluate
@@ -161,9 +162,11 @@ def test_bad_input_is_named_before_anything_starts(
 
 def test_results_made_otherwise_are_never_mixed(question_file: Path, tmp_path: Path) -> None:
     given = [*CHAT, "+benchmark=atlas", f"benchmarks.atlas.file={question_file}"]
-    store = Store(str(tmp_path))
-    store.open(settings(compose_evaluation(given)))
-    store.check(settings(compose_evaluation([*given, "limit=3", "cluster.call_timeout_s=1"])))
+    store = EvaluationFolder(str(tmp_path))
+    store.open(evaluation_settings(compose_evaluation(given)))
+    store.check(
+        evaluation_settings(compose_evaluation([*given, "limit=3", "cluster.call_timeout_s=1"]))
+    )
     for change, named in (
         ("seed=1", "seed"),
         ("prompt=search_r1", "prompt"),
@@ -173,7 +176,7 @@ def test_results_made_otherwise_are_never_mixed(question_file: Path, tmp_path: P
         ("judge.url=http://127.0.0.1:1/v1", "judge.model"),
     ):
         with pytest.raises(InputError, match=f"another {named}:"):
-            store.check(settings(compose_evaluation([*given, change])))
+            store.check(evaluation_settings(compose_evaluation([*given, change])))
 
 
 @pytest.mark.parametrize(
@@ -211,8 +214,8 @@ def test_a_service_that_answers_elsewhere_now_is_the_same_and_another_model_is_n
 ) -> None:
     base = [option for option in CHAT if not option.startswith("search")]
     base += ["+benchmark=atlas", f"benchmarks.atlas.file={question_file}", *given]
-    store = Store(str(tmp_path))
-    store.open(settings(compose_evaluation(base)))
-    store.check(settings(compose_evaluation([*base, moved])))
+    store = EvaluationFolder(str(tmp_path))
+    store.open(evaluation_settings(compose_evaluation(base)))
+    store.check(evaluation_settings(compose_evaluation([*base, moved])))
     with pytest.raises(InputError, match=f"another {named}:"):
-        store.check(settings(compose_evaluation([*base, changed])))
+        store.check(evaluation_settings(compose_evaluation([*base, changed])))

@@ -6,7 +6,7 @@ from ur2.config.load import CONFIGS, compose
 from ur2.config.preflight import check_options, num_gpus
 from ur2.config.problems import option_problems, weight_transfer
 from ur2.errors import InputError
-from ur2.trainer.placement import Demand, Node, plan
+from ur2.trainer.cluster.placement import Demand, Machine, plan
 
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
 
@@ -184,6 +184,6 @@ def test_a_shipped_cluster_holds_the_run_that_it_configures(
         num_ranks=options.policy.num_ranks,
         num_engines=options.rollout.num_workers,
     )
-    nodes = [Node(id=str(i), address=str(i), gpus=per_node, cpus=64) for i in range(num_nodes)]
+    nodes = [Machine(id=str(i), address=str(i), gpus=per_node, cpus=64) for i in range(num_nodes)]
     assert plan(wanted, nodes)
     assert not plan(wanted, nodes[1:])

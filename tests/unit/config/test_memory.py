@@ -115,15 +115,15 @@ def test_a_reference_costs_weights_and_a_critic_all_that_is_trained() -> None:
     plain = policy_memory(SHAPE, PolicyOptions(), AlgorithmOptions())
     reference = policy_memory(SHAPE, PolicyOptions(), AlgorithmOptions(kl_coef=0.1))
     critic = policy_memory(SHAPE, PolicyOptions(), AlgorithmOptions(estimator="gae"))
-    assert plain.judges == 0
-    assert reference.judges == plain.weights
-    assert critic.judges == plain.weights + plain.gradients + plain.optimizer
-    assert critic.total == plain.total + critic.judges
+    assert plain.side_models == 0
+    assert reference.side_models == plain.weights
+    assert critic.side_models == plain.weights + plain.gradients + plain.optimizer
+    assert critic.total == plain.total + critic.side_models
 
 
 def test_adapters_need_a_fraction_of_the_states_and_no_second_model() -> None:
     whole = policy_memory(SHAPE, PolicyOptions(), AlgorithmOptions())
     lora = policy_memory(SHAPE, PolicyOptions(lora=LoraOptions()), AlgorithmOptions(kl_coef=0.1))
     assert lora.weights == whole.weights
-    assert lora.judges == 0
+    assert lora.side_models == 0
     assert lora.optimizer + lora.gradients < 0.5 * (whole.optimizer + whole.gradients)

@@ -28,7 +28,7 @@ def questions(experiment: str) -> str:
 
 @pytest.fixture(scope="module")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    from ur2.policy.scratch import ScratchOptions, make_model
+    from ur2.policy.model.scratch import ScratchOptions, make_model
 
     folder = str(tmp_path_factory.mktemp("tiny") / "model")
     small = ScratchOptions(vocab_size=300, hidden_size=16, num_layers=2, num_heads=2)
@@ -195,7 +195,7 @@ def test_question_text_is_shown_as_it_is(tiny_model):
 
 
 @pytest.mark.parametrize("experiment", ["medqa_qwen7b", "math_rag_stage2_llama8b"])
-def test_the_second_protocol_is_one_switch(experiment, tiny_model):
+def test_the_second_dialect_is_one_switch(experiment, tiny_model):
     shown = plan(
         f"+experiment={experiment}",
         "prompt=search_r1",

@@ -2,7 +2,7 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
-from ur2.curriculum.outcome import Outcome
+from ur2.curriculum.outcome import GroupOutcome
 from ur2.types import Level, Question
 
 
@@ -27,11 +27,13 @@ def make_questions() -> Callable[[Mapping[str, int]], list[Question]]:
 
 
 @pytest.fixture(scope="session")
-def make_outcome() -> Callable[..., Outcome]:
+def make_outcome() -> Callable[..., GroupOutcome]:
     """An outcome of a group of 8: share solved, searches per sample."""
 
-    def make(question, solved, *, retrieval=False, searches=0.0, step=1, reward=None) -> Outcome:
-        return Outcome(
+    def make(
+        question, solved, *, retrieval=False, searches=0.0, step=1, reward=None
+    ) -> GroupOutcome:
+        return GroupOutcome(
             question=question,
             retrieval=retrieval,
             step=step,

@@ -10,7 +10,7 @@ from scipy.stats import beta
 from ur2.curriculum.adaptive import Adaptive
 from ur2.curriculum.events import Switch
 from ur2.curriculum.options import AdaptiveOptions
-from ur2.curriculum.outcome import Outcome
+from ur2.curriculum.outcome import GroupOutcome
 from ur2.curriculum.posterior import Arm, Bucket
 from ur2.errors import InputError
 
@@ -18,7 +18,7 @@ SAMPLES = 8
 
 
 def outcome(question, retrieval, solved, searches=0.0, step=1):
-    return Outcome(
+    return GroupOutcome(
         question=question,
         retrieval=retrieval,
         step=step,

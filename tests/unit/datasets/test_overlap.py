@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from ur2.datasets import load_questions
 from ur2.datasets.jsonl import write_jsonl
-from ur2.datasets.overlap import find_overlap, main, normal_form
+from ur2.datasets.matching import find_overlap, normal_form
+from ur2.datasets.overlap import main
 from ur2.errors import InputError
 from ur2.types import Level, Question
 

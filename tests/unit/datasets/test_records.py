@@ -9,7 +9,7 @@ from pydantic_core import to_json
 
 from ur2.datasets import load_demonstrations, load_questions
 from ur2.datasets.jsonl import MAX_PROBLEMS_SHOWN, write_jsonl
-from ur2.demonstrations import Demonstration, DemonstratedTurn
+from ur2.demonstrations import DemonstratedTurn, Demonstration
 from ur2.errors import InputError
 from ur2.types import Level, Passage, Question
 

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from ur2.errors import ComponentError
-from ur2.launch.nodes import Node, agent_words, passed_on
+from ur2.launch.nodes import LaunchNode, agent_words, passed_on
 from ur2.launch.options import LaunchOptions
 
 AGENT = f"exec {sys.executable} -m ur2.launch.agent"
 
 
-def shell(line: str) -> Node:
-    return Node("x", ["sh", "-c", line])
+def shell(line: str) -> LaunchNode:
+    return LaunchNode("x", ["sh", "-c", line])
 
 
 @pytest.mark.parametrize("greeting", ["echo Welcome to x", "printf 'Loading modules ... '"])

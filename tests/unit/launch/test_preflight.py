@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from ur2.launch.options import PreflightOptions
-from ur2.launch.preflight import Found, Needs, Problem, problems_of, problems_table
+from ur2.launch.preflight import Found, LaunchProblem, Needs, problems_of, problems_table
 
 NEEDS = Needs(
     inputs={"data/train.jsonl": "dataset.train"},
@@ -37,7 +37,7 @@ def node(name: str, **facts: Any) -> Found:
     return Found(node=name, facts=FACTS | facts)
 
 
-def look(second: Found, needs: Needs = NEEDS) -> list[Problem]:
+def look(second: Found, needs: Needs = NEEDS) -> list[LaunchProblem]:
     return problems_of([node("a"), second], needs, PreflightOptions())
 
 

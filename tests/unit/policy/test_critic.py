@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from ur2.policy.batch.microbatch import collate
 from ur2.policy.critic import critic_options
-from ur2.policy.microbatch import collate
-from ur2.policy.model import CriticModel
+from ur2.policy.model.models import CriticModel
 from ur2.policy.options import PolicyOptions
 from ur2.types import Sample
 

@@ -75,7 +75,7 @@ async def test_what_a_rank_does_is_traced_though_it_fails(tmp_path: Path) -> Non
         trace=lambda *span: spans.append(span),
     )
     with pytest.raises(ComponentError):
-        await group.everywhere("send")
+        await group.call_all("send")
     assert sorted(span[:2] for span in spans) == [
         ("policy rank 0", "send"),
         ("policy rank 1", "send"),
@@ -85,5 +85,5 @@ async def test_what_a_rank_does_is_traced_though_it_fails(tmp_path: Path) -> Non
 async def test_rank_0_answers_for_all(tmp_path: Path) -> None:
     ranks = [ScriptedRank(), ScriptedRank()]
     group = PolicyGroup(ranks, PolicyOptions(), tmp_path)
-    assert await group.ask("manifest") == "the manifest"
+    assert await group.call_first("manifest") == "the manifest"
     assert [rank.calls for rank in ranks] == [[("manifest",)], []]

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ur2.algorithms.options import AlgorithmOptions
 from ur2.algorithms.reductions import Denominators
+from ur2.policy.batch.microbatch import collate
 from ur2.policy.loss import critic_loss, microbatch_loss
-from ur2.policy.microbatch import collate
 from ur2.types import Sample
 
 CPU = torch.device("cpu")

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ur2.prompts.dialect import Dialect
 from ur2.prompts.options import PromptOptions
-from ur2.prompts.protocol import Protocol
 
 CONFIGS = Path(__file__).parents[3] / "configs" / "prompt"
 NAMES = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
@@ -31,8 +31,8 @@ def ur2() -> PromptOptions:
 
 
 @pytest.fixture
-def protocol(shipped) -> Protocol:
-    return Protocol(shipped.protocol)
+def dialect(shipped) -> Dialect:
+    return Dialect(shipped.protocol)
 
 
 @pytest.fixture(scope="session")

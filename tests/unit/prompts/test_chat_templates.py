@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import pytest
 
-from ur2.demonstrations import Demonstration, DemonstratedTurn
+from ur2.demonstrations import DemonstratedTurn, Demonstration
 from ur2.errors import InputError
 from ur2.prompts.demonstration import demonstration_segments
+from ur2.prompts.dialect import Answer, Search
 from ur2.prompts.options import PromptOptions
-from ur2.prompts.protocol import Answer, Search
 from ur2.prompts.render import PromptRenderer
 from ur2.rollout.engines.text import generation_eos
 from ur2.types import Level, Passage, Question, Segment
@@ -213,18 +213,20 @@ def test_no_question_or_document_can_open_a_turn(name, ur2):
         assert token not in documents.token_ids
 
 
-def test_the_protocols_markers_are_plain_text_that_is_read_back(name, shipped):
+def test_the_dialects_markers_are_plain_text_that_is_read_back(name, shipped):
     made, tokenizer = renderer(name, shipped), TOKENIZERS[name]
     turns = (
-        DemonstratedTurn(thought="Look.", search="capital", documents=(Passage(id="1", text="Paris."),)),
+        DemonstratedTurn(
+            thought="Look.", search="capital", documents=(Passage(id="1", text="Paris."),)
+        ),
         DemonstratedTurn(thought="So", answer="Paris"),
     )
     demo = Demonstration(question=question("qa"), retrieval=True, turns=turns)
     _, search, _, answer = demonstration_segments(made, demo)
-    protocol = made.wording.protocol
-    read = [protocol.parse(tokenizer.decode(s.token_ids), "qa") for s in (search, answer)]
+    dialect = made.wording.dialect
+    read = [dialect.parse(tokenizer.decode(s.token_ids), "qa") for s in (search, answer)]
     assert read == [Search("capital"), Answer("Paris")]
-    if protocol.answer_form("qa").form != "tags":
+    if dialect.answer_form("qa").form != "tags":
         assert answer.token_ids[-1] == tokenizer.eos_token_id
 
 

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from ur2.demonstrations import Demonstration, DemonstratedTurn
+from ur2.demonstrations import DemonstratedTurn, Demonstration
 from ur2.errors import InputError
 from ur2.prompts.demonstration import demonstration_segments
 from ur2.prompts.options import PromptOptions
@@ -26,7 +26,7 @@ def prompt(renderer: PromptRenderer, question: Question, retrieval: bool = True)
 
 
 def documents(renderer: PromptRenderer, passages: list[Passage], **keywords) -> Segment:
-    shown = renderer.wording.protocol.wrap(passages)
+    shown = renderer.wording.dialect.wrap(passages)
     return renderer.piece(shown.text, before=shown.before, after=shown.after, **keywords)
 
 
@@ -119,7 +119,9 @@ def test_stop_ids_are_those_of_tokenizer_and_generation_config(tokenizer, atlas)
 
 def demonstration(**changes) -> Demonstration:
     turns = (
-        DemonstratedTurn(thought="Look.", search="capital", documents=(Passage(id="1", text="Paris."),)),
+        DemonstratedTurn(
+            thought="Look.", search="capital", documents=(Passage(id="1", text="Paris."),)
+        ),
         DemonstratedTurn(thought="So", answer="Paris", **changes),
     )
     return Demonstration(question=make_question(), retrieval=True, turns=turns)

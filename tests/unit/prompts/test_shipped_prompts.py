@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from ur2.prompts.protocol import Protocol
+from ur2.prompts.dialect import Dialect
 from ur2.prompts.render import PromptRenderer
 from ur2.types import Level, Question
 
@@ -30,20 +30,20 @@ def render(tokenizer, options, task, retrieval) -> str:
 
 
 def test_every_template_shows_exactly_the_markers_of_its_mode(shipped, tokenizer):
-    protocol = Protocol(shipped.protocol)
+    dialect = Dialect(shipped.protocol)
     for task, retrieval in cases(shipped):
         text = render(tokenizer, shipped, task, retrieval)
-        answer = protocol.answer_form(task)
+        answer = dialect.answer_form(task)
         required = {answer.open, answer.close} - {""}
         if retrieval:
-            required |= {protocol.search.open, protocol.search.close}
+            required |= {dialect.search.open, dialect.search.close}
         allowed = set(required)
         if retrieval:
-            allowed |= {protocol.documents.open, protocol.documents.close}
+            allowed |= {dialect.documents.open, dialect.documents.close}
         assert all(marker in text for marker in required), (task, retrieval)
         shown = set(MARKER_LIKE.findall(text)) - CHAT
         assert shown <= allowed, (task, retrieval)
-        foreign = {m for m in protocol.markers if m in text} - allowed
+        foreign = {m for m in dialect.markers if m in text} - allowed
         assert not foreign, (task, retrieval)
 
 
@@ -62,12 +62,12 @@ def test_every_prompt_shows_the_question_and_all_options(shipped, tokenizer):
 
 
 def test_what_a_prompt_asks_for_is_what_is_parsed(shipped):
-    protocol = Protocol(shipped.protocol)
+    dialect = Dialect(shipped.protocol)
     for task in shipped.templates:
-        turn = protocol.render_turn("I think.", answer="B", task=task)
-        assert protocol.answer(turn, task) == "B"
-        assert protocol.answer_form(task).count(turn) == 1
-        assert protocol.queries(protocol.render_turn("", search="who")) == ["who"]
+        turn = dialect.render_turn("I think.", answer="B", task=task)
+        assert dialect.answer(turn, task) == "B"
+        assert dialect.answer_form(task).count(turn) == 1
+        assert dialect.queries(dialect.render_turn("", search="who")) == ["who"]
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from ur2.retrieval.build import build
-from ur2.retrieval.corpora import Corpora
-from ur2.retrieval.encoder import Vectors
+from ur2.retrieval.encoder.sentence_encoder import Vectors
 from ur2.retrieval.manifest import EncoderSpec
 from ur2.retrieval.options import BuildOptions, ServiceOptions
-from ur2.retrieval.service import RetrievalService
+from ur2.retrieval.service.batching import RetrievalService
+from ur2.retrieval.service.corpora import Corpora
 from ur2.types import Passage
 
 

@@ -7,11 +7,11 @@ import pytest
 from ur2.errors import InputError
 from ur2.retrieval.autotune import AutotuneOptions, autotune, check_tuning, read_queries
 from ur2.retrieval.build import search_as_asked
-from ur2.retrieval.index import InMemory
+from ur2.retrieval.index.nearest import InMemory
+from ur2.retrieval.index.recall_curve import recall
 from ur2.retrieval.manifest import load_manifest
 from ur2.retrieval.options import BuildOptions
-from ur2.retrieval.recall_curve import recall
-from ur2.retrieval.store import Store
+from ur2.retrieval.service.store import PassageStore
 from ur2.types import Passage
 
 PASSAGES = [
@@ -21,7 +21,9 @@ PASSAGES = [
 
 
 def tune(folder: Path, encoder: Any, vectors: Any = None, **options: Any) -> Any:
-    return autotune(Store(folder), encoder, AutotuneOptions(index=str(folder), **options), vectors)
+    return autotune(
+        PassageStore(folder), encoder, AutotuneOptions(index=str(folder), **options), vectors
+    )
 
 
 @pytest.mark.parametrize("kind", ["hnsw", "ivf"])
@@ -33,7 +35,7 @@ def test_the_chosen_breadth_reaches_the_target_and_is_in_the_manifest(
     (tmp_path / "queries.txt").write_text("\n".join(queries))
     tuning = tune(folder, encoder, queries=str(tmp_path / "queries.txt"), recall=0.9)
 
-    store = Store(folder)
+    store = PassageStore(folder)
     assert store.manifest.search.tuning == tuning
     assert store.manifest.search.breadth == tuning.breadth
     assert (tuning.k, tuning.num_queries, tuning.target) == (10, 200, 0.9)

@@ -9,11 +9,11 @@ import pytest
 
 from ur2.errors import ComponentError, InputError, run_entry
 from ur2.retrieval.build import build, main, up_to_date
-from ur2.retrieval.corpus import make
-from ur2.retrieval.corpus_options import CorpusOptions
+from ur2.retrieval.corpus.__main__ import make
+from ur2.retrieval.corpus.options import CorpusOptions
 from ur2.retrieval.manifest import MANIFEST_FILE, load_manifest
 from ur2.retrieval.options import BuildOptions
-from ur2.retrieval.store import CORPUS_FILE, VECTORS_FILE, Store
+from ur2.retrieval.service.store import CORPUS_FILE, VECTORS_FILE, PassageStore
 from ur2.types import Passage
 
 
@@ -53,7 +53,7 @@ def test_only_the_same_recipe_is_up_to_date(make_index: Any, write_corpus: Any) 
 def test_a_changed_corpus_replaces_the_index(make_index: Any) -> None:
     make_index()
     folder = make_index(passages=[Passage(id="a", text="another corpus")])
-    assert len(Store(folder)) == 1
+    assert len(PassageStore(folder)) == 1
     assert not list(folder.parent.glob(".index*"))
 
 
@@ -66,11 +66,11 @@ def test_an_interrupted_build_leaves_what_was_there_and_goes_on(
     encoder.interrupt_after = 2  # shards
     with pytest.raises(KeyboardInterrupt):
         build(asked, load_encoder=lambda spec, _: encoder)
-    assert len(Store(folder)) == 20
+    assert len(PassageStore(folder)) == 20
     encoder.interrupt_after = None
     build(asked, load_encoder=lambda spec, _: encoder)
     assert sorted(encoder.encoded[20:]) == sorted(f"another {i}" for i in range(10))
-    assert len(Store(folder)) == 10
+    assert len(PassageStore(folder)) == 10
     assert not list(folder.parent.glob(".index*"))
 
 
@@ -101,7 +101,7 @@ def test_a_full_disk_is_an_error_after_which_the_build_goes_on(
     ):
         build(asked, lambda spec, _: encoder)
     build(asked, lambda spec, _: encoder)
-    assert len(Store(Path(asked.out))) == 400
+    assert len(PassageStore(Path(asked.out))) == 400
     assert not list(corpus.parent.glob(".index*"))
 
 
@@ -113,7 +113,7 @@ def test_nothing_of_an_interrupted_build_of_another_kind_is_left(
     (tmp_path / "hybrid").rename(tmp_path / ".index.partial" / "made")
     folder = make_index()
     assert {path.name for path in folder.iterdir()} == {CORPUS_FILE, VECTORS_FILE, MANIFEST_FILE}
-    assert len(Store(folder)) == 20
+    assert len(PassageStore(folder)) == 20
 
 
 def test_an_index_beside_its_sources_is_up_to_date(make_index: Any, encoder: Any) -> None:
@@ -144,7 +144,7 @@ def test_kept_vectors_serve_another_kind_of_index(
     folder = make_index("other", index="hnsw", vectors=kept)
     assert encoder.encoded == []
     query_QD = encoder.encode_queries(["fact 3"])
-    assert Store(folder).search(["fact 3"], query_QD, 1)[0][0].id == "p3"
+    assert PassageStore(folder).search(["fact 3"], query_QD, 1)[0][0].id == "p3"
 
 
 def test_an_encoder_is_loaded_only_for_a_sound_corpus(tmp_path: Path) -> None:

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ur2.retrieval.encoder import BUNDLED, SentenceTransformerEncoder
-from ur2.retrieval.index import InMemory, build_index
-from ur2.retrieval.index_options import IndexOptions
-from ur2.retrieval.index_rules import index_spec
-from ur2.retrieval.lexical import LexicalIndex, build_lexical
+from ur2.retrieval.encoder.sentence_encoder import BUNDLED, SentenceTransformerEncoder
+from ur2.retrieval.index.lexical import LexicalIndex, build_lexical
+from ur2.retrieval.index.nearest import InMemory, build_index
+from ur2.retrieval.index.options import IndexOptions
+from ur2.retrieval.index.recall_curve import recall
+from ur2.retrieval.index.rules import index_spec
 from ur2.retrieval.manifest import EncoderSpec, LexicalSpec
 from ur2.retrieval.options import EncoderOptions
-from ur2.retrieval.recall_curve import recall
 
 SHARED = Path(os.environ.get("UR2_SHARED_DATA", Path(__file__).parents[4] / "shared" / "data"))
 SCIFACT = SHARED / "beir_scifact"

@@ -5,26 +5,26 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ur2.prompts.dialect import Dialect
 from ur2.prompts.options import PromptOptions
-from ur2.prompts.protocol import Protocol
 from ur2.types import Author, Question, Segment, Status, Task, ToolUse, Trajectory
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 
 
-def load_protocol(name: str) -> Protocol:
+def load_dialect(name: str) -> Dialect:
     tree = yaml.safe_load((CONFIGS / "prompt" / f"{name}.yaml").read_text())
-    return Protocol(PromptOptions.load(tree, where=name).protocol)
+    return Dialect(PromptOptions.load(tree, where=name).protocol)
 
 
 @pytest.fixture(scope="session")
-def atlas() -> Protocol:
-    return load_protocol("atlas")
+def atlas() -> Dialect:
+    return load_dialect("atlas")
 
 
 @pytest.fixture(scope="session")
-def ur2() -> Protocol:
-    return load_protocol("ur2")
+def ur2() -> Dialect:
+    return load_dialect("ur2")
 
 
 @pytest.fixture(scope="session")
@@ -43,12 +43,12 @@ def make_question() -> Callable[..., Question]:
 
 
 @pytest.fixture(scope="session")
-def answered() -> Callable[[Trajectory, Protocol, Task], Trajectory]:
+def answered() -> Callable[[Trajectory, Dialect, Task], Trajectory]:
     """A trajectory with the answer that its environment would have read in its last turn."""
 
-    def read(trajectory: Trajectory, protocol: Protocol, task: Task) -> Trajectory:
+    def read(trajectory: Trajectory, dialect: Dialect, task: Task) -> Trajectory:
         texts = trajectory.policy_texts
-        return replace(trajectory, answer=protocol.answer(texts[-1], task) if texts else None)
+        return replace(trajectory, answer=dialect.answer(texts[-1], task) if texts else None)
 
     return read
 

@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from ur2.errors import ComponentError, InputError
-from ur2.rewards.judge import Item, Judge, read_verdict
+from ur2.rewards.judge import AnswerToJudge, Judge, read_verdict
 from ur2.rewards.options import JudgeOptions, RewardOptions
 from ur2.rewards.rubric import Rubric
 from ur2.types import Assignment, Group
@@ -75,7 +75,9 @@ def endpoint():
 def ask(make_question):
     async def run(answers, **options):
         judge = Judge(JudgeOptions(tasks=("math",), unscored="exact", **options))
-        items = [Item(make_question("math", answers=("42",)), answer) for answer in answers]
+        items = [
+            AnswerToJudge(make_question("math", answers=("42",)), answer) for answer in answers
+        ]
         return await judge.verdicts(items), judge
 
     return run

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from ur2.rewards.extract import final_answer
 from ur2.rewards.options import RewardOptions
 from ur2.rewards.rubric import Rubric
-from ur2.trainer.metrics import accuracy_by_bucket
+from ur2.trainer.record.metrics import accuracy_by_bucket
 from ur2.types import Assignment, Author, Group, Segment, Status, ToolUse, Trajectory
 
 Q, END_Q = "<|begin_of_query|>", "<|end_of_query|>"

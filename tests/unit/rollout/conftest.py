@@ -15,10 +15,11 @@ from ur2.environments.options import EnvironmentOptions
 from ur2.environments.search import SearchOptions
 from ur2.prompts.options import PromptOptions
 from ur2.prompts.render import PromptRenderer
-from ur2.retrieval.knowledge import Knowledge
+from ur2.retrieval.reading.knowledge import RoutedKnowledge
 from ur2.rollout.engines.base import Generation, GenerationRequest
 from ur2.rollout.episode import Players, read_ask, run_episode
 from ur2.rollout.options import RolloutOptions, SamplingOptions
+from ur2.transfer.records import Handover
 from ur2.types import (
     Assignment,
     Level,
@@ -88,7 +89,7 @@ class ScriptedEngine:
 
     async def close(self) -> None: ...
 
-    async def load_weights(self, path: str, version: int) -> None:
+    async def take(self, handover: Handover, version: int) -> None:
         self.version = version
         if self.hangs:
             await asyncio.Event().wait()
@@ -162,7 +163,8 @@ def make_players(
         renderer=renderer,
         game=Game.load(environment or EnvironmentOptions(search=SearchOptions(**own))),
         services=Services(
-            knowledge=knowledge or Knowledge(retriever=retriever or ScriptedRetriever(), top_k=1),
+            knowledge=knowledge
+            or RoutedKnowledge(retriever=retriever or ScriptedRetriever(), top_k=1),
             wording=renderer.wording,
         ),
         options=RolloutOptions(**options),

@@ -24,7 +24,7 @@ def test_every_engine_of_the_options_can_be_made(name):
 
 def test_importing_the_engines_and_episodes_loads_no_heavy_library():
     code = (
-        "import sys, ur2.rollout.pool, ur2.rollout.worker\n"
+        "import sys, ur2.rollout.pool.rollout_pool, ur2.rollout.worker\n"
         "heavy = {'torch', 'vllm', 'ray', 'transformers', 'deepspeed'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )

@@ -3,12 +3,12 @@ import dataclasses
 import torch
 
 from ur2.rollout.engines.base import GenerationRequest
-from ur2.rollout.engines.hf_batch import Row, sample
+from ur2.rollout.engines.hf_batch import RunningRequest, sample
 from ur2.rollout.engines.text import stop_ids
 
 
 def row(seed=0, **request):
-    return Row(
+    return RunningRequest(
         request=GenerationRequest(token_ids=(1,), max_tokens=4, **request),
         stop_token_ids=frozenset(),
         generator=torch.Generator().manual_seed(seed),

@@ -12,8 +12,8 @@ from ur2.environments.game import Game
 from ur2.environments.options import EnvironmentOptions
 from ur2.environments.search import SearchOptions
 from ur2.errors import ComponentError, InputError
-from ur2.prompts.protocol import Protocol
-from ur2.retrieval.knowledge import Knowledge
+from ur2.prompts.dialect import Dialect
+from ur2.retrieval.reading.knowledge import RoutedKnowledge
 from ur2.rollout.engines.base import GenerationRequest
 from ur2.rollout.engines.chat import close_marker, text_renderer
 from ur2.rollout.engines.endpoint import Endpoint
@@ -264,7 +264,8 @@ async def chat(
         EnvironmentOptions(search=SearchOptions(max_tokens_per_turn=33, max_turns=max_turns)),
         model_path="m",
         dtype="float32",
-        knowledge=knowledge or Knowledge(retriever=retriever or game.ScriptedRetriever(), top_k=1),
+        knowledge=knowledge
+        or RoutedKnowledge(retriever=retriever or game.ScriptedRetriever(), top_k=1),
         seed=0,
     )
     worker = RolloutWorker(players, seed=0)
@@ -398,7 +399,7 @@ def test_a_cut_that_chat_endpoints_do_not_know_is_refused(game, serve):
     ],
 )
 def test_the_stop_string_that_endpoints_cut_off_is_put_back(game, text, closed):
-    assert close_marker(text, Protocol(game.prompt.protocol).pairs) == closed
+    assert close_marker(text, Dialect(game.prompt.protocol).pairs) == closed
 
 
 def test_a_question_longer_than_the_prompt_budget_is_refused_for_endpoints_too(game):

@@ -12,13 +12,13 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from ur2.errors import ComponentError
-from ur2.retrieval.client import RetrievalClient
-from ur2.retrieval.errors import RetrievalUnavailableError
-from ur2.retrieval.knowledge import Knowledge
+from ur2.retrieval.client.errors import RetrievalUnavailableError
+from ur2.retrieval.client.retriever import RetrievalClient
+from ur2.retrieval.reading.knowledge import RoutedKnowledge
 from ur2.rollout.engines.base import Generation
 from ur2.rollout.episode import turn_seed
 from ur2.rollout.options import EngineOptions, RolloutOptions, SamplingOptions
-from ur2.rollout.pool import RolloutPool
+from ur2.rollout.pool.rollout_pool import RolloutPool
 from ur2.rollout.worker import RolloutWorker
 from ur2.transfer.publication import Files
 from ur2.types import Author, Passage, RetrievalFailed, Status, version_runs
@@ -82,7 +82,7 @@ class LiveEngine:
 
     async def close(self): ...
 
-    async def load_weights(self, path, version):
+    async def take(self, handover, version):
         await self.tick()
         self.version = version
 
@@ -202,7 +202,7 @@ class Rollouts:
     async def update(self):
         for version, at_s in enumerate(sorted(self._schedule["updates_s"]), start=1):
             await until(at_s)
-            await self.pool.update_weights(Files(Path("no such folder"), version))
+            await self.pool.take(Files(Path("no such folder"), version))
 
     async def kill(self):
         for at_s, index in sorted(self._schedule["deaths"]):
@@ -344,7 +344,7 @@ async def finishes(game, fault):
     client = RetrievalClient(Service(fault), deadline_s=DEADLINE_S)
     players = game.make_players(
         LiveEngine(game.tokenizer, turns.__getitem__, token_s=0.1),
-        knowledge=Knowledge(retriever=client, top_k=1),
+        knowledge=RoutedKnowledge(retriever=client, top_k=1),
     )
     worker = RolloutWorker(players, seed=0)
     over = {}

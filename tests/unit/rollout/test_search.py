@@ -9,12 +9,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ur2.retrieval.client import HttpTransport, RetrievalClient
-from ur2.retrieval.knowledge import Knowledge
-from ur2.retrieval.knowledge_options import SummariserOptions
-from ur2.retrieval.summarise import Summariser
-from ur2.retrieval.web import WebRetriever
-from ur2.retrieval.web_options import WebSearchOptions
+from ur2.retrieval.client.retriever import HttpTransport, RetrievalClient
+from ur2.retrieval.reading.knowledge import RoutedKnowledge
+from ur2.retrieval.reading.options import SummariserOptions
+from ur2.retrieval.reading.summarise import Summariser
+from ur2.retrieval.web.options import WebSearchOptions
+from ur2.retrieval.web.search import WebRetriever
 from ur2.rewards.terms import num_unsearchable
 from ur2.types import (
     Author,
@@ -183,7 +183,9 @@ def play_between(game, serve_http, http_answer):
                 if web
                 else RetrievalClient(HttpTransport(url), max_retries=0)
             )
-            knowledge = Knowledge(retriever=retriever, top_k=1, summariser=Summariser(options))
+            knowledge = RoutedKnowledge(
+                retriever=retriever, top_k=1, summariser=Summariser(options)
+            )
             try:
                 return await game.play(game.turns(SEARCH, ANSWER), knowledge=knowledge)
             finally:

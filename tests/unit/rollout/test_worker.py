@@ -5,8 +5,9 @@ import pytest
 from ur2.errors import ComponentError, InputError
 from ur2.rollout.openings import check_observations
 from ur2.rollout.options import SamplingOptions
-from ur2.rollout.pool import RolloutPool
+from ur2.rollout.pool.rollout_pool import RolloutPool
 from ur2.rollout.worker import RolloutWorker
+from ur2.transfer.records import WeightFolder
 from ur2.types import Status
 
 ANSWER = "<answer> Paris </answer>"
@@ -31,7 +32,7 @@ async def test_the_samples_of_a_group_share_one_prompt(game):
 async def test_new_weights_label_what_is_sampled_after_them(game):
     engine = game.ScriptedEngine(lambda _: ANSWER)
     worker = RolloutWorker(game.make_players(engine), seed=0)
-    await worker.update_weights("somewhere", 12)
+    await worker.take(WeightFolder("somewhere"), 12)
     group = await worker.run_group(game.assignment(), 1, SamplingOptions())
     assert group.trajectories[0].segments[1].weight_versions[0].version == 12
 
@@ -40,7 +41,7 @@ async def test_an_engine_that_takes_no_weights_in_time_is_an_error(game):
     engine = game.ScriptedEngine(lambda _: ANSWER, hangs=True)
     worker = RolloutWorker(game.make_players(engine, update_timeout_s=0.02), seed=0)
     with pytest.raises(ComponentError, match="weights 5"):
-        await worker.update_weights("somewhere", 5)
+        await worker.take(WeightFolder("somewhere"), 5)
 
 
 async def test_an_engine_whose_trajectories_all_search_is_idle_though_a_group_is_in_play(game):
@@ -57,20 +58,6 @@ async def test_an_engine_whose_trajectories_all_search_is_idle_though_a_group_is
     assert account.share_without(writing_s) > 0.9
     assert writing_s > 0.0
     assert await pool.take_writing_s() == 0.0
-
-
-@pytest.mark.parametrize("method", ["join_policy", "receive_weights"])
-async def test_a_channel_has_the_time_limit_of_an_update(game, method):
-    engine = game.ScriptedEngine(lambda _: ANSWER)
-
-    async def never(*_):
-        await asyncio.Event().wait()
-
-    setattr(engine, method, never)
-    worker = RolloutWorker(game.make_players(engine, update_timeout_s=0.02), seed=0)
-    arguments = {"join_policy": ["meeting"], "receive_weights": ["manifest", 5]}[method]
-    with pytest.raises(ComponentError, match=r"within 0\.02 s"):
-        await getattr(worker, method)(*arguments)
 
 
 @pytest.mark.parametrize("hangs", [False, True])

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from ur2.algorithms.options import AlgorithmOptions
-from ur2.policy.microbatch import collate
+from ur2.policy.batch.microbatch import collate
 from ur2.trainer.batching import make_batch, to_batch
 from ur2.types import Sample
 
@@ -34,7 +34,7 @@ def test_no_groups_make_an_empty_batch() -> None:
     assert to_batch([], AlgorithmOptions()).samples == ()
 
 
-class ScriptedJudges:
+class ScriptedSideModels:
     """Says the same of every token that the policy wrote in a sample, and notes who was asked.
 
     It reads samples as policy ranks do.
@@ -61,47 +61,47 @@ async def test_a_divergence_in_the_reward_is_the_samplers_from_the_reference(gro
     options = AlgorithmOptions(
         estimator="reinforce", kl_coef=0.5, kl_in="reward", kl_estimator="k1"
     )
-    judges = ScriptedJudges(logprob=-0.5)
-    batch, metrics = await make_batch([group_of((1.0, 0.0))], options, judges)
+    side_models = ScriptedSideModels(logprob=-0.5)
+    batch, metrics = await make_batch([group_of((1.0, 0.0))], options, side_models)
     good, bad = batch.samples
     np.testing.assert_allclose(good.advantages, [0, 0, *[1 - 0.45] * 3], rtol=1e-6)
     np.testing.assert_allclose(bad.advantages, [0, 0, *[-0.45] * 3], rtol=1e-6)
     k3 = [math.exp(-x) - 1 + x for x in (0.4, 0.3, 0.2)]
     assert metrics == {"policy/kl_reference": pytest.approx(sum(k3) / 3)}
-    assert judges.asked == ["reference"]
+    assert side_models.asked == ["reference"]
 
 
 async def test_gae_measures_rewards_against_the_critic(group_of) -> None:  # type: ignore[no-untyped-def]
-    judges = ScriptedJudges(values=(0.25, 0.25))
+    side_models = ScriptedSideModels(values=(0.25, 0.25))
     options = AlgorithmOptions(estimator="gae", gamma=0.5)
-    batch, metrics = await make_batch([group_of((1.0, 0.0))], options, judges)
+    batch, metrics = await make_batch([group_of((1.0, 0.0))], options, side_models)
     good, bad = batch.samples
     np.testing.assert_allclose(good.advantages, [0, 0, 0.25 - 0.25, 0.5 - 0.25, 1 - 0.25])
     np.testing.assert_allclose(bad.advantages, [0, 0, -0.25, -0.25, -0.25])
     np.testing.assert_allclose(good.values, [0, 0, 0.25, 0.25, 0.25])
     assert metrics == {"critic/explained_variance": pytest.approx(0.0)}, "a constant"
-    assert judges.asked == ["critic"]
+    assert side_models.asked == ["critic"]
 
 
 async def test_a_critic_that_is_half_right_explains_three_quarters(group_of) -> None:  # type: ignore[no-untyped-def]
-    judges = ScriptedJudges(values=(0.5, 0.0))
+    side_models = ScriptedSideModels(values=(0.5, 0.0))
     options = AlgorithmOptions(estimator="gae")
-    _, metrics = await make_batch([group_of((1.0, 0.0))], options, judges)
+    _, metrics = await make_batch([group_of((1.0, 0.0))], options, side_models)
     assert metrics == {"critic/explained_variance": pytest.approx(0.75)}
 
 
 @pytest.mark.parametrize("options", [AlgorithmOptions(), AlgorithmOptions(kl_coef=0.1)])
 async def test_no_model_is_asked_that_the_advantages_do_not_need(group_of, options) -> None:  # type: ignore[no-untyped-def]
-    judges = ScriptedJudges()
+    side_models = ScriptedSideModels()
     groups = [group_of((1.0, 0.0))]
-    batch, metrics = await make_batch(groups, options, judges)
-    assert judges.asked == []
+    batch, metrics = await make_batch(groups, options, side_models)
+    assert side_models.asked == []
     assert metrics == {}
     for one, other in zip(batch.samples, to_batch(groups, options).samples, strict=True):
         np.testing.assert_array_equal(one.advantages, other.advantages)
 
 
 async def test_no_model_is_asked_about_nothing() -> None:
-    judges = ScriptedJudges()
-    batch, metrics = await make_batch([], AlgorithmOptions(estimator="gae"), judges)
-    assert (batch.samples, metrics, judges.asked) == ((), {}, [])
+    side_models = ScriptedSideModels()
+    batch, metrics = await make_batch([], AlgorithmOptions(estimator="gae"), side_models)
+    assert (batch.samples, metrics, side_models.asked) == ((), {}, [])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from ur2.curriculum.curriculum import Curriculum
 from ur2.curriculum.options import CurriculumOptions
 from ur2.errors import ComponentError, InputError
-from ur2.trainer.feed import Feed, Harvest
+from ur2.trainer.feed import Feed, StepGroups
 from ur2.trainer.options import TrainerOptions
 from ur2.types import Assignment, Group, Level, Question, Score, ScoredGroup
 
@@ -41,7 +41,7 @@ class Game:
         """During each update."""
         self.began: dict[str, int] = {}
         self.versions: dict[str, set[int]] = {}
-        self.harvests: list[Harvest] = []
+        self.steps: list[StepGroups] = []
         self.fail_on = ""
 
     async def play(self, assignment: Assignment) -> ScoredGroup:
@@ -67,7 +67,7 @@ class Game:
 
     async def run(self, first: int, last: int) -> "Game":
         for step in range(first, last + 1):
-            self.harvests.append(await self.feed.next(step))
+            self.steps.append(await self.feed.next(step))
             for _ in range(3):  # the update
                 await asyncio.sleep(0)
                 self.seen_in_play.append(self.in_play)
@@ -77,14 +77,14 @@ class Game:
 
     @property
     def accepted(self) -> list[list[str]]:
-        return [[scored.group.assignment.id for scored in h.accepted] for h in self.harvests]
+        return [[scored.group.assignment.id for scored in h.accepted] for h in self.steps]
 
     @property
     def questions(self) -> list[tuple[str, bool]]:
         return [
             (scored.group.assignment.question.id, scored.group.assignment.retrieval)
-            for harvest in self.harvests
-            for scored in harvest.played
+            for step_groups in self.steps
+            for scored in step_groups.played
         ]
 
 
@@ -114,13 +114,13 @@ def test_under_any_schedule_every_group_counts_once_and_none_is_too_old(
 ):
     game = Game(options(**mode, max_refills=refills), delays, dull)
     asyncio.run(game.run(1, 6))
-    ids = [scored.group.assignment.id for h in game.harvests for scored in h.played]
+    ids = [scored.group.assignment.id for h in game.steps for scored in h.played]
     assert len(ids) == len(set(ids))
     assert game.in_play == 0
-    for version, harvest in enumerate(game.harvests):
-        assert len(harvest.accepted) + max(0, len(harvest.rejected) - refills) == SIZE
+    for version, step_groups in enumerate(game.steps):
+        assert len(step_groups.accepted) + max(0, len(step_groups.rejected) - refills) == SIZE
         limit = game.options.staleness + bool(game.options.num_extra_groups)
-        for scored in harvest.accepted:
+        for scored in step_groups.accepted:
             assert 0 <= version - game.began[scored.group.assignment.id] <= limit
     assert game.options.tail == "give_up" or not game.feed.pending()
 
@@ -152,8 +152,8 @@ def test_async_trajectories_live_through_new_weights():
 
 def test_a_step_without_signal_does_not_draw_forever():
     game = asyncio.run(Game(options(max_refills=5), dull=1).run(1, 2))
-    assert [len(h.accepted) for h in game.harvests] == [0, 0]
-    assert [len(h.rejected) for h in game.harvests] == [SIZE + 5] * 2
+    assert [len(h.accepted) for h in game.steps] == [0, 0]
+    assert [len(h.rejected) for h in game.steps] == [SIZE + 5] * 2
 
 
 @pytest.mark.parametrize("staleness", [1, 2, 3])
@@ -168,7 +168,7 @@ def test_the_tail_is_given_up_and_played_anew():
     game = asyncio.run(
         Game(options(num_extra_groups=1, tail="give_up"), [2, 2, 2, 2, 90]).run(1, 3)
     )
-    assert [h.num_given_up for h in game.harvests] == [1, 1, 1]
+    assert [h.num_given_up for h in game.steps] == [1, 1, 1]
     assert game.accepted[1][0] == "000002-0000"  # the one that was stopped in step 1
 
 
@@ -184,7 +184,7 @@ def test_continued_from_any_step_no_question_is_lost_or_drawn_twice(mode):
         second.curriculum.load_state_dict(state)
         second.feed.restore(pending, QUESTIONS)
         await second.run(4, 6)
-        second.harvests = first.harvests + second.harvests
+        second.steps = first.steps + second.steps
         return second
 
     assert sorted(asyncio.run(in_parts()).questions) == sorted(whole.questions)
@@ -198,8 +198,8 @@ def test_where_the_tail_is_given_up_each_group_is_played_under_the_weights_it_up
     given_ = options(num_extra_groups=3, tail="give_up", max_refills=refills)
     game = asyncio.run(Game(given_, delays, dull).run(1, 6))
     assert set(game.seen_in_play) == {0}
-    for version, harvest in enumerate(game.harvests):
-        for scored in harvest.played:
+    for version, step_groups in enumerate(game.steps):
+        for scored in step_groups.played:
             assert game.versions[scored.group.assignment.id] == {version}
 
 

@@ -17,16 +17,16 @@ from ur2.curriculum.options import CurriculumOptions
 from ur2.errors import ComponentError, InputError, NotFiniteError, RunInterruptedError
 from ur2.policy.group import PolicyGroup
 from ur2.policy.options import PolicyOptions
-from ur2.rollout.board import Account, Loss, WorkerAccount
 from ur2.rollout.options import RolloutOptions, SamplingOptions
+from ur2.rollout.pool.seating import Loss, PlayAccount, WorkerAccount
 from ur2.trainer.checkpoint import Checkpoints, LoopState
-from ur2.trainer.clock import Clock
 from ur2.trainer.loop import Trainer
 from ur2.trainer.options import TrainerOptions
-from ur2.trainer.reporting import Reporter
-from ur2.trainer.run_directory import RunDirectory
-from ur2.trainer.timeline import Timeline
-from ur2.trainer.trackers import Trackers
+from ur2.trainer.record.clock import Clock
+from ur2.trainer.record.reporting import Reporter
+from ur2.trainer.record.run_directory import RunDirectory
+from ur2.trainer.record.timeline import Timeline
+from ur2.trainer.record.trackers import Trackers
 from ur2.transfer.publication import Files
 from ur2.types import (
     Assignment,
@@ -73,8 +73,8 @@ class ScriptedRollouts:
         self.samplings[assignment.id] = sampling
         return self._group(assignment, num_samples)
 
-    def take_account(self) -> Account:
-        return Account(wall_s=2.0, workers=(WorkerAccount(num_sampled_tokens=500, busy_s=1.5),))
+    def take_account(self) -> PlayAccount:
+        return PlayAccount(wall_s=2.0, workers=(WorkerAccount(num_sampled_tokens=500, busy_s=1.5),))
 
     async def take_writing_s(self) -> float:
         return 1.0
@@ -90,7 +90,7 @@ class ScriptedRollouts:
     def searches_known_s(self) -> float:
         return time.time()
 
-    async def update_weights(self, publication: Files) -> None:
+    async def take(self, publication: Files) -> None:
         self.versions.append(publication.version)
 
     def _group(self, assignment: Assignment, num_samples: int) -> Group:
@@ -252,7 +252,7 @@ class SharedMemory:
         self.kept = True
         """What the policy has computed with and not released."""
         rollouts: Any = trainer.rollouts
-        play, update = rollouts.play, rollouts.update_weights
+        play, update = rollouts.play, rollouts.take
         rank: Any = trainer.policy.ranks[0]
         compute = rank.call
 
@@ -270,7 +270,7 @@ class SharedMemory:
             self.kept = method != "release_memory" and (self.kept or method in ("update", "load"))
             return await compute(method, *args)
 
-        rollouts.play, rollouts.update_weights, rank.call = played, updated, computed
+        rollouts.play, rollouts.take, rank.call = played, updated, computed
         rollouts.sleep, rollouts.wake = self.sleep, self.wake
         trainer.colocated = True
 
@@ -495,7 +495,7 @@ async def test_a_failed_update_leaves_the_last_checkpoint_and_no_half_made_one(
     assert (tmp_path / "trajectories" / "step_000004.jsonl.zst").exists()
 
 
-@pytest.mark.parametrize("what", ["update_weights", "collect"])
+@pytest.mark.parametrize("what", ["take", "collect"])
 async def test_what_fails_after_an_update_leaves_its_checkpoint_and_its_metrics(
     tmp_path: Path, what: str
 ) -> None:

@@ -22,7 +22,7 @@ from ur2.transfer.channels import CHANNELS
 from ur2.transfer.checks import CHECKSUMS, differing, read_sums, with_checksums
 from ur2.transfer.ipc import IpcChannel
 from ur2.transfer.proof import call_off, make_secret
-from ur2.transfer.records import Manifest, Meeting
+from ur2.transfer.records import Rendezvous, WeightsManifest
 from ur2.transfer.tcp import TcpChannel
 
 CPU = torch.device("cpu")
@@ -42,8 +42,8 @@ def make_weights(count: int = 12) -> Pairs:
     ]
 
 
-def manifest_of(weights: Pairs, *, verified: bool = False) -> Manifest:
-    return Manifest(
+def manifest_of(weights: Pairs, *, verified: bool = False) -> WeightsManifest:
+    return WeightsManifest(
         names=tuple(name for name, _ in weights),
         dtypes=tuple(str(t.dtype).removeprefix("torch.") for _, t in weights),
         shapes=tuple(tuple(t.shape) for _, t in weights),
@@ -51,13 +51,13 @@ def manifest_of(weights: Pairs, *, verified: bool = False) -> Manifest:
     )
 
 
-def meeting(
+def rendezvous(
     channel: Any, num_ranks: int, timeout_s: float = TIMEOUT_S, part_bytes: int = SMALL
-) -> Meeting:
+) -> Rendezvous:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    return Meeting(
+    return Rendezvous(
         channel=channel, address="127.0.0.1", port=port, num_ranks=num_ranks, first_rank=0,
         timeout_s=timeout_s, secret=make_secret(), part_bytes=part_bytes,
     )  # fmt: skip
@@ -77,7 +77,7 @@ def sending(channel: Any, weights: Pairs, *, verified: bool = False) -> Callable
     return send
 
 
-def receiving(channel: Any, manifest: Manifest) -> Callable[[], list[Pairs]]:
+def receiving(channel: Any, manifest: WeightsManifest) -> Callable[[], list[Pairs]]:
     def receive() -> list[Pairs]:
         taken: list[Pairs] = []
         channel.receive(manifest, taken.append)
@@ -108,7 +108,7 @@ def opened() -> Iterator[Callable[[int], list[TcpChannel]]]:
     made: list[TcpChannel] = []
 
     def open_all(num_ranks: int, **options: Any) -> list[TcpChannel]:
-        where = meeting("tcp", num_ranks, **options)
+        where = rendezvous("tcp", num_ranks, **options)
         ends = [
             (lambda rank=rank: TcpChannel(where, rank, CPU))  # type: ignore[misc]
             for rank in range(num_ranks)
@@ -165,7 +165,7 @@ def test_an_engine_that_does_not_know_the_secret_is_turned_away_and_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(tcp, "JOIN_TIMEOUT_S", 1.0)
-    where = meeting("tcp", 2)
+    where = rendezvous("tcp", 2)
     wrong = dataclasses.replace(where, secret=make_secret())
     policy, engine = at_once(lambda: TcpChannel(where, 0, CPU), lambda: TcpChannel(wrong, 1, CPU))
     assert isinstance(engine.exception(), CHANNEL_ERRORS)
@@ -181,7 +181,7 @@ def test_strangers_take_no_engines_place(
     monkeypatch.setattr(tcp, "PROVE_TIMEOUT_S", 0.3)
     connect, calls = tcp._connect, []
 
-    def connect_after_a_stranger(where: Meeting) -> socket.socket:
+    def connect_after_a_stranger(where: Rendezvous) -> socket.socket:
         calls.append(connect(where))
         calls[0].sendall(says)
         return connect(where)
@@ -195,7 +195,7 @@ def test_strangers_take_no_engines_place(
 
 
 def test_a_policy_waits_no_longer_for_an_engine_of_which_it_is_told_that_it_does_not_come() -> None:
-    where = meeting("tcp", 3)
+    where = rendezvous("tcp", 3)
     assert not call_off(where)  # nobody listens yet
     stranger = dataclasses.replace(where, secret=make_secret())
 
@@ -214,10 +214,10 @@ def test_a_policy_waits_no_longer_for_an_engine_of_which_it_is_told_that_it_does
 
 
 def test_a_secret_is_never_shown() -> None:
-    where = meeting("tcp", 2)
+    where = rendezvous("tcp", 2)
     assert where.secret not in repr(where)
     assert where.secret not in str(where)
-    assert where.secret != meeting("tcp", 2).secret
+    assert where.secret != rendezvous("tcp", 2).secret
 
 
 @pytest.mark.parametrize("leaver", [0, 2])
@@ -294,7 +294,7 @@ class SharedBuffer:
 
 
 def two_on_one_gpu(timeout_s: float = TIMEOUT_S) -> tuple[IpcChannel, IpcChannel]:
-    where, memory = meeting("ipc", 2, timeout_s), bytearray(1 << 12)
+    where, memory = rendezvous("ipc", 2, timeout_s), bytearray(1 << 12)
     sender, receiver = at_once(
         lambda: IpcChannel(where, 0, CPU, SharedBuffer(memory)),
         lambda: IpcChannel(where, 1, CPU, SharedBuffer(memory)),
@@ -370,4 +370,8 @@ def test_a_policy_without_an_engine_stops_waiting() -> None:
 
 def test_every_way_has_its_channel() -> None:
     assert set(CHANNELS) == {"nccl", "tcp", "ipc"}
-    assert {field.name for field in dataclasses.fields(Meeting)} >= {"channel", "address", "port"}
+    assert {field.name for field in dataclasses.fields(Rendezvous)} >= {
+        "channel",
+        "address",
+        "port",
+    }

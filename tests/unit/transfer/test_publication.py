@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from ur2.errors import ComponentError
-from ur2.policy.weights import free_port
+from ur2.policy.weight_sender import free_port
 from ur2.transfer.proof import make_secret
 from ur2.transfer.publication import Files, Stream
-from ur2.transfer.records import ChannelError, Manifest, Meeting
+from ur2.transfer.records import ChannelError, Handover, Rendezvous, WeightFolder, WeightsManifest
 from ur2.transfer.tcp import TcpChannel
 
 CPU = torch.device("cpu")
-MANIFEST = Manifest(names=("a",), dtypes=("float32",), shapes=((2,),))
+MANIFEST = WeightsManifest(names=("a",), dtypes=("float32",), shapes=((2,),))
 
 
 class Wire:
@@ -49,17 +49,17 @@ class ScriptedPolicy:
     """Ranks that know what they were asked, and hold weights that are versions."""
 
     wire: Wire
-    sent: list[Manifest] = field(default_factory=list)
-    meetings: list[Meeting] = field(default_factory=list)
+    sent: list[WeightsManifest] = field(default_factory=list)
+    rendezvous_made: list[Rendezvous] = field(default_factory=list)
     error: ComponentError | None = None
     hangs: bool = False
 
-    async def ask(self, method: str) -> Any:
-        return {"meeting_place": ("127.0.0.1", 9, "secret"), "manifest": MANIFEST}[method]
+    async def call_first(self, method: str) -> Any:
+        return {"rendezvous_place": ("127.0.0.1", 9, "secret"), "manifest": MANIFEST}[method]
 
-    async def everywhere(self, method: str, *args: Any) -> None:
+    async def call_all(self, method: str, *args: Any) -> None:
         if method == "join_engines":
-            self.meetings.append(args[0])
+            self.rendezvous_made.append(args[0])
             self.wire.num_ranks = args[0].num_ranks
         else:
             self.sent.append(args[0])
@@ -72,30 +72,30 @@ class ScriptedPolicy:
 
 @dataclass(eq=False)
 class ScriptedReceiver:
-    """A worker that notes the meetings and the versions it got."""
+    """A worker that notes the rendezvous_made and the versions it got."""
 
     name: str
     wire: Wire
     num_ranks: int = 1
     limit_s: float = 5.0
-    meetings: list[Meeting] = field(default_factory=list)
+    rendezvous_made: list[Rendezvous] = field(default_factory=list)
     versions: list[int] = field(default_factory=list)
-    manifests: list[Manifest] = field(default_factory=list)
+    manifests: list[WeightsManifest] = field(default_factory=list)
     paths: list[tuple[str, int]] = field(default_factory=list)
 
-    async def load(self, path: str, version: int) -> None:
-        if self.name in self.wire.dead:
-            raise ComponentError("died")
-        self.paths.append((path, version))
-
-    async def join(self, meeting: Meeting) -> None:
-        await self.wire.meet(self.name, self.num_ranks)
-        self.meetings.append(meeting)
-
-    async def receive(self, manifest: Manifest, version: int) -> None:
-        await self.wire.meet(self.name, self.num_ranks)
-        self.manifests.append(manifest)
-        self.versions.append(version)
+    async def take(self, handover: Handover, version: int) -> None:
+        match handover:
+            case WeightFolder(path):
+                if self.name in self.wire.dead:
+                    raise ComponentError("died")
+                self.paths.append((path, version))
+            case Rendezvous():
+                await self.wire.meet(self.name, self.num_ranks)
+                self.rendezvous_made.append(handover)
+            case WeightsManifest():
+                await self.wire.meet(self.name, self.num_ranks)
+                self.manifests.append(handover)
+                self.versions.append(version)
 
 
 class Scene:
@@ -118,10 +118,10 @@ async def test_both_ends_of_a_channel_work_at_the_same_time_again_and_again() ->
     for version in (1, 2, 3):
         assert await scene.deliver(version, *scene.workers) == [None] * 3
     assert all(worker.versions == [1, 2, 3] for worker in scene.workers)
-    assert len(scene.policy.meetings) == 1
-    assert [worker.meetings[0].first_rank for worker in scene.workers] == [1, 2, 4]
-    assert {m.num_ranks for w in scene.workers for m in w.meetings} == {5}
-    assert scene.policy.meetings[0].first_rank == 0
+    assert len(scene.policy.rendezvous_made) == 1
+    assert [worker.rendezvous_made[0].first_rank for worker in scene.workers] == [1, 2, 4]
+    assert {m.num_ranks for w in scene.workers for m in w.rendezvous_made} == {5}
+    assert scene.policy.rendezvous_made[0].first_rank == 0
 
 
 async def test_a_worker_that_was_started_again_gets_a_channel_and_then_all_do() -> None:
@@ -132,7 +132,7 @@ async def test_a_worker_that_was_started_again_gets_a_channel_and_then_all_do() 
     assert await scene.deliver(None, late) == [None]
     assert late.versions == [1]
     assert await scene.deliver(2, first, late) == [None, None]
-    assert [meeting.num_ranks for meeting in scene.policy.meetings] == [3, 2, 3]
+    assert [rendezvous.num_ranks for rendezvous in scene.policy.rendezvous_made] == [3, 2, 3]
     assert (first.versions, late.versions) == ([1, 2], [1, 2])
 
 
@@ -160,7 +160,7 @@ async def test_a_worker_that_dies_is_told_and_the_others_get_a_new_channel(opene
     failures = await scene.deliver(2, *scene.workers)
     assert [type(failure) for failure in failures] == [type(None), ComponentError, type(None)]
     assert scene.workers[0].versions[-1:] == scene.workers[2].versions[-1:] == [2]
-    assert scene.policy.meetings[-1].num_ranks == 3
+    assert scene.policy.rendezvous_made[-1].num_ranks == 3
 
 
 async def test_a_policy_that_fails_is_the_error() -> None:
@@ -176,10 +176,10 @@ async def test_a_policy_that_hangs_is_an_error_in_time() -> None:
     scene.policy.hangs = True
     scene.workers[0].limit_s = 0.05
 
-    async def receive(manifest: Manifest, version: int) -> None:
+    async def take(handover: Handover, version: int) -> None:
         raise ComponentError("no answer within 0.05 s")
 
-    scene.workers[0].receive = receive  # type: ignore[method-assign]
+    scene.workers[0].take = take  # type: ignore[method-assign]
     with pytest.raises(ComponentError, match=r"within 0\.05 s \(rollout.update_timeout_s\)"):
         await scene.deliver(2, *scene.workers)
 
@@ -190,19 +190,19 @@ WEIGHTS = [(f"w{i}", torch.full((1_000_000,), float(i))) for i in range(8)]
 class RealPolicy(ScriptedPolicy):
     """A rank at the end of a real channel, which does not hold all of these weights at once."""
 
-    async def ask(self, method: str) -> Any:
+    async def call_first(self, method: str) -> Any:
         if method == "manifest":
-            return Manifest(
+            return WeightsManifest(
                 names=tuple(name for name, _ in WEIGHTS),
                 dtypes=("float32",) * len(WEIGHTS),
                 shapes=((1_000_000,),) * len(WEIGHTS),
             )
         return "127.0.0.1", free_port(), make_secret()
 
-    async def everywhere(self, method: str, *args: Any) -> None:
+    async def call_all(self, method: str, *args: Any) -> None:
         try:
             if method == "join_engines":
-                self.meetings.append(args[0])
+                self.rendezvous_made.append(args[0])
                 self.channel = await asyncio.to_thread(TcpChannel, args[0], 0, CPU)
             else:
                 await asyncio.to_thread(self.channel.send, args[0], WEIGHTS)
@@ -215,20 +215,19 @@ class RealPolicy(ScriptedPolicy):
 class RealReceiver(ScriptedReceiver):
     """A worker at the end of a real channel."""
 
-    async def join(self, meeting: Meeting) -> None:
-        if self.name in self.wire.dead:
-            raise ComponentError("died")
+    async def take(self, handover: Handover, version: int) -> None:
         try:
-            self.channel = await asyncio.to_thread(TcpChannel, meeting, meeting.first_rank, CPU)
-        except OSError as error:
-            raise ChannelError(str(error)) from error
-
-    async def receive(self, manifest: Manifest, version: int) -> None:
-        if self.name in self.wire.hung:
-            await asyncio.sleep(self.limit_s)
-            raise ComponentError("no answer in time")
-        try:
-            await asyncio.to_thread(self.channel.receive, manifest, lambda part: None)
+            if isinstance(handover, Rendezvous):
+                if self.name in self.wire.dead:
+                    raise ComponentError("died")
+                self.channel = await asyncio.to_thread(
+                    TcpChannel, handover, handover.first_rank, CPU
+                )
+                return
+            if self.name in self.wire.hung:
+                await asyncio.sleep(self.limit_s)
+                raise ComponentError("no answer in time")
+            await asyncio.to_thread(self.channel.receive, handover, lambda part: None)
         except OSError as error:
             raise ChannelError(str(error)) from error
         self.versions.append(version)
@@ -266,7 +265,7 @@ async def test_a_worker_that_starts_during_an_update_gets_what_comes_out_of_it()
         delivering = asyncio.create_task(scene.deliver(None, late))
         await asyncio.sleep(0.05)
         assert not delivering.done()
-        assert not late.meetings
+        assert not late.rendezvous_made
     assert await delivering == [None]
     assert late.versions == [5]
 

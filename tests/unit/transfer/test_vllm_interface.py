@@ -22,11 +22,11 @@ from ur2.checksums import checksum
 from ur2.rollout.engines.vllm_weights import BACKEND, ChannelEngine, WeightReloader
 from ur2.transfer.checks import CHECKSUMS, read_sums, with_checksums
 from ur2.transfer.nccl import NcclChannel
-from ur2.transfer.records import Manifest, Meeting
+from ur2.transfer.records import Rendezvous, WeightsManifest
 
 pytestmark = pytest.mark.slow
 CPU = torch.device("cpu")
-MEETING = Meeting(
+RENDEZVOUS = Rendezvous(
     channel="nccl", address="host", port=1, num_ranks=3, first_rank=0, timeout_s=5.0,
     secret="secret",
 )  # fmt: skip
@@ -148,15 +148,15 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("part_bytes", [100, 500, 1 << 20])
 @pytest.mark.usefixtures("no_gpu")
 def test_both_ends_cut_the_stream_alike(part_bytes: int) -> None:
-    meeting = dataclasses.replace(MEETING, part_bytes=part_bytes)
+    rendezvous = dataclasses.replace(RENDEZVOUS, part_bytes=part_bytes)
     weights = [(f"w{i}", torch.randn(3 + i, 5).to(torch.bfloat16)) for i in range(15)]
-    manifest = Manifest(
+    manifest = WeightsManifest(
         names=tuple(name for name, _ in weights),
         dtypes=("bfloat16",) * 15,
         shapes=tuple(tuple(tensor.shape) for _, tensor in weights),
         verified=True,
     )
-    sender, *receivers = [NcclChannel(meeting, rank, CPU) for rank in range(3)]
+    sender, *receivers = [NcclChannel(rendezvous, rank, CPU) for rank in range(3)]
     lock = threading.Lock()
 
     def receive(channel: NcclChannel) -> list[tuple[str, torch.Tensor]]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from ur2.transfer.records import Manifest, Meeting
+from ur2.transfer.records import Handover
 from ur2.types import Segment, VersionRun
 
 Finish = Literal["stop", "length"]
@@ -74,38 +74,25 @@ class Engine(Protocol):
         """Sampled so far for requests that were given up."""
         ...
 
-    async def load_weights(self, path: str, version: int) -> None:
-        """Replaces the weights by those of `path`, between two steps of decoding.
+    async def take(self, handover: Handover, version: int) -> None:
+        """Replaces the weights between two steps of decoding, or opens a channel for that.
 
         Requests in flight keep their state and go on under the new weights. Where these do not fit,
         nothing is sampled until others do. An engine that sleeps takes back the memory of its
         weights, and sleeps on.
 
         Args:
-            path: a directory with one or more `*.safetensors`, Hugging Face parameter names.
-            version: the label of everything sampled from now on.
+            handover: a folder of weights; or a rendezvous, where a channel to the policy opens in
+                the place of an earlier one; or the manifest of what the policy sends over that
+                channel at the same time.
+            version: the label of everything sampled under these weights.
 
         Raises:
-            InputError: `path` holds no weights.
-            ComponentError: the weights do not fit the model, or the engine died.
-        """
-        ...
-
-    async def join_policy(self, meeting: Meeting) -> None:
-        """Opens a channel to the policy, in the place of an earlier one.
-
-        Raises:
-            ChannelError: the policy, or another engine, was not there.
-            ComponentError: the engine has no channels, or died.
-        """
-        ...
-
-    async def receive_weights(self, manifest: Manifest, version: int) -> None:
-        """As `load_weights`, by those that the policy sends at the same time.
-
-        Raises:
-            ChannelError: they did not come through. The engine waits for others.
-            ComponentError: they do not fit the model, or the engine died.
+            InputError: the folder holds no weights.
+            ChannelError: the policy or another engine was not there, or weights did not come
+                through; the engine waits for others.
+            ComponentError: the weights do not fit the model, the engine has no channels, or it
+                died.
         """
         ...
 
@@ -113,8 +100,8 @@ class Engine(Protocol):
         """Stops decoding and gives memory back; requests wait, those in flight with their tokens.
 
         Args:
-            keep_weights: keep a copy of the weights in host memory; otherwise `load_weights` must
-                come before `wake`.
+            keep_weights: keep a copy of the weights in host memory; otherwise `take` must come
+                before `wake`.
 
         Raises:
             ComponentError: the engine died, or cannot sleep.

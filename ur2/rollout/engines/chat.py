@@ -11,17 +11,16 @@ from typing import Any, cast
 
 from ur2.endpoints.chat import printable
 from ur2.errors import ComponentError, InputError
+from ur2.prompts.dialect import Markers
 from ur2.prompts.options import PromptOptions
-from ur2.prompts.protocol import Markers
 from ur2.prompts.render import PromptRenderer
 from ur2.rollout.engines.base import Generation, GenerationRequest
 from ur2.rollout.engines.endpoint import Endpoint
 from ur2.rollout.options import EngineOptions
-from ur2.transfer.records import Manifest, Meeting
+from ur2.transfer.records import Handover
 from ur2.types import Author, Segment
 
 CHARS_PER_TOKEN = 4
-NO_WEIGHTS = "a chat endpoint cannot take weights; train with vllm or hf"
 
 
 class ChatEngine:
@@ -86,17 +85,9 @@ class ChatEngine:
             weight_versions=(),
         )
 
-    async def load_weights(self, path: str, version: int) -> None:
+    async def take(self, handover: Handover, version: int) -> None:
         """Refuses: an endpoint's weights are fixed."""
-        raise ComponentError(NO_WEIGHTS)
-
-    async def join_policy(self, meeting: Meeting) -> None:
-        """Refuses: an endpoint's weights are fixed."""
-        raise ComponentError(NO_WEIGHTS)
-
-    async def receive_weights(self, manifest: Manifest, version: int) -> None:
-        """Refuses: an endpoint's weights are fixed."""
-        raise ComponentError(NO_WEIGHTS)
+        raise ComponentError("a chat endpoint cannot take weights; train with vllm or hf")
 
     async def sleep(self, *, keep_weights: bool) -> None:
         """Refuses: its memory is elsewhere."""

@@ -4,7 +4,7 @@ import importlib.util
 from collections.abc import Mapping, Sequence
 
 from ur2.errors import InputError
-from ur2.prompts.protocol import Markers
+from ur2.prompts.dialect import Markers
 from ur2.rollout.engines.base import Engine
 from ur2.rollout.engines.chat import ChatEngine
 from ur2.rollout.engines.hf import HfEngine

@@ -12,13 +12,13 @@ from ur2.rollout.engines.text import decode, load_tokenizer, stop_ids
 from ur2.rollout.options import EngineOptions
 from ur2.transfer.checks import damaged, refuse_differing
 from ur2.transfer.files import read_checksums, read_weights, weight_files
-from ur2.transfer.records import Manifest, Meeting
+from ur2.transfer.records import Handover, WeightFolder
 from ur2.types import version_runs
 
 if TYPE_CHECKING:
     import torch
 
-    from ur2.rollout.engines.hf_batch import DecodingBatch, Row
+    from ur2.rollout.engines.hf_batch import DecodingBatch, RunningRequest
 
 
 class HfEngine:
@@ -47,9 +47,9 @@ class HfEngine:
         self._max_model_len = max_model_len
         self._seed = seed
         self._version = 0
-        self._waiting: list[Row] = []
+        self._waiting: list[RunningRequest] = []
         self._futures: dict[int, asyncio.Future[Finish]] = {}
-        self._abandoned: list[Row] = []
+        self._abandoned: list[RunningRequest] = []
         """Given up; the step under way may still add a token."""
         self._num_abandoned_tokens = 0
         """Of those given up before."""
@@ -110,29 +110,23 @@ class HfEngine:
         """See `Engine`."""
         return self._num_abandoned_tokens + sum(len(row.token_ids) for row in self._abandoned)
 
-    async def load_weights(self, path: str, version: int) -> None:
+    async def take(self, handover: Handover, version: int) -> None:
         """Copies the weights between two steps; rows in flight compute their cache again.
 
         Where it fails, nothing goes on until others fit: some may have been copied.
         """
-        weight_files(path)
+        if not isinstance(handover, WeightFolder):
+            raise ComponentError("the hf engine reads files: set policy.weight_transfer=files")
+        weight_files(handover.path)
         async with self._stepping:
             self._going.clear()
             self._has_weights = False
-            await self._on_thread(self._copy_weights, path, version)
+            await self._on_thread(self._copy_weights, handover.path, version)
             self._waiting = [*self._batch.evict(), *self._waiting]
             self._version = version
             self._has_weights = True
             if not self._asleep:
                 self._going.set()
-
-    async def join_policy(self, meeting: Meeting) -> None:
-        """Refuses: it has no channels."""
-        raise ComponentError("the hf engine reads files: set policy.weight_transfer=files")
-
-    async def receive_weights(self, manifest: Manifest, version: int) -> None:
-        """Refuses: it has no channels."""
-        raise ComponentError("the hf engine reads files: set policy.weight_transfer=files")
 
     async def sleep(self, *, keep_weights: bool) -> None:
         """Drops the cache, and the weights or, on GPU, moves them to host memory."""
@@ -179,7 +173,7 @@ class HfEngine:
             if not self._batch.rows and not self._waiting:
                 self._work.clear()
 
-    def _admit(self) -> "list[Row]":
+    def _admit(self) -> "list[RunningRequest]":
         self._num_abandoned_tokens, self._abandoned = self.num_abandoned_tokens, []
         self._waiting = [row for row in self._waiting if not row.abandoned]
         num_free = max(0, self._options.max_num_seqs - len(self._batch.rows))
@@ -193,15 +187,15 @@ class HfEngine:
             if not future.done():
                 future.set_exception(self._error)
 
-    def _row(self, request: GenerationRequest) -> "Row":
+    def _row(self, request: GenerationRequest) -> "RunningRequest":
         import torch
 
-        from ur2.rollout.engines.hf_batch import Row
+        from ur2.rollout.engines.hf_batch import RunningRequest
 
         generator = self._generator
         if request.seed is not None:
             generator = torch.Generator().manual_seed(request.seed)
-        return Row(
+        return RunningRequest(
             request=request,
             stop_token_ids=frozenset(stop_ids(self._tokenizer, request)),
             generator=generator,

@@ -16,7 +16,7 @@ from ur2.rollout.engines.text import Tokenizer, decode
 
 
 @dataclass(slots=True, eq=False)
-class Row:
+class RunningRequest:
     """One request on its way; owned by the batch between admission and finish."""
 
     request: GenerationRequest
@@ -58,12 +58,14 @@ class DecodingBatch:
     def __init__(self, model: Any, tokenizer: Tokenizer) -> None:
         self._model = model
         self._tokenizer = tokenizer
-        self.rows: list[Row] = []
+        self.rows: list[RunningRequest] = []
         self._cache: DynamicCache | None = None
         self._mask_BT: Tensor = torch.zeros(0, 0, dtype=torch.long)
 
     @torch.inference_mode()
-    def step(self, admitted: list[Row], weight_version: int) -> list[tuple[Row, Finish]]:
+    def step(
+        self, admitted: list[RunningRequest], weight_version: int
+    ) -> list[tuple[RunningRequest, Finish]]:
         """Admits rows, samples one token for every row, removes and returns the finished ones."""
         self._keep([row for row in self.rows if not row.abandoned])
         logits = []
@@ -87,7 +89,7 @@ class DecodingBatch:
         self._keep([row for row in self.rows if id(row) not in done])
         return finished
 
-    def evict(self) -> list[Row]:
+    def evict(self) -> list[RunningRequest]:
         """Empties the batch, cache included; the rows can be admitted again with their tokens."""
         rows, self.rows, self._cache = self.rows, [], None
         return rows
@@ -98,7 +100,7 @@ class DecodingBatch:
         self._mask_BT = functional.pad(self._mask_BT, (0, 1), value=1)
         return self._forward(last_B1, self._mask_BT, self._cache)
 
-    def _admit(self, rows: list[Row]) -> Tensor:
+    def _admit(self, rows: list[RunningRequest]) -> Tensor:
         """Feeds the contexts of joining rows and merges their cache; returns logits, (B, V)."""
         length = max(len(row.context) for row in rows)
         padded = [[0] * (length - len(row.context)) + row.context for row in rows]
@@ -134,7 +136,7 @@ class DecodingBatch:
         masks = (self._mask_BT, mask_BT)
         self._mask_BT = torch.cat([functional.pad(m, (length - m.shape[1], 0)) for m in masks])
 
-    def _keep(self, rows: list[Row]) -> None:
+    def _keep(self, rows: list[RunningRequest]) -> None:
         """Drops all other rows, and the left padding that no row needs any more."""
         if len(rows) == len(self.rows):
             return
@@ -157,7 +159,7 @@ class DecodingBatch:
         return device
 
 
-def sample(logits_BV: Tensor, rows: list[Row]) -> tuple[Tensor, Tensor]:
+def sample(logits_BV: Tensor, rows: list[RunningRequest]) -> tuple[Tensor, Tensor]:
     """Draws one token per row by inverse CDF, each row from its own generator.
 
     A row's draw depends on its generator and its logits, not on the rows beside it.
@@ -179,7 +181,7 @@ def sample(logits_BV: Tensor, rows: list[Row]) -> tuple[Tensor, Tensor]:
     return token_B, logprob_BV.gather(1, token_B[:, None])[:, 0]
 
 
-def _filter(logits_BV: Tensor, rows: list[Row]) -> Tensor:
+def _filter(logits_BV: Tensor, rows: list[RunningRequest]) -> Tensor:
     """Minus infinity outside each row's top_k and top_p; they cut nothing where it is greedy."""
     limits = [(r.request.top_k, r.request.top_p) if r.request.temperature else (0, 1) for r in rows]
     if all(limit == (0, 1) for limit in limits):

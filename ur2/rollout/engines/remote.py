@@ -7,7 +7,7 @@ from ur2.rollout.engines.base import Finish, Generation, GenerationRequest
 from ur2.rollout.engines.endpoint import Endpoint
 from ur2.rollout.engines.text import decode, load_tokenizer, stop_ids
 from ur2.rollout.options import EngineOptions
-from ur2.transfer.records import Manifest, Meeting
+from ur2.transfer.records import Handover
 from ur2.types import VersionRun
 
 _FINISHES: dict[str, Finish] = {"stop": "stop", "length": "length"}
@@ -80,16 +80,8 @@ class RemoteEngine:
             weight_versions=(VersionRun(0, len(token_ids)),),
         )
 
-    async def load_weights(self, path: str, version: int) -> None:
+    async def take(self, handover: Handover, version: int) -> None:
         """Refuses: an endpoint's weights are fixed."""
-        raise ComponentError("a remote engine cannot take weights; train with vllm or hf")
-
-    async def join_policy(self, meeting: Meeting) -> None:
-        """Refuses, as `load_weights`."""
-        raise ComponentError("a remote engine cannot take weights; train with vllm or hf")
-
-    async def receive_weights(self, manifest: Manifest, version: int) -> None:
-        """Refuses, as `load_weights`."""
         raise ComponentError("a remote engine cannot take weights; train with vllm or hf")
 
     async def sleep(self, *, keep_weights: bool) -> None:

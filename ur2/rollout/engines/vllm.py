@@ -15,7 +15,7 @@ from ur2.rollout.engines.vllm_settings import IN_CORE, device_arguments, environ
 from ur2.rollout.options import EngineOptions
 from ur2.transfer.checks import refuse_differing
 from ur2.transfer.files import read_checksums, weight_files
-from ur2.transfer.records import ChannelError, Manifest, Meeting
+from ur2.transfer.records import ChannelError, Handover, Rendezvous, WeightFolder, WeightsManifest
 from ur2.types import VersionRun
 
 _INITIAL_VERSION = 0
@@ -174,7 +174,17 @@ class VllmEngine:
             skip_clone=True,  # made for one request
         )
 
-    async def load_weights(self, path: str, version: int) -> None:
+    async def take(self, handover: Handover, version: int) -> None:
+        """Replaces the weights while requests are in flight; these keep their tokens."""
+        match handover:
+            case WeightFolder(path):
+                await self._reload(path, version)
+            case Rendezvous():
+                await self._join(handover)
+            case WeightsManifest():
+                await self._receive(handover, version)
+
+    async def _reload(self, path: str, version: int) -> None:
         """Pauses, reloads in place, empties the prefix cache, resumes.
 
         Requests in flight keep their tokens; their KV cache is computed again under the new
@@ -188,18 +198,18 @@ class VllmEngine:
                 differing = await self._llm.collective_rpc("ur2_differing", args=(path,))
                 refuse_differing(*differing, source=f"in '{path}'", version=version)
 
-    async def join_policy(self, meeting: Meeting) -> None:
+    async def _join(self, rendezvous: Rendezvous) -> None:
         """Opens a channel in each of vllm's processes; decoding waits."""
         from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
 
-        request = WeightTransferInitRequest(init_info=dataclasses.asdict(meeting))
+        request = WeightTransferInitRequest(init_info=dataclasses.asdict(rendezvous))
         async with self._updating:
             with _engine_death():
                 await self._llm.init_weight_transfer_engine(request)
                 self._refuse_broken(await self._llm.collective_rpc("ur2_outcome"))
 
-    async def receive_weights(self, manifest: Manifest, version: int) -> None:
-        """As `load_weights`, from the channel."""
+    async def _receive(self, manifest: WeightsManifest, version: int) -> None:
+        """Replaces the weights by what comes over the channel, as `_reload` does."""
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
         request = WeightTransferUpdateRequest(update_info=dataclasses.asdict(manifest))

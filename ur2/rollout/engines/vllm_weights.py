@@ -14,7 +14,7 @@ from ur2.transfer.channel import CHANNEL_ERRORS, Channel
 from ur2.transfer.channels import CHANNELS
 from ur2.transfer.checks import CHECKSUMS, damaged, differing, read_sums
 from ur2.transfer.files import read_checksums, read_weights
-from ur2.transfer.records import Manifest, Meeting
+from ur2.transfer.records import Rendezvous, WeightsManifest
 
 T = TypeVar("T")
 
@@ -31,8 +31,8 @@ class ChannelEngine(WeightTransferEngine):  # type: ignore[misc]
     failures are kept, and asked for when it is over.
     """
 
-    init_info_cls = Meeting
-    update_info_cls = Manifest
+    init_info_cls = Rendezvous
+    update_info_cls = WeightsManifest
     supports_draft_weight_update = False
 
     def __init__(
@@ -50,7 +50,7 @@ class ChannelEngine(WeightTransferEngine):  # type: ignore[misc]
         self.problem = ""
         """What is wrong with the weights."""
 
-    def init_transfer_engine(self, init_info: Meeting) -> None:
+    def init_transfer_engine(self, init_info: Rendezvous) -> None:
         """Opens a channel, in the place of an earlier one."""
         self.shutdown()
         self.broken = ""
@@ -65,7 +65,7 @@ class ChannelEngine(WeightTransferEngine):  # type: ignore[misc]
         self.problem = ""
         self._published, self._arrived, self._sums = {}, {}, {}
 
-    def receive_weights(self, update_info: Manifest) -> None:
+    def receive_weights(self, update_info: WeightsManifest) -> None:
         """Loads what comes, to the end, so that the policy can send it to others."""
         if self._channel is None:
             return

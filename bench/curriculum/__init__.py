@@ -1,0 +1,1 @@
+"""Retrieval policies on simulated learners whose gain from retrieval is known."""

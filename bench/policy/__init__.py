@@ -1,0 +1,1 @@
+"""Cost of the policy update and of handing weights to engines."""

@@ -1,0 +1,1 @@
+"""Quality, speed and size of encoding, indexes and the retrieval service."""

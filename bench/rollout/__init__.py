@@ -1,0 +1,1 @@
+"""Rollouts beside a lock-step loop and beside the bare engine."""
