@@ -86,7 +86,7 @@ def test_an_adapter_has_options_of_its_own(rows: str) -> None:
     ("query", "message"),
     [
         ("adapter=mine:nothing", "'mine:nothing' cannot be imported"),
-        ("adapter=nothing", "'nothing' is unknown .* package.module:Name"),
+        ("adapter=nothing", "'nothing' is unknown; .* package.module:Name"),
         ("adapter=mine:trivia&a=1", "there are no such options; remove a"),
         ("adapter=mine:TRIVIA&max_word=1", "unknown key 'max_word' .*max_words"),
         ("adapter=mine:TRIVIA&max_words=x", "'max_words'"),
