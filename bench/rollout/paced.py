@@ -183,7 +183,7 @@ class PacedEngine:
         await self.inner.close()
 
 
-class ScriptedEngine:
+class SteppingEngine:
     """Without a model; continues turns of one token, over and over.
 
     In each step the `max_num_seqs` oldest requests take one token, a step takes

@@ -19,7 +19,7 @@ from bench.rollout.paced import (
     SAMPLING,
     SEED,
     Replayed,
-    ScriptedEngine,
+    SteppingEngine,
     Workload,
     assignments,
     generation,
@@ -47,7 +47,7 @@ def simulate(model: str, shape: Shape, seed: int) -> tuple[float, float]:
     work, groups = shape.draw(seed), shape.groups
 
     async def seconds(is_ours: bool) -> float:
-        engine = ScriptedEngine(step_s=STEP_S, sequence_s=SEQUENCE_S)
+        engine = SteppingEngine(step_s=STEP_S, sequence_s=SEQUENCE_S)
         players, client = make_players(model, engine, LocalTransport(Replayed()))
         players.engine.script = script(work, groups)
         loop = asyncio.get_running_loop()

@@ -45,7 +45,7 @@ def both(model, work, *, sequence_s):
     groups = paced.assignments(NUM // paced.SAMPLES)
 
     async def play(way):
-        engine = Counting(paced.ScriptedEngine(step_s=1.0, sequence_s=sequence_s))
+        engine = Counting(paced.SteppingEngine(step_s=1.0, sequence_s=sequence_s))
         players, client = paced.make_players(model, engine, LocalTransport(paced.Replayed()))
         players.engine.script = paced.script(work, groups)
         await way(players, client)
@@ -87,7 +87,7 @@ def test_steps_with_extra_groups_do_the_same_work_in_less_time(model, seed):
     groups = shape.groups
 
     async def play(way):
-        engine = Counting(paced.ScriptedEngine(step_s=0.02, sequence_s=0.0))
+        engine = Counting(paced.SteppingEngine(step_s=0.02, sequence_s=0.0))
         players, client = paced.make_players(model, engine, LocalTransport(paced.Replayed()))
         players.engine.script = paced.script(shape.draw(seed), groups)
         await way(players, client)

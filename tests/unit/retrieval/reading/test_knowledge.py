@@ -3,7 +3,6 @@
 import asyncio
 import json
 import pickle
-from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import given
@@ -15,6 +14,7 @@ from ur2.retrieval.options import RetrievalOptions
 from ur2.retrieval.reading.knowledge import RoutedKnowledge
 from ur2.retrieval.reading.options import SummariserOptions
 from ur2.retrieval.reading.summarise import Summariser, read_strong, read_weak
+from ur2.testing.players import ScriptedRetriever
 from ur2.types import Facts, Lookup, Passage, RetrievalFailed, Unsearchable
 
 PASSAGES = (
@@ -24,16 +24,6 @@ PASSAGES = (
 LOOKUP = Lookup(
     task="qa", question="Who is mayor of France's capital?", reasoning="First", query="capital"
 )
-
-
-@dataclass
-class ScriptedRetriever:
-    found: tuple[Passage, ...] | RetrievalFailed = PASSAGES
-    asked: list[tuple] = field(default_factory=list)
-
-    async def search(self, queries, top_k, corpus=None):
-        self.asked.append((tuple(queries), top_k, corpus))
-        return [self.found for _ in queries]
 
 
 def reply_with(content: str | dict, **usage) -> dict:
@@ -57,7 +47,7 @@ def summarise_with(serve_http):
         }
         typed = SummariserOptions.load(tree, where="retrieval.summariser")
         knowledge = RoutedKnowledge(
-            retriever=retriever or ScriptedRetriever(),
+            retriever=retriever or ScriptedRetriever(PASSAGES),
             top_k=2,
             summariser=Summariser(typed),
         )
@@ -67,7 +57,7 @@ def summarise_with(serve_http):
 
 
 async def test_without_summariser_and_routes_a_lookup_is_a_search():
-    retriever = ScriptedRetriever()
+    retriever = ScriptedRetriever(PASSAGES)
     finding = await RoutedKnowledge(retriever=retriever, top_k=7).look_up(LOOKUP)
     assert finding.outcome == PASSAGES
     assert finding.summary is None
@@ -75,7 +65,7 @@ async def test_without_summariser_and_routes_a_lookup_is_a_search():
 
 
 async def test_each_task_searches_its_own_corpus():
-    retriever = ScriptedRetriever()
+    retriever = ScriptedRetriever(PASSAGES)
     knowledge = RoutedKnowledge(
         retriever=retriever, top_k=1, routes={"math": "wiki", "choice": "med"}
     )

@@ -1,0 +1,26 @@
+"""Tests without a model: for our own, and for authors of environments.
+
+Enters: an environment of anyone's, turns to play. Leaves: trajectories, and what an environment
+breaks. Nothing here needs a GPU, ray or vllm.
+"""
+
+from ur2.testing.players import (
+    CharacterTokenizer,
+    ScriptedEngine,
+    ScriptedRetriever,
+    play,
+    scripted_players,
+    turns,
+)
+from ur2.testing.records import make_assignment, make_question
+
+__all__ = [
+    "CharacterTokenizer",
+    "ScriptedEngine",
+    "ScriptedRetriever",
+    "make_assignment",
+    "make_question",
+    "play",
+    "scripted_players",
+    "turns",
+]
