@@ -299,8 +299,8 @@ class Score:
     unscored: bool = False
     """The judge was asked and gave no verdict: the configured rule stands in for it."""
     turns: tuple[float, ...] = ()
-    """Of `total`: what each turn of the policy earned by terms that measure turns, in order; empty
-    where there are none. The rest of the total is the whole trajectory's."""
+    """Of `total`: what each turn of the policy earned, in order, from its environment and by terms
+    that measure turns; empty without either. The rest of the total is the whole trajectory's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,7 @@ LIGHT = [
     "ur2.policy.options",
     "ur2.retrieval.options",
     "ur2.trainer.options",
+    "ur2.testing",
     "ur2.benchmarks.runner",
     "ur2.evaluate",
 ]

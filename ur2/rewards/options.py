@@ -8,6 +8,9 @@ from ur2.endpoints.options import EndpointOptions, Seconds
 from ur2.options import Options
 from ur2.types import Level, Task
 
+EARNED = "earned"
+"""The part of a reward that the environment gave, turn by turn."""
+
 Verdict = Literal["correct", "partially correct", "incorrect"]
 UnscoredRule = Literal["exact", "zero", "group_mean", "fail"]
 
@@ -47,8 +50,8 @@ class TermOptions(Options):
     """`answer`: the grade of the final answer, 0 to 1; `format`: 1 without a violation, else 0;
     `violations`: their number; `searches`: the number of searches; `search_bonus`: `values` at the
     number of searches; `unsearchable`: the number of searches answered as not searchable;
-    `earned`: what the environment gave each turn; `constant`: 1. Or `package.module:Name`, a
-    `TermFacts` of your own or a function of a `GradedTrajectory`."""
+    `constant`: 1. Or `package.module:Name`, a `TermFacts` of your own or a function of a
+    `GradedTrajectory`."""
     options: dict[str, JsonValue] = Field(default_factory=dict)
     """Options of a kind of your own, which says what there are."""
     weight: Schedule = 1.0
@@ -115,7 +118,7 @@ class JudgeOptions(EndpointOptions):
 
 
 class RewardOptions(Options):
-    """The reward of a trajectory: the sum of its terms."""
+    """The reward of a trajectory: the sum of its terms, and of what its environment gave."""
 
     terms: dict[str, TermOptions]
     """Terms by the name that they have in metrics."""
@@ -137,7 +140,11 @@ class RewardOptions(Options):
 
     @model_validator(mode="after")
     def _is_complete(self) -> Self:
-        reserved = {"clip": "what clipping changed", "unscored": "what a missing verdict changed"}
+        reserved = {
+            "clip": "what clipping changed",
+            "unscored": "what a missing verdict changed",
+            EARNED: "what the environment gave for turns",
+        }
         for name in reserved.keys() & self.terms.keys():
             raise ValueError(f"a term cannot be called '{name}': it names {reserved[name]}")
         for name, term in self.terms.items():

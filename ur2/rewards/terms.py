@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, Self
 from ur2.errors import InputError, PluginError
 from ur2.options import Options
 from ur2.plugins import blame, find_facts, own_options
-from ur2.rewards.options import RewardOptions, TermOptions
+from ur2.rewards.options import EARNED, RewardOptions, TermOptions
 from ur2.types import Assignment, Author, Trajectory
 
 
@@ -106,9 +106,9 @@ class WeightedParts(NamedTuple):
     """The weighted values of one trajectory."""
 
     of_terms: dict[str, float]
-    """By name; 0 where a term does not apply."""
+    """By name; 0 where a term does not apply. `earned` is what the environment gave, if it did."""
     of_turns: tuple[float, ...]
-    """What each turn got by terms that measure turns; empty without such terms."""
+    """What each turn got by terms that measure turns and from the environment; empty without."""
 
 
 def load_terms(options: RewardOptions) -> tuple[Term, ...]:
@@ -138,12 +138,14 @@ def parts_of(outcome: GradedTrajectory, terms: Sequence[TermAtStep]) -> Weighted
         else []
         for at in terms
     }
+    by_turn = [weighted[at.term.name] for at in terms if at.term.facts.by == "turn"]
+    given = earned(outcome.trajectory)
+    if any(given):
+        weighted[EARNED] = given
+        by_turn.append(given)
     return WeightedParts(
         of_terms={name: sum(values, 0.0) for name, values in weighted.items()},
-        of_turns=_by_turn(
-            [weighted[at.term.name] for at in terms if at.term.facts.by == "turn"],
-            len(outcome.trajectory.policy_texts),
-        ),
+        of_turns=_by_turn(by_turn, len(given)),
     )
 
 
@@ -206,6 +208,5 @@ TERMS: Mapping[str, TermFacts] = {
         takes_values=True,
     ),
     "unsearchable": TermFacts(measure=lambda outcome, _: num_unsearchable(outcome.trajectory)),
-    "earned": TermFacts(measure=lambda outcome, _: earned(outcome.trajectory), by="turn"),
     "constant": TermFacts(measure=lambda outcome, _: 1.0),
 }

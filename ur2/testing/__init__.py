@@ -4,6 +4,7 @@ Enters: an environment of anyone's, turns to play. Leaves: trajectories, and wha
 breaks. Nothing here needs a GPU, ray or vllm.
 """
 
+from ur2.testing.contract import check_environment
 from ur2.testing.players import (
     CharacterTokenizer,
     ScriptedEngine,
@@ -13,11 +14,14 @@ from ur2.testing.players import (
     turns,
 )
 from ur2.testing.records import make_assignment, make_question
+from ur2.testing.referee import ContractReport
 
 __all__ = [
     "CharacterTokenizer",
+    "ContractReport",
     "ScriptedEngine",
     "ScriptedRetriever",
+    "check_environment",
     "make_assignment",
     "make_question",
     "play",

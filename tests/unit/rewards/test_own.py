@@ -1,6 +1,7 @@
 """Terms and graders of a user's own, by import path."""
 
 import sys
+from dataclasses import replace
 from types import ModuleType
 
 import pytest
@@ -11,7 +12,7 @@ from ur2.rewards.grading import GraderFacts
 from ur2.rewards.options import RewardOptions
 from ur2.rewards.rubric import Rubric
 from ur2.rewards.terms import TermFacts
-from ur2.types import Assignment, Group
+from ur2.types import Assignment, Author, Group
 
 
 class Brevity(Options):
@@ -60,8 +61,8 @@ def mine(monkeypatch):
 
 @pytest.fixture
 def score(atlas, make_question, make_trajectory, answered):
-    async def run(*turns, terms=None, grader="exact_match", grader_options=None, clip=None):
-        tree = {"terms": terms or {}, "graders": {"qa": grader}, "clip": clip}
+    async def run(*turns, terms=None, grader="exact_match", grader_options=None, rewards=()):
+        tree = {"terms": terms or {}, "graders": {"qa": grader}}
         if grader_options is not None:
             tree["grader_options"] = {"qa": grader_options}
         rubric = Rubric.from_options(RewardOptions.load(tree, where="reward"), atlas)
@@ -69,6 +70,12 @@ def score(atlas, make_question, make_trajectory, answered):
             id="1-0", question=make_question(), retrieval=True, reason="", step=1
         )
         played = answered(make_trajectory(*turns), atlas, "qa")
+        given = iter(rewards)
+        segments = tuple(
+            replace(s, reward=next(given, 0.0)) if s.author is Author.POLICY else s
+            for s in played.segments
+        )
+        played = replace(played, segments=segments)
         scored = await rubric.score(Group(assignment=assignment, trajectories=(played,)), 1)
         return scored.scores[0]
 
@@ -105,11 +112,25 @@ async def test_clips_of_turns_bound_each_and_still_sum_to_the_part(score):
 async def test_turns_get_nothing_of_a_term_that_does_not_apply(score):
     terms = {
         "brevity": {"kind": "mine:brevity", "tasks": ["math"]},
-        "earned": {"kind": "earned", "requires": ["brevity"]},
+        "bonus": {"kind": "mine:brevity", "requires": ["brevity"]},
     }
     shown = await score("a", ANSWER, terms=terms)
     assert shown.turns == (0.0, 0.0)
     assert shown.total == 0.0
+
+
+async def test_what_the_environment_gave_is_a_part_and_belongs_to_its_turns(score):
+    terms = {"brevity": {"kind": "mine:brevity"}, "answer": {"kind": "answer"}}
+    shown = await score("a", ANSWER, terms=terms, rewards=[-0.5, 0.25])
+    assert shown.turns == (0.5, 1.25)
+    assert shown.parts == {"brevity": 2.0, "answer": 1.0, "earned": -0.25}
+    assert shown.total == 2.75
+    assert (await score("a", ANSWER, rewards=[0.0, 0.25])).turns == (0.0, 0.25)
+
+
+async def test_the_name_of_what_the_environment_gave_is_no_terms(score):
+    with pytest.raises(InputError, match="cannot be called 'earned'"):
+        await score("a", terms={"earned": {"kind": "answer"}})
 
 
 @pytest.mark.parametrize(
