@@ -1,8 +1,10 @@
 """What users add: `package.module:Name` stands wherever the name of a built-in may stand."""
 
 import importlib
+import importlib.util
+import re
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,6 +12,8 @@ from ur2.errors import InputError, PluginError
 from ur2.options import Options, nearest
 
 T = TypeVar("T")
+IMPORT_PATH = re.compile(r"(?:^|[?&]adapter=)([A-Za-z_]\w*)(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(?:&|$)")
+"""An option's value that names something of a user's, or a source that is read through one."""
 
 
 def find(name: str, known: Mapping[str, T], *, key: str, methods: Sequence[str] = ()) -> T:
@@ -77,6 +81,38 @@ def own_options(model: type[Options] | None, tree: Mapping[str, Any], *, where: 
     if tree:
         raise InputError(f"{where}: there are no such options; remove {', '.join(sorted(tree))}")
     return None
+
+
+def packages_in(tree: Any) -> Iterator[str]:
+    """The top-level packages of all import paths in a tree of options; a name may come twice."""
+    if isinstance(tree, Mapping):
+        tree = list(tree.values())
+    if isinstance(tree, str):
+        yield from IMPORT_PATH.findall(tree)
+    elif isinstance(tree, Sequence):
+        for value in tree:
+            yield from packages_in(value)
+
+
+def package_files(name: str) -> dict[str, Path]:
+    """The sources and configs of a top-level package, by their names in it; none if it is not here.
+
+    Nothing of it is imported.
+    """
+    try:
+        spec = importlib.util.find_spec(name)
+    except ValueError:  # a module that was made by hand
+        return {}
+    if spec is None:
+        return {}
+    if spec.submodule_search_locations is None:
+        return {name: Path(spec.origin)} if spec.origin and spec.has_location else {}
+    return {
+        str(file.relative_to(folder)): file
+        for folder in spec.submodule_search_locations
+        for pattern in ("**/*.py", "**/*.yaml")
+        for file in Path(folder).glob(pattern)
+    }
 
 
 def blame(what: str, error: Exception) -> PluginError:

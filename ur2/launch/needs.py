@@ -12,6 +12,7 @@ from ur2.config.schema import RunOptions
 from ur2.errors import InputError
 from ur2.launch.options import PreflightOptions
 from ur2.launch.preflight import Needs
+from ur2.plugins import packages_in
 
 SWEEP = ("-m", "--multirun")
 
@@ -61,7 +62,13 @@ def needs_of(run: RunOptions, options: PreflightOptions, num_nodes: int) -> Need
             "cluster.weights_dir is not set: weights would pass through one node's memory; name a "
             "folder that all nodes share, or choose another policy.weight_transfer"
         )
-    return Needs(inputs=inputs, shared=shared, hub_models=hub_models, num_gpus=num_gpus(run))
+    return Needs(
+        inputs=inputs,
+        shared=shared,
+        hub_models=hub_models,
+        num_gpus=num_gpus(run),
+        plugins=sorted(set(packages_in(run.model_dump(mode="json")))),
+    )
 
 
 def _base(run: RunOptions) -> str:

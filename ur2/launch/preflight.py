@@ -47,6 +47,8 @@ class Needs:
     """Option by folder of what all nodes read and write."""
     hub_models: Sequence[str]
     num_gpus: int
+    plugins: Sequence[str] = ()
+    """Packages of the user's that the run imports."""
 
 
 def problems_of(
@@ -57,6 +59,7 @@ def problems_of(
         *_of_ports(found),
         *_of_network(found, options),
         *_of_versions(found),
+        *_of_plugins(found),
         *_of_machines(found, needs, options),
         *_of_paths(found, needs),
         *_of_models(found, needs),
@@ -104,6 +107,15 @@ def _of_versions(found: Sequence[Found]) -> Iterator[LaunchProblem]:
             else "run `bash scripts/setup.sh` there, or use one .venv on a shared folder"
         )
         yield LaunchProblem(node=node, what=f"{name} is {value}, on the head {head}", do=fix)
+
+
+def _of_plugins(found: Sequence[Found]) -> Iterator[LaunchProblem]:
+    for name, node, value, head in _different(found, lambda node: node.facts["plugins"]):
+        yield LaunchProblem(
+            node=node,
+            what=f"your package {name} is {value}, on the head {head}",
+            do="bring both to the same files, or put it on a shared folder and on PYTHONPATH",
+        )
 
 
 def _of_machines(

