@@ -232,7 +232,7 @@ def find_input(key: str, path: str, options: InferenceOptions) -> Input:
     """Where the input that option `key` names stands."""
     file = local_path(path) if key.startswith(("dataset.", STAGES)) else path
     if file is not None and Path(file).exists():
-        return Input(key=key, path=file, state="here")
+        return Input(key=key, path=path, state="here")
     commands = {made: step.command for step in options.prepare for made in step.makes}
     if file in commands:
         return Input(key=key, path=path, state="to be made", command=commands[file])

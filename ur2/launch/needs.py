@@ -6,9 +6,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import OverrideParseException
 
 from ur2.config.load import compose
-from ur2.config.preflight import check_options, find_inputs, num_gpus
+from ur2.config.preflight import Input, check_options, find_inputs, num_gpus
 from ur2.config.problems import weight_transfer
 from ur2.config.schema import RunOptions
+from ur2.datasets.sources import local_path
 from ur2.errors import InputError
 from ur2.launch.options import PreflightOptions
 from ur2.launch.preflight import Needs
@@ -54,7 +55,7 @@ def needs_of(run: RunOptions, options: PreflightOptions, num_nodes: int) -> Need
         elif item.state == "to be made":
             shared.setdefault(str(_existing(Path(item.path))), item.key)
         else:
-            inputs[item.path] = item.key
+            inputs[_file(item)] = item.key
     if run.cluster.weights_dir is not None:
         shared[run.cluster.weights_dir] = "cluster.weights_dir"
     elif num_nodes > 1 and weight_transfer(run) == "files":
@@ -69,6 +70,13 @@ def needs_of(run: RunOptions, options: PreflightOptions, num_nodes: int) -> Need
         num_gpus=num_gpus(run),
         plugins=sorted(set(packages_in(run.model_dump(mode="json")))),
     )
+
+
+def _file(item: Input) -> str:
+    """The file or folder itself, without what its name says of its rows."""
+    if Path(item.path).exists():  # a name that says nothing more
+        return item.path
+    return local_path(item.path) or item.path
 
 
 def _base(run: RunOptions) -> str:

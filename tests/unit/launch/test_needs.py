@@ -145,3 +145,10 @@ def test_packages_of_the_users_are_those_of_all_import_paths() -> None:
     )
     needs = needs_of(run, PreflightOptions(), num_nodes=2)
     assert needs.plugins == ["my_games", "my_rows", "my_terms"]
+
+
+def test_a_file_is_looked_for_without_what_its_name_says_of_its_rows(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    file.touch()
+    run = compose_first([*SMOKE, "cluster.weights_dir=w", f"dataset.train='{file}?task=math'"])
+    assert needs_of(run, PreflightOptions(), num_nodes=2).inputs[str(file)] == "dataset.train"
