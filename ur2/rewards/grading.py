@@ -44,6 +44,8 @@ class GraderFacts:
     """The grade of an answer, 0 to 1, by the grader's own options."""
     waits: bool = False
     """`grade` is a coroutine, which asks another process; a question's answers wait together."""
+    timeout_s: float | None = 60.0
+    """The longest wait for one grade; None: `grade` keeps a deadline of its own."""
     tasks: tuple[Task, ...] | None = None
     """Tasks whose answers it can read; None: all."""
     options: type[Options] | None = None
@@ -81,12 +83,15 @@ class Grader:
         """The grade of one answer.
 
         Raises:
-            PluginError: the grader raised, or gave what is no grade.
+            PluginError: the grader raised, took too long, or gave what is no grade.
         """
         what = f"grader '{self.name}' on question '{question.id}'"
         try:
             found: Any = self.facts.grade(answer, question, self.own)
-            value = float(await found if self.facts.waits else found)
+            if self.facts.waits:
+                async with asyncio.timeout(self.facts.timeout_s):
+                    found = await found
+            value = float(found)
         except Ur2Error:  # of ours: its message is clear
             raise
         except Exception as error:  # someone else's code may raise whatever it likes
@@ -172,5 +177,5 @@ GRADERS: Mapping[str, GraderFacts] = {
     "choice": GraderFacts(
         grade=lambda a, q, _: choice_match(a, q.answers, q.options), tasks=("choice",)
     ),
-    "equivalent": GraderFacts(grade=_equivalent, options=MathOptions, waits=True),
+    "equivalent": GraderFacts(grade=_equivalent, options=MathOptions, waits=True, timeout_s=None),
 }

@@ -1,5 +1,6 @@
 """Terms and graders of a user's own, by import path."""
 
+import asyncio
 import sys
 from dataclasses import replace
 from types import ModuleType
@@ -50,6 +51,9 @@ def mine(monkeypatch):
     module.endless = lambda outcome: float("inf")
     module.first_letter = first_letter
     module.asks_in_vain = asks_in_vain
+    module.sleeps = GraderFacts(
+        grade=lambda a, q, _: asyncio.Event().wait(), waits=True, timeout_s=0.01
+    )
     module.generous = lambda answer, question: 2.0
     module.same = GraderFacts(
         grade=lambda a, q, options: float(a == q.answers[0] or not options.cased),
@@ -198,6 +202,7 @@ async def test_graders_that_do_not_fit_are_wrong_options(score, grader, options,
     [
         ("asks_in_vain", r"'mine:asks_in_vain' on question 'q1': KeyError: 'Paris' \(test_own.py"),
         ("generous", "gave 2.0; a grade is between 0 and 1"),
+        ("sleeps", "'mine:sleeps' on question 'q1': TimeoutError"),
     ],
 )
 async def test_graders_that_fail_are_named(score, grader, message):
