@@ -1,11 +1,13 @@
 """What users add: `package.module:Name` stands wherever the name of a built-in may stand."""
 
 import importlib
-from collections.abc import Mapping, Sequence
-from typing import TypeVar
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
 
-from ur2.errors import InputError
-from ur2.options import nearest
+from ur2.errors import InputError, PluginError
+from ur2.options import Options, nearest
 
 T = TypeVar("T")
 
@@ -39,3 +41,46 @@ def find(name: str, known: Mapping[str, T], *, key: str, methods: Sequence[str] 
     if missing := [method for method in methods if not callable(getattr(found, method, None))]:
         raise InputError(f"{key}: '{name}' has no {', '.join(missing)}")
     return found
+
+
+def find_facts(
+    name: str, known: Mapping[str, T], kind: type[T], of_function: Callable[[Any], T], *, key: str
+) -> T:
+    """The entry of a fact table that `name` stands for, ours or a user's.
+
+    Args:
+        name: a key of `known`, or an import path of a `kind` or of a plain function.
+        known: the table.
+        kind: the class of its entries.
+        of_function: makes an entry of a plain function.
+        key: the option that holds the name, for messages.
+
+    Raises:
+        InputError: as `find`, or the path leads to something else.
+    """
+    found: Any = find(name, known, key=key)
+    if isinstance(found, kind):
+        return found
+    if callable(found) and not isinstance(found, type):
+        return of_function(found)
+    raise InputError(f"{key}: '{name}' is neither a {kind.__name__} nor a function")
+
+
+def own_options(model: type[Options] | None, tree: Mapping[str, Any], *, where: str) -> Any:
+    """The options of one plug-in, checked as strictly as ours; None where it has none.
+
+    Raises:
+        InputError: they do not fit, or there are some where there should be none.
+    """
+    if model is not None:
+        return model.load(tree, where=where)
+    if tree:
+        raise InputError(f"{where}: there are no such options; remove {', '.join(sorted(tree))}")
+    return None
+
+
+def blame(what: str, error: Exception) -> PluginError:
+    """The failure of something that a user brought, with the place where it was raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    return PluginError(f"{what}: {type(error).__name__}: {error}{place}")

@@ -217,6 +217,15 @@ class Segment:
     choices: tuple[tuple[int, ...], ...] = ()
     """The token ids of the strings that the turn had to be one of; empty where it was free."""
 
+    @property
+    def is_trained(self) -> bool:
+        """Whether its tokens carry loss.
+
+        The policy's do, and injected ones where their drawer stated how likely they were.
+        """
+        injected = self.author is Author.INJECTED and bool(self.logprobs)
+        return self.author is Author.POLICY or injected
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trajectory:
@@ -298,6 +307,9 @@ class Score:
     """Graded correctness in [0, 1], whatever the reward weighs; feeds accuracy."""
     unscored: bool = False
     """The judge was asked and gave no verdict: the configured rule stands in for it."""
+    turns: tuple[float, ...] = ()
+    """Of `total`: what each turn of the policy earned by terms that measure turns, in order; empty
+    where there are none. The rest of the total is the whole trajectory's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -323,6 +335,8 @@ class Sample:
     """(T,) 0 where mask is False."""
     values: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
     """(T,) the critic's, from which advantages were computed; empty without a critic."""
+    role: str = "policy"
+    """Who was asked in the context that the sample is of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

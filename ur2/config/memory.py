@@ -111,7 +111,7 @@ def policy_memory(
     states = trained * (ADAM_STATE_BYTES + masters) / (ranks if stage else 1)
     optimizer = 0.0 if options.offload == "cpu" else states
     side_models = weights if algorithm.kl_coef and options.lora is None else 0.0
-    if algorithm.estimator == "gae":
+    if algorithm.has_critic:
         side_models += weights + gradients + optimizer
     return PolicyMemory(
         weights=weights,

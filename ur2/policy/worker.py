@@ -81,7 +81,7 @@ class PolicyWorker:
         self.seed = seed
         self.revision = revision
         self.steps_done = 0
-        self.has_critic = algorithm.estimator == "gae"
+        self.has_critic = algorithm.has_critic
 
     def setup(self, master_address: str, master_port: int) -> None:
         """Joins the other ranks and loads the model.

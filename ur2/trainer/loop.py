@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ur2.algorithms.options import GROUP_RELATIVE, AlgorithmOptions
+from ur2.algorithms.options import AlgorithmOptions
 from ur2.curriculum.curriculum import Curriculum
 from ur2.errors import ComponentError, NotFiniteError
 from ur2.policy.group import PolicyGroup
@@ -207,7 +207,7 @@ class Trainer:
     def _is_informative(self, group: ScoredGroup) -> bool:
         """Whether a group carries signal."""
         algorithm = self.algorithm
-        compares = algorithm.estimator in GROUP_RELATIVE
+        compares = algorithm.compares == "group"
         equal_rewards_teach = algorithm.kl_in == "reward" and algorithm.kl_coef > 0
         filtered = compares and self.options.filter_zero_variance and not equal_rewards_teach
         return not (filtered and has_zero_variance(group))
