@@ -43,10 +43,10 @@ from ur2.types import (
     Group,
     Level,
     Question,
-    SearchEvent,
     Segment,
     Status,
     Task,
+    ToolUse,
     Trajectory,
 )
 
@@ -73,14 +73,15 @@ OPTIONS = RewardOptions.load(
     },
     where="reward",
 )
+PROMPT = yaml.safe_load((ROOT / "configs" / "prompt" / "ur2.yaml").read_text())
+DIALECT = Dialect(PromptOptions.load(PROMPT, where="ur2").protocol)
 
 
 def main() -> None:
     logging.disable(logging.CRITICAL)
     data = dict(argument.split("=", 1) for argument in sys.argv[1:]).get("data")
     folder = Path(data or os.environ.get("UR2_SHARED_DATA", ROOT.parent / "shared" / "data"))
-    tree = yaml.safe_load((ROOT / "configs" / "prompt" / "ur2.yaml").read_text())
-    rubric = Rubric.from_options(OPTIONS, Dialect(PromptOptions.load(tree, where="ur2").protocol))
+    rubric = Rubric.from_options(OPTIONS, DIALECT)
     figures = text_figures(rubric)
     source = folder / "math" / "math_test_5000.jsonl"
     if source.exists():
@@ -231,10 +232,18 @@ def group_of(task: Task, golds: tuple[str, ...], turns: Sequence[Sequence[str]])
     )
     trajectories = []
     for texts in turns:
+        answer = DIALECT.answer(texts[-1], task)
         segments = [Segment(author=Author.POLICY, token_ids=(1,), text=text) for text in texts]
-        searches = (SearchEvent(query="q", outcome="found"),) * (len(texts) - 1)
+        search = ToolUse(tool="search", arguments={"query": "q"}, outcome="found")
+        searches = (search,) * (len(texts) - 1)
         trajectories.append(
-            Trajectory(id="t", segments=tuple(segments), searches=searches, status=Status.ANSWERED)
+            Trajectory(
+                id="t",
+                segments=tuple(segments),
+                events=searches,
+                status=Status.ANSWERED,
+                answer=answer,
+            )
         )
     assignment = Assignment(id="1", question=question, retrieval=True, reason="", step=1)
     return Group(assignment=assignment, trajectories=tuple(trajectories))

@@ -16,7 +16,6 @@ from ur2.config.load import run_composed_evaluation
 from ur2.config.measuring import resolve_model
 from ur2.config.schema import EvaluationOptions
 from ur2.errors import run_entry
-from ur2.prompts.dialect import Dialect
 from ur2.rewards.judge import Judge
 from ur2.rollout.pool.rollout_pool import RolloutPool
 
@@ -81,7 +80,6 @@ async def play_all(
     """Plays what is left on started workers; results are written after each benchmark."""
     runner = Runner(
         rollouts,
-        Dialect(options.prompt.protocol),
         store,
         sampling=options.rollout.eval_sampling,
         search=options.search,

@@ -61,7 +61,7 @@ def parse_command_line(
             node = node.setdefault(parent, {})
             if not isinstance(node, dict):
                 raise InputError(f"{prog}: '{argument}' is below '{parent}', which has a value")
-        node[leaf] = _value(value)
+        node[leaf] = read_value(value)
     return cls.load(tree, where=prog)
 
 
@@ -77,8 +77,11 @@ _EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$")
 _Values.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789"))
 
 
-def _value(text: str) -> Any:
-    """YAML; but a mapping wants braces: `query: ` is a text, and texts keep their spaces."""
+def read_value(text: str) -> Any:
+    """The value that a text of a command line stands for, as YAML has it.
+
+    But a mapping wants braces: `query: ` is a text, and texts keep their spaces.
+    """
     try:
         value = yaml.load(text, Loader=_Values)
         json.dumps(value)

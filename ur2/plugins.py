@@ -28,9 +28,9 @@ def find(name: str, known: Mapping[str, T], *, key: str, methods: Sequence[str] 
         return known[name]
     module_name, colon, attribute = name.partition(":")
     if not colon:
+        hint = f" ({nearest(name, sorted(known))})" if known else ""
         raise InputError(
-            f"{key}: '{name}' is unknown ({nearest(name, sorted(known))}); one of your own is "
-            "named package.module:Name"
+            f"{key}: '{name}' is unknown{hint}; one of your own is named package.module:Name"
         )
     try:
         found: T = getattr(importlib.import_module(module_name), attribute)

@@ -7,7 +7,6 @@ from typing import Protocol
 from pydantic import BaseModel, ConfigDict
 
 from ur2.benchmarks.options import BenchmarkOptions, MetricName
-from ur2.prompts.dialect import Dialect
 from ur2.rewards.choice import choice_match
 from ur2.rewards.extract import plain
 from ur2.rewards.judge import AnswerToJudge
@@ -56,13 +55,12 @@ VERDICT_VALUES: Mapping[Verdict, float] = {
 
 
 async def grade(
-    group: Group, options: BenchmarkOptions, dialect: Dialect, judge: GivesVerdicts | None
+    group: Group, options: BenchmarkOptions, judge: GivesVerdicts | None
 ) -> BenchmarkItem:
     """The item of a group of one trajectory."""
     (trajectory,) = group.trajectories
     question = group.assignment.question
-    turns = trajectory.policy_texts
-    answer = dialect.answer(turns[-1], question.task) if turns else None
+    answer = trajectory.answer
     metrics: dict[MetricName, float | None] = {}
     for name in options.metrics:
         if name == "judge":

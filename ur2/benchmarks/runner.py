@@ -8,7 +8,6 @@ from ur2.benchmarks.grading import BenchmarkItem, GivesVerdicts, grade
 from ur2.benchmarks.options import BenchmarkOptions
 from ur2.benchmarks.store import EvaluationFolder
 from ur2.errors import ComponentError
-from ur2.prompts.dialect import Dialect
 from ur2.rollout.options import SamplingOptions
 from ur2.rollout.pool.rollout_pool import RolloutPool
 from ur2.rollout.tasks import gather_or_cancel
@@ -42,7 +41,6 @@ class Runner:
 
     Args:
         rollouts: started workers.
-        dialect: reads the final answers.
         store: where items go.
         sampling: how answers are drawn.
         search: whether episodes may search.
@@ -53,7 +51,6 @@ class Runner:
     def __init__(
         self,
         rollouts: RolloutPool,
-        dialect: Dialect,
         store: EvaluationFolder,
         *,
         sampling: SamplingOptions,
@@ -62,7 +59,6 @@ class Runner:
         judge: GivesVerdicts | None = None,
     ) -> None:
         self._rollouts = rollouts
-        self._dialect = dialect
         self._store = store
         self._sampling = sampling
         self._search = search
@@ -95,7 +91,7 @@ class Runner:
 
         async def grade_played() -> None:
             while (group := await played.get()) is not None:
-                item = await grade(group, benchmark.options, self._dialect, self._judge)
+                item = await grade(group, benchmark.options, self._judge)
                 self._check_failures(item)
                 self._store.append(benchmark.name, item)
                 items[item.id] = item

@@ -57,6 +57,7 @@ def difficulty_settings(options: DifficultyOptions) -> dict[str, Any]:
         "environment": tree["environment"],
         "rollout": rollout,
         "reward.graders": tree["reward"]["graders"],
+        "reward.grader_options": tree["reward"]["grader_options"],
         "reward.judge": _judging(options),
         **retrieval_settings(options),
     }

@@ -16,6 +16,7 @@ from ur2.datasets.sources import local_path
 from ur2.environments.game import Game
 from ur2.errors import InputError
 from ur2.processor import warn_if_emulated
+from ur2.prompts.dialect import Dialect
 from ur2.retrieval.manifest import load_manifest
 from ur2.rewards.options import RewardOptions
 from ur2.rewards.rubric import Rubric
@@ -51,6 +52,8 @@ def check_options(options: RunOptions) -> None:
     if problems:
         raise InputError("config: " + "; ".join(problems))
     Game.load(options.environment)
+    for reward in (options.reward, *options.rewards.values()):
+        Rubric.from_options(reward, Dialect(options.prompt.protocol))
     check_installed(options.rollout.engine)
 
 
@@ -229,7 +232,7 @@ def find_input(key: str, path: str, options: InferenceOptions) -> Input:
     """Where the input that option `key` names stands."""
     file = local_path(path) if key.startswith(("dataset.", STAGES)) else path
     if file is not None and Path(file).exists():
-        return Input(key=key, path=path, state="here")
+        return Input(key=key, path=file, state="here")
     commands = {made: step.command for step in options.prepare for made in step.makes}
     if file in commands:
         return Input(key=key, path=path, state="to be made", command=commands[file])

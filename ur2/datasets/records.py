@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json, to_json
 
+from ur2.datasets.adapters import Adapt, load_adapter
 from ur2.datasets.fields import Origin
 from ur2.datasets.jsonl import MAX_LINE_BYTES, Problems
 from ur2.datasets.rows import SCHEMAS, NativeRow, Row, field_names
@@ -38,7 +39,7 @@ def load_questions(path: str, *, task: Task | None = None) -> list[Question]:
 
     Args:
         path: JSON lines, a JSON array or parquet, or an `hf:` name, in any schema of
-            `ur2.datasets.rows`; JSON may be compressed (`.gz`, `.zst`).
+            `ur2.datasets.rows` or through an adapter; JSON may be compressed (`.gz`, `.zst`).
         task: what rows are that do not tell; open QA by default.
 
     Raises:
@@ -46,10 +47,17 @@ def load_questions(path: str, *, task: Task | None = None) -> list[Question]:
             problems by place and field, and their count.
     """
     source = parse_source(path)
+    adapt: Adapt | None = None
+    if source.adapter is not None:
+        adapt = load_adapter(source.adapter, source.adapter_options, where=path)
 
-    def parse(raw: RawRow) -> Question:
+    def parse(raw: RawRow) -> Question | None:
         origin = Origin(name=path, stem=source.stem, number=raw.number, task=task or source.task)
-        return _question(raw.value, origin)
+        row = _parsed(raw.value)
+        if adapt is None:
+            return _question(row, origin)
+        adapted = adapt(row, origin)
+        return None if adapted is None else _native(adapted).to_question(origin)
 
     return _load(source, parse, lambda question: question.id)
 
@@ -68,8 +76,11 @@ def load_demonstrations(path: str) -> list[Demonstration]:
 
 
 def _load(
-    source: QuestionSource, parse: Callable[[RawRow], RecordT], key: Callable[[RecordT], str] | None
+    source: QuestionSource,
+    parse: Callable[[RawRow], RecordT | None],
+    key: Callable[[RecordT], str] | None,
 ) -> list[RecordT]:
+    """The records of a source, without those of rows that `parse` leaves out."""
     problems = Problems(source.name)
     records: list[RecordT] = []
     first_place: dict[str, str] = {}
@@ -83,6 +94,8 @@ def _load(
         except ValueError as error:
             problems.add(raw.place, str(error))
             continue
+        if record is None:
+            continue
         name = key(record) if key else raw.place
         if name in first_place:
             problems.add(raw.place, f"id: '{name}' is already used on {first_place[name]}")
@@ -95,8 +108,11 @@ def _load(
     return records
 
 
-def _question(value: object, origin: Origin) -> Question:
-    row = _parsed(value)
+def _native(fields: Mapping[str, Any]) -> NativeRow:
+    return NativeRow.model_validate_json(to_json(fields), strict=True)
+
+
+def _question(row: Mapping[str, Any], origin: Origin) -> Question:
     schema = _schema(row)
     known = field_names(schema)
     kept = {

@@ -1,11 +1,13 @@
 """Where rows come from: JSON lines, JSON arrays, parquet, or the Hugging Face hub.
 
 A source is named `PATH` or `hf:OWNER/NAME[#CONFIG/SPLIT]`, and may end in `?task=math` (or `qa`)
-for rows that do not tell their task. CONFIG may be empty; the split is `train` by default.
+for rows that do not tell their task, and in `?adapter=package.module:name` for rows that no schema
+fits; `&key=value` adds options of the adapter. CONFIG may be empty; the split is `train` by
+default.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -14,6 +16,7 @@ from pydantic_core import from_json
 from ur2.datasets.jsonl import BYTE_ORDER_MARK, opened, read_all, read_lines
 from ur2.datasets.rows import KNOWN_FIELDS
 from ur2.errors import InputError
+from ur2.options import read_value
 from ur2.types import Task
 
 HUB_PREFIX = "hf:"
@@ -31,6 +34,9 @@ class QuestionSource:
     config: str | None = None
     split: str = "train"
     task: Task | None = None
+    adapter: str | None = None
+    """The import path of what reads the rows; None: their fields tell the schema."""
+    adapter_options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def stem(self) -> str:
@@ -55,16 +61,12 @@ def parse_source(name: str) -> QuestionSource:
     """Takes a source's name apart.
 
     Raises:
-        InputError: the part after `?` is not a task, or nothing follows `hf:`.
+        InputError: the part after `?` is not understood, or nothing follows `hf:`.
     """
     rest, _, query = name.partition("?")
-    task = query.removeprefix("task=") if query else None
-    if task not in (None, *get_args(Task)):
-        known = ", ".join(f"?task={task}" for task in get_args(Task))
-        raise InputError(f"{name}: '?{query}' is not understood; known: {known}")
-    typed = cast(Task | None, task)
+    settings = _settings(name, query)
     if not rest.startswith(HUB_PREFIX):
-        return QuestionSource(name=name, path=rest, on_hub=False, task=typed)
+        return QuestionSource(name=name, path=rest, on_hub=False, **settings)
     path, _, part = rest.removeprefix(HUB_PREFIX).partition("#")
     if not Path(path).name:
         raise InputError(f"{name}: names no data set; write hf:OWNER/NAME#CONFIG/SPLIT")
@@ -75,8 +77,21 @@ def parse_source(name: str) -> QuestionSource:
         on_hub=True,
         config=config or None,
         split=split or "train",
-        task=typed,
+        **settings,
     )
+
+
+def _settings(name: str, query: str) -> dict[str, Any]:
+    """Task, adapter and its options, from what follows `?` in a source's name."""
+    words = dict(word.partition("=")[::2] for word in query.split("&") if word)
+    task, adapter = words.pop("task", None), words.pop("adapter", None)
+    if task not in (None, *get_args(Task)) or (words and adapter is None):
+        known = ", ".join(f"?task={task}" for task in get_args(Task))
+        raise InputError(
+            f"{name}: '?{query}' is not understood; known: {known}, ?adapter=package.module:name"
+        )
+    options = {key: read_value(value) for key, value in words.items()}
+    return {"task": task, "adapter": adapter, "adapter_options": options}
 
 
 def local_path(name: str) -> str | None:
@@ -98,7 +113,7 @@ def read_rows(source: QuestionSource) -> Iterator[RawRow]:
     if source.on_hub:
         return _read_hub(source)
     if source.path.endswith(".parquet"):
-        return _read_parquet(source.path)
+        return _read_parquet(source)
     if ".json" in Path(source.path).suffixes and _is_array(source.path):
         return _read_array(source.path)
     return (
@@ -131,19 +146,26 @@ def _read_array(path: str) -> Iterator[RawRow]:
         yield RawRow(number=number, place=f"item {number}", value=item)
 
 
-def _read_parquet(path: str) -> Iterator[RawRow]:
+def _columns(source: QuestionSource, names: list[str]) -> list[str]:
+    """What a table is cut to: an adapter sees all of it."""
+    return names if source.adapter else [name for name in names if name in KNOWN_FIELDS]
+
+
+def _read_parquet(source: QuestionSource) -> Iterator[RawRow]:
     import pyarrow
     from pyarrow import parquet
 
-    with opened(path) as stream:
+    with opened(source.path) as stream:
         try:
             table = parquet.ParquetFile(stream)
-            known = [name for name in table.schema_arrow.names if name in KNOWN_FIELDS]
+            known = _columns(source, table.schema_arrow.names)
             rows = (row for batch in table.iter_batches(columns=known) for row in batch.to_pylist())
             for number, row in enumerate(rows, start=1):
                 yield RawRow(number=number, place=f"row {number}", value=row)
         except (pyarrow.ArrowException, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: not a parquet file ({error}); fetch it again") from error
+            raise InputError(
+                f"{source.path}: not a parquet file ({error}); fetch it again"
+            ) from error
 
 
 def _read_hub(source: QuestionSource) -> Iterator[RawRow]:
@@ -158,7 +180,7 @@ def _read_hub(source: QuestionSource) -> Iterator[RawRow]:
             "(hf:OWNER/NAME#CONFIG/SPLIT) and the network; without a network, download the file "
             "elsewhere and give its path"
         ) from error
-    known = [name for name in table.column_names if name in KNOWN_FIELDS]
+    known = _columns(source, table.column_names)
     rows = cast(Iterator[Mapping[str, Any]], iter(table.select_columns(known)))
     for number, row in enumerate(rows, start=1):
         yield RawRow(number=number, place=f"row {number}", value=dict(row))

@@ -1,17 +1,21 @@
 """Grades of final answers, 0 to 1: by the grader of the task, then by the judge."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from inspect import iscoroutinefunction
+from typing import Any, NamedTuple, Self
 
-from ur2.errors import ComponentError
+from ur2.errors import ComponentError, InputError, PluginError, Ur2Error
+from ur2.options import Options
+from ur2.plugins import blame, find_facts, own_options
 from ur2.rewards.choice import choice_match
 from ur2.rewards.extract import plain
 from ur2.rewards.judge import AnswerToJudge, Judge
 from ur2.rewards.math import equivalent_to_any
-from ur2.rewards.options import GraderName, RewardOptions
+from ur2.rewards.options import MathOptions, RewardOptions
 from ur2.rewards.qa import cover_exact_match, exact_match, f1
-from ur2.types import Question
+from ur2.types import Question, Task
 
 
 class Grade(NamedTuple):
@@ -32,11 +36,71 @@ class Answered(NamedTuple):
 NO_ANSWER = Grade(0.0)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraderFacts:
+    """All that there is to know of a grader."""
+
+    grade: Callable[[str, Question, Any], float | Awaitable[float]]
+    """The grade of an answer, 0 to 1, by the grader's own options."""
+    waits: bool = False
+    """`grade` is a coroutine, which asks another process; a question's answers wait together."""
+    tasks: tuple[Task, ...] | None = None
+    """Tasks whose answers it can read; None: all."""
+    options: type[Options] | None = None
+    """The class of its own options, where it has some."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grader:
+    """The grader of one task."""
+
+    name: str
+    facts: GraderFacts
+    own: Any
+    """Its own options."""
+
+    @classmethod
+    def load(cls, task: Task, options: RewardOptions) -> Self:
+        """The grader that options name for a task.
+
+        Raises:
+            InputError: there is none of that name, it cannot grade the task, or its options do not
+                fit.
+        """
+        name, key = options.graders[task], f"reward.graders.{task}"
+        facts = find_facts(name, GRADERS, GraderFacts, _of_function, key=key)
+        if facts.tasks is not None and task not in facts.tasks:
+            raise InputError(f"{key} cannot be '{name}': it grades {', '.join(facts.tasks)}")
+        if facts.options is MathOptions:  # which have a key of their own
+            return cls(name=name, facts=facts, own=options.math)
+        tree = options.grader_options.get(task, {})
+        own = own_options(facts.options, tree, where=f"reward.grader_options.{task}")
+        return cls(name=name, facts=facts, own=own)
+
+    async def grade(self, answer: str, question: Question) -> Grade:
+        """The grade of one answer.
+
+        Raises:
+            PluginError: the grader raised, or gave what is no grade.
+        """
+        what = f"grader '{self.name}' on question '{question.id}'"
+        try:
+            found: Any = self.facts.grade(answer, question, self.own)
+            value = float(await found if self.facts.waits else found)
+        except Ur2Error:  # of ours: its message is clear
+            raise
+        except Exception as error:  # someone else's code may raise whatever it likes
+            raise blame(what, error) from error
+        if not 0 <= value <= 1:
+            raise PluginError(f"{what} gave {value}; a grade is between 0 and 1")
+        return Grade(value)
+
+
 class Grading:
     """Grades answers; equal answers to a question are graded once."""
 
     def __init__(self, options: RewardOptions) -> None:
-        self._options = options
+        self._graders = {task: Grader.load(task, options) for task in options.graders}
         self._judge = None if options.judge is None else Judge(options.judge)
 
     async def grade(self, groups: Sequence[Answered]) -> list[list[Grade]]:
@@ -55,19 +119,12 @@ class Grading:
         ]
 
     async def _by_grader(self, group: Answered) -> dict[str, Grade]:
-        name = self._options.graders[group.question.task]
+        grader = self._graders[group.question.task]
         distinct = list(dict.fromkeys(answer for answer in group.answers if answer is not None))
-        if name == "equivalent":
-            limits, golds = self._options.math, group.question.answers
-            found = await asyncio.gather(
-                *(
-                    equivalent_to_any(a, golds, timeout_s=limits.timeout_s, cpu_s=limits.cpu_s)
-                    for a in distinct
-                )
-            )
-            return {a: Grade(float(same)) for a, same in zip(distinct, found, strict=True)}
-        grader = GRADERS[name]
-        return {answer: Grade(grader(answer, group.question)) for answer in distinct}
+        if not grader.facts.waits:
+            return {answer: await grader.grade(answer, group.question) for answer in distinct}
+        grades = await asyncio.gather(*(grader.grade(a, group.question) for a in distinct))
+        return dict(zip(distinct, grades, strict=True))
 
     async def _by_judge(
         self, judge: Judge, groups: Sequence[Answered], known: Sequence[dict[str, Grade]]
@@ -96,12 +153,24 @@ class Grading:
                 grades[item.answer] = Grade(value, unscored=True)
 
 
-GRADERS: Mapping[GraderName, Callable[[str, Question], float]] = {
-    "exact_match": lambda answer, question: exact_match(plain(answer), question.answers),
-    "cover_exact_match": lambda answer, question: cover_exact_match(
-        plain(answer), question.answers
+async def _equivalent(answer: str, question: Question, limits: MathOptions) -> float:
+    return float(
+        await equivalent_to_any(
+            answer, question.answers, timeout_s=limits.timeout_s, cpu_s=limits.cpu_s
+        )
+    )
+
+
+def _of_function(grade: Callable[[str, Question], float | Awaitable[float]]) -> GraderFacts:
+    return GraderFacts(grade=lambda a, q, _: grade(a, q), waits=iscoroutinefunction(grade))
+
+
+GRADERS: Mapping[str, GraderFacts] = {
+    "exact_match": GraderFacts(grade=lambda a, q, _: exact_match(plain(a), q.answers)),
+    "cover_exact_match": GraderFacts(grade=lambda a, q, _: cover_exact_match(plain(a), q.answers)),
+    "f1": GraderFacts(grade=lambda a, q, _: f1(plain(a), q.answers)),
+    "choice": GraderFacts(
+        grade=lambda a, q, _: choice_match(a, q.answers, q.options), tasks=("choice",)
     ),
-    "f1": lambda answer, question: f1(plain(answer), question.answers),
-    "choice": lambda answer, question: choice_match(answer, question.answers, question.options),
+    "equivalent": GraderFacts(grade=_equivalent, options=MathOptions, waits=True),
 }
-"""Graders that need no waiting; `equivalent` asks other processes."""

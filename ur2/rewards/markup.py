@@ -37,7 +37,7 @@ class AnswerCounter(Protocol):
 
 
 class Markup(Protocol):
-    """The markers, the limits and the reading of answers and queries."""
+    """The markers, the limits and the reading of queries."""
 
     @property
     def search(self) -> MarkerPair:
@@ -57,9 +57,6 @@ class Markup(Protocol):
 
     def answer_form(self, task: Task) -> AnswerCounter:
         """How answers of a task are marked."""
-
-    def answer(self, completion: str, task: Task) -> str | None:
-        """The final answer of a turn; None where its last action is not an answer."""
 
     def queries(self, text: str) -> list[str]:
         """Every complete query."""

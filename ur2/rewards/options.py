@@ -2,16 +2,12 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, JsonValue, model_validator
 
 from ur2.endpoints.options import EndpointOptions, Seconds
 from ur2.options import Options
 from ur2.types import Level, Task
 
-GraderName = Literal["exact_match", "cover_exact_match", "f1", "choice", "equivalent"]
-TermKind = Literal[
-    "answer", "format", "violations", "searches", "search_bonus", "unsearchable", "constant"
-]
 Verdict = Literal["correct", "partially correct", "incorrect"]
 UnscoredRule = Literal["exact", "zero", "group_mean", "fail"]
 
@@ -47,11 +43,14 @@ def at_step(schedule: Schedule, step: int) -> float:
 class TermOptions(Options):
     """One part of the reward: weight times what its kind measures, where its gates are open."""
 
-    kind: TermKind
+    kind: str
     """`answer`: the grade of the final answer, 0 to 1; `format`: 1 without a violation, else 0;
     `violations`: their number; `searches`: the number of searches; `search_bonus`: `values` at the
     number of searches; `unsearchable`: the number of searches answered as not searchable;
-    `constant`: 1."""
+    `earned`: what the environment gave each turn; `constant`: 1. Or `package.module:Name`, a
+    `TermFacts` of your own or a function of a `GradedTrajectory`."""
+    options: dict[str, JsonValue] = Field(default_factory=dict)
+    """Options of a kind of your own, which says what there are."""
     weight: Schedule = 1.0
     """A number, or phases in order of their last step; after the last phase the weight is 0."""
     tasks: tuple[Task, ...] | None = None
@@ -68,12 +67,10 @@ class TermOptions(Options):
     values: tuple[float, ...] = ()
     """Of `search_bonus`: the value at 0, 1, 2, ... searches; the last holds for more."""
     clip: tuple[float, float] | None = None
-    """The lowest and highest weighted value."""
+    """The lowest and highest weighted value; of each turn, where the kind measures turns."""
 
     @model_validator(mode="after")
     def _is_complete(self) -> Self:
-        if (self.kind == "search_bonus") != bool(self.values):
-            raise ValueError("`values` belongs to kind 'search_bonus', which needs it")
         if self.clip is not None and self.clip[0] > self.clip[1]:
             raise ValueError("`clip` is [lowest, highest]")
         return self
@@ -122,9 +119,13 @@ class RewardOptions(Options):
 
     terms: dict[str, TermOptions]
     """Terms by the name that they have in metrics."""
-    graders: dict[Task, GraderName]
-    """How the final answer of each task is graded, for the `answer` term and for accuracy; a task
-    without a grader is refused."""
+    graders: dict[Task, str]
+    """How the final answer of each task is graded, for the `answer` term and for accuracy:
+    `exact_match`, `cover_exact_match`, `f1`, `choice`, `equivalent`, or `package.module:Name`, a
+    `GraderFacts` of your own or a function of answer and question. A task without a grader is
+    refused."""
+    grader_options: dict[Task, dict[str, JsonValue]] = Field(default_factory=dict)
+    """Options of graders of your own, by task."""
     min_searches: Schedule = 0.0
     """Fewer searches than this are a format violation where retrieval is on; a number or phases."""
     clip: tuple[float, float] | None = None
@@ -145,7 +146,6 @@ class RewardOptions(Options):
                 raise ValueError(f"term '{name}' names '{unknown[0]}', which is no term")
         if self.clip is not None and self.clip[0] > self.clip[1]:
             raise ValueError("`clip` is [lowest, highest]")
-        for task, grader in self.graders.items():
-            if grader == "choice" and task != "choice":
-                raise ValueError(f"`graders.{task}` cannot be 'choice': there are no options")
+        for task in self.grader_options.keys() - self.graders.keys():
+            raise ValueError(f"`grader_options.{task}` has no grader in `graders`")
         return self

@@ -1,6 +1,7 @@
 """The reward: a sum of named terms, each its weight at the step times what its kind measures."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from statistics import fmean
 from typing import Self
 
@@ -9,7 +10,7 @@ from ur2.rewards.format import violations
 from ur2.rewards.grading import Answered, Grade, Grading
 from ur2.rewards.markup import Markup
 from ur2.rewards.options import RewardOptions, at_step
-from ur2.rewards.terms import GradedTrajectory, parts_of, terms_for
+from ur2.rewards.terms import GradedTrajectory, WeightedParts, load_terms, parts_of, terms_for
 from ur2.types import Group, Question, Score, ScoredGroup, Trajectory
 
 
@@ -19,6 +20,7 @@ class Rubric:
     def __init__(self, options: RewardOptions, markup: Markup) -> None:
         self._options = options
         self._markup = markup
+        self._terms = load_terms(options)
         self._grading = Grading(options)
 
     @classmethod
@@ -26,7 +28,8 @@ class Rubric:
         """A rubric for episodes under `dialect`.
 
         Raises:
-            InputError: the judge's address is malformed.
+            InputError: there is no such term or grader, its options do not fit, or the judge's
+                address is malformed.
         """
         return cls(options, dialect)
 
@@ -59,53 +62,58 @@ class Rubric:
             ComponentError: a grader does not come up, or a judge that must not fail failed.
         """
         self.check(group.assignment.question for group in groups)
-        answered = [self._answers(group) for group in groups]
-        grades = await self._grading.grade(answered)
+        grades = await self._grading.grade([_answered(group) for group in groups])
         return [
-            ScoredGroup(group=group, scores=self._scores(group, read.answers, graded, step))
-            for group, read, graded in zip(groups, answered, grades, strict=True)
+            ScoredGroup(group=group, scores=self._scores(group, graded, step))
+            for group, graded in zip(groups, grades, strict=True)
         ]
 
-    def _answers(self, group: Group) -> Answered:
-        task = group.assignment.question.task
-        texts = (trajectory.policy_texts for trajectory in group.trajectories)
-        answers = (self._markup.answer(turns[-1], task) if turns else None for turns in texts)
-        return Answered(group.assignment.question, tuple(answers))
-
-    def _scores(
-        self, group: Group, answers: Sequence[str | None], grades: Sequence[Grade], step: int
-    ) -> tuple[Score, ...]:
-        terms = terms_for(self._options, group.assignment, step)
+    def _scores(self, group: Group, grades: Sequence[Grade], step: int) -> tuple[Score, ...]:
+        terms = terms_for(self._terms, group.assignment, step)
         minimum = at_step(self._options.min_searches, step)
         scores = []
-        for trajectory, answer, grade in zip(group.trajectories, answers, grades, strict=True):
-            found = self._violations(trajectory, group, answer, minimum)
-            parts = parts_of(GradedTrajectory(trajectory, grade.value, found), terms)
-            scores.append(self._score(parts, grade))
+        for trajectory, grade in zip(group.trajectories, grades, strict=True):
+            outcome = GradedTrajectory(
+                assignment=group.assignment,
+                trajectory=trajectory,
+                grade=grade.value,
+                violations=self._violations(trajectory, group, minimum),
+            )
+            scores.append(self._score(parts_of(outcome, terms), grade))
         if self._options.judge is not None and self._options.judge.unscored == "group_mean":
             return _without_advantage(scores)
         return tuple(scores)
 
-    def _violations(
-        self, trajectory: Trajectory, group: Group, answer: str | None, minimum: float
-    ) -> tuple[str, ...]:
+    def _violations(self, trajectory: Trajectory, group: Group, minimum: float) -> tuple[str, ...]:
         return violations(
             trajectory,
             group.assignment.question,
             retrieval=group.assignment.retrieval,
-            answer=answer,
+            answer=trajectory.answer,
             markup=self._markup,
             min_searches=minimum,
         )
 
-    def _score(self, parts: dict[str, float], grade: Grade) -> Score:
+    def _score(self, weighted: WeightedParts, grade: Grade) -> Score:
+        parts = weighted.of_terms
         total = sum(parts.values())
         if self._options.clip is not None:
             lowest, highest = self._options.clip
             clipped = min(max(total, lowest), highest)
             parts["clip"] = clipped - total
             total = clipped
-        return Score(total=total, parts=parts, correct=grade.value, unscored=grade.unscored)
+        return Score(
+            total=total,
+            parts=parts,
+            correct=grade.value,
+            unscored=grade.unscored,
+            turns=weighted.of_turns,
+        )
+
+
+def _answered(group: Group) -> Answered:
+    answers = tuple(trajectory.answer for trajectory in group.trajectories)
+    return Answered(group.assignment.question, answers)
 
 
 def _without_advantage(scores: Sequence[Score]) -> tuple[Score, ...]:
@@ -115,11 +123,13 @@ def _without_advantage(scores: Sequence[Score]) -> tuple[Score, ...]:
     """
     mean = fmean([s.total for s in scores if not s.unscored] or [s.total for s in scores])
     return tuple(
-        Score(
-            total=mean if score.unscored else score.total,
-            parts={**score.parts, "unscored": mean - score.total if score.unscored else 0.0},
-            correct=score.correct,
-            unscored=score.unscored,
+        replace(
+            score,
+            total=mean,
+            parts={**score.parts, "unscored": mean - score.total},
+            turns=(0.0,) * len(score.turns),
         )
+        if score.unscored
+        else replace(score, parts={**score.parts, "unscored": 0.0})
         for score in scores
     )

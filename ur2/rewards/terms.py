@@ -1,17 +1,27 @@
-"""The terms of a reward: what each kind measures, and the parts that they sum to."""
+"""The terms of a reward: what each kind measures, and the parts that they sum to.
+
+A kind measures a trajectory, or each turn of the policy. The values of turns sum to the
+trajectory's part, and are kept, so that credit can go where it was earned.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from math import isfinite
+from typing import Any, Literal, NamedTuple, Self
 
-from ur2.rewards.options import RewardOptions, TermKind, TermOptions
-from ur2.types import Assignment, Trajectory
+from ur2.errors import InputError, PluginError
+from ur2.options import Options
+from ur2.plugins import blame, find_facts, own_options
+from ur2.rewards.options import RewardOptions, TermOptions
+from ur2.types import Assignment, Author, Trajectory
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GradedTrajectory:
     """What a term sees of a trajectory."""
 
+    assignment: Assignment
+    """The question, and whether retrieval was on."""
     trajectory: Trajectory
     grade: float
     """Of the final answer, 0 to 1."""
@@ -19,36 +29,129 @@ class GradedTrajectory:
     """The format checks that failed, once per violation."""
 
 
-class TermAtStep(NamedTuple):
-    """A term at a step, for one group."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TermFacts:
+    """All that there is to know of a kind of term."""
+
+    measure: Callable[[GradedTrajectory, Any], float | Sequence[float]]
+    """The value of an outcome, by the term's own options; or a value for each turn."""
+    by: Literal["trajectory", "turn"] = "trajectory"
+    """What is measured."""
+    options: type[Options] | None = None
+    """The class of its own options, where it has some."""
+    takes_values: bool = False
+    """Its own options are the term's `values`, which it needs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Term:
+    """A term of one reward."""
 
     name: str
     options: TermOptions
+    facts: TermFacts
+    own: Any
+    """The kind's own options."""
+
+    @classmethod
+    def load(cls, name: str, options: TermOptions) -> Self:
+        """The term that options describe.
+
+        Raises:
+            InputError: there is no such kind, or its options do not fit.
+        """
+        where = f"reward.terms.{name}"
+        facts = find_facts(options.kind, TERMS, TermFacts, _of_function, key=f"{where}.kind")
+        if facts.takes_values != bool(options.values):
+            need = "needs" if facts.takes_values else "has no"
+            raise InputError(f"{where}: kind '{options.kind}' {need} `values`")
+        own = own_options(facts.options, options.options, where=f"{where}.options")
+        return cls(
+            name=name,
+            options=options,
+            facts=facts,
+            own=options.values if facts.takes_values else own,
+        )
+
+    def measured(self, outcome: GradedTrajectory) -> tuple[float, ...]:
+        """The values of an outcome: one, or one per turn.
+
+        Raises:
+            PluginError: the measure raised, or gave what is no value.
+        """
+        what = f"reward term '{self.name}' on trajectory '{outcome.trajectory.id}'"
+        try:
+            found: Any = self.facts.measure(outcome, self.own)
+            values = tuple(map(float, found)) if self.facts.by == "turn" else (float(found),)
+        except Exception as error:  # someone else's code may raise whatever it likes
+            raise blame(what, error) from error
+        if not all(map(isfinite, values)):
+            raise PluginError(f"{what} measured {found!r:.80}, which is not finite")
+        num_turns = len(outcome.trajectory.policy_texts)
+        if self.facts.by == "turn" and len(values) != num_turns:
+            raise PluginError(f"{what} gave {len(values)} values for {num_turns} turns")
+        return values
+
+
+class TermAtStep(NamedTuple):
+    """A term at a step, for one group."""
+
+    term: Term
     weight: float
     is_open: bool
     """Whether its gates let it count."""
 
 
-def terms_for(options: RewardOptions, assignment: Assignment, step: int) -> tuple[TermAtStep, ...]:
+class WeightedParts(NamedTuple):
+    """The weighted values of one trajectory."""
+
+    of_terms: dict[str, float]
+    """By name; 0 where a term does not apply."""
+    of_turns: tuple[float, ...]
+    """What each turn got by terms that measure turns; empty without such terms."""
+
+
+def load_terms(options: RewardOptions) -> tuple[Term, ...]:
+    """The terms of a reward.
+
+    Raises:
+        InputError: there is no such kind, or its options do not fit.
+    """
+    return tuple(Term.load(name, term) for name, term in options.terms.items())
+
+
+def terms_for(terms: Sequence[Term], assignment: Assignment, step: int) -> tuple[TermAtStep, ...]:
     """What the terms are for a whole group: task, level, retrieval mode and step are its own."""
     return tuple(
-        TermAtStep(name, term, term.weight_at(step), _gates_are_open(term, assignment))
-        for name, term in options.terms.items()
+        TermAtStep(term, term.options.weight_at(step), _gates_are_open(term.options, assignment))
+        for term in terms
     )
 
 
-def parts_of(outcome: GradedTrajectory, terms: Sequence[TermAtStep]) -> dict[str, float]:
-    """The weighted value of every term by name; 0 where it does not apply."""
-    measures = {
-        name: MEASURES[term.kind](outcome, term) if is_open else 0.0
-        for name, term, _, is_open in terms
+def parts_of(outcome: GradedTrajectory, terms: Sequence[TermAtStep]) -> WeightedParts:
+    """The weighted values of every term."""
+    measured = {at.term.name: at.term.measured(outcome) if at.is_open else () for at in terms}
+    sums = {name: sum(values) for name, values in measured.items()}
+    weighted = {
+        at.term.name: [_value(at.weight * x, at.term.options) for x in measured[at.term.name]]
+        if _conditions_hold(at.term.options, sums)
+        else []
+        for at in terms
     }
-    return {
-        name: _value(weight * measures[name], term)
-        if is_open and _conditions_hold(term, measures)
-        else 0.0
-        for name, term, weight, is_open in terms
-    }
+    return WeightedParts(
+        of_terms={name: sum(values, 0.0) for name, values in weighted.items()},
+        of_turns=_by_turn(
+            [weighted[at.term.name] for at in terms if at.term.facts.by == "turn"],
+            len(outcome.trajectory.policy_texts),
+        ),
+    )
+
+
+def _by_turn(of_terms: Sequence[Sequence[float]], num_turns: int) -> tuple[float, ...]:
+    """Sums over terms; a term that does not apply has no values."""
+    if not of_terms:
+        return ()
+    return tuple(sum((values[n] for values in of_terms if values), 0.0) for n in range(num_turns))
 
 
 def _gates_are_open(term: TermOptions, assignment: Assignment) -> bool:
@@ -84,14 +187,25 @@ def num_unsearchable(trajectory: Trajectory) -> int:
     return sum(event.outcome == "unsearchable" for event in trajectory.searches)
 
 
-MEASURES: Mapping[TermKind, Callable[[GradedTrajectory, TermOptions], float]] = {
-    "answer": lambda outcome, term: outcome.grade,
-    "format": lambda outcome, term: 0.0 if outcome.violations else 1.0,
-    "violations": lambda outcome, term: float(len(outcome.violations)),
-    "searches": lambda outcome, term: float(outcome.trajectory.num_searches),
-    "search_bonus": lambda outcome, term: search_bonus(
-        outcome.trajectory.num_searches, term.values
+def earned(trajectory: Trajectory) -> list[float]:
+    """What the environment gave each turn."""
+    return [s.reward for s in trajectory.segments if s.author is Author.POLICY]
+
+
+def _of_function(measure: Callable[[GradedTrajectory], float]) -> TermFacts:
+    return TermFacts(measure=lambda outcome, _: measure(outcome))
+
+
+TERMS: Mapping[str, TermFacts] = {
+    "answer": TermFacts(measure=lambda outcome, _: outcome.grade),
+    "format": TermFacts(measure=lambda outcome, _: 0.0 if outcome.violations else 1.0),
+    "violations": TermFacts(measure=lambda outcome, _: len(outcome.violations)),
+    "searches": TermFacts(measure=lambda outcome, _: outcome.trajectory.num_searches),
+    "search_bonus": TermFacts(
+        measure=lambda outcome, values: search_bonus(outcome.trajectory.num_searches, values),
+        takes_values=True,
     ),
-    "unsearchable": lambda outcome, term: float(num_unsearchable(outcome.trajectory)),
-    "constant": lambda outcome, term: 1.0,
+    "unsearchable": TermFacts(measure=lambda outcome, _: num_unsearchable(outcome.trajectory)),
+    "earned": TermFacts(measure=lambda outcome, _: earned(outcome.trajectory), by="turn"),
+    "constant": TermFacts(measure=lambda outcome, _: 1.0),
 }

@@ -9,8 +9,6 @@ import pytest
 from ur2.benchmarks.options import BenchmarkOptions
 from ur2.benchmarks.runner import Benchmark, Runner
 from ur2.benchmarks.store import EvaluationFolder
-from ur2.config.load import compose_evaluation
-from ur2.prompts.dialect import Dialect
 from ur2.rollout.options import RolloutOptions, SamplingOptions
 from ur2.rollout.pool.rollout_pool import RolloutPool
 from ur2.transfer.records import Handover
@@ -26,9 +24,6 @@ from ur2.types import (
     Trajectory,
 )
 
-DIALECT = Dialect(
-    compose_evaluation(["checkpoint=x", "+benchmark=atlas", "prompt=search_r1"]).prompt.protocol
-)
 EXACT = BenchmarkOptions(title="T", file="f", task="qa", metrics=("exact_match", "f1"))
 
 
@@ -65,7 +60,11 @@ class ScriptedWorker:
             searches = (ToolUse(tool="search", arguments={"query": "q"}, outcome="failed"),)
         turn = Segment(author=Author.POLICY, token_ids=(1,), text=text, logprobs=(0.0,))
         trajectory = Trajectory(
-            id=f"{assignment.id}/0", segments=(turn,), events=searches, status=status
+            id=f"{assignment.id}/0",
+            segments=(turn,),
+            events=searches,
+            status=status,
+            answer=self.answer if status is Status.ANSWERED else None,
         )
         return Group(assignment=assignment, trajectories=(trajectory,))
 
@@ -93,7 +92,6 @@ class Bench:
     async def run(self, worker: ScriptedWorker, judge=None, max_failure_rate: float = 1.0):
         runner = Runner(
             RolloutPool([worker], RolloutOptions()),
-            DIALECT,
             self.store,
             sampling=SamplingOptions(),
             search=True,

@@ -69,6 +69,7 @@ class ScriptedWorker:
                     ),
                     events=searches,
                     status=Status.ANSWERED,
+                    answer="Paris" if sample < right else "Rome",
                 )
                 for sample in range(num_samples)
             ),

@@ -1,4 +1,5 @@
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -6,7 +7,7 @@ import yaml
 
 from ur2.prompts.dialect import Dialect
 from ur2.prompts.options import PromptOptions
-from ur2.types import Author, Question, Segment, Status, ToolUse, Trajectory
+from ur2.types import Author, Question, Segment, Status, Task, ToolUse, Trajectory
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 
@@ -39,6 +40,17 @@ def make_question() -> Callable[..., Question]:
         return Question(task=task, **{**fields, **changes})
 
     return make
+
+
+@pytest.fixture(scope="session")
+def answered() -> Callable[[Trajectory, Dialect, Task], Trajectory]:
+    """A trajectory with the answer that its environment would have read in its last turn."""
+
+    def read(trajectory: Trajectory, dialect: Dialect, task: Task) -> Trajectory:
+        texts = trajectory.policy_texts
+        return replace(trajectory, answer=dialect.answer(texts[-1], task) if texts else None)
+
+    return read
 
 
 @pytest.fixture(scope="session")

@@ -201,7 +201,7 @@ def test_only_a_plain_verdict_on_the_last_line_is_one(reply, verdict):
 
 
 @pytest.fixture
-def score_with_judge(atlas, make_question, make_trajectory):
+def score_with_judge(atlas, make_question, make_trajectory, answered):
     async def run(*answers, task="math", golds=("42",), **judge):
         tree = {
             "terms": {"answer": {"kind": "answer", "weight": 2.0}},
@@ -212,7 +212,8 @@ def score_with_judge(atlas, make_question, make_trajectory):
         question = make_question(task, answers=golds)
         assignment = Assignment(id="1", question=question, retrieval=True, reason="", step=1)
         texts = [f"<answer>{a}</answer>" if a else "no answer" for a in answers]
-        group = Group(assignment=assignment, trajectories=tuple(map(make_trajectory, texts)))
+        played = [answered(make_trajectory(text), atlas, task) for text in texts]
+        group = Group(assignment=assignment, trajectories=tuple(played))
         return (await rubric.score(group, 1)).scores
 
     return run

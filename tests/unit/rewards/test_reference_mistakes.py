@@ -38,7 +38,7 @@ OPTIONS = RewardOptions.load(
 
 
 @pytest.fixture(scope="session")
-def score_all(ur2):
+def score_all(ur2, answered):
     def run(*pairs, retrieval=True):
         rubric = Rubric.from_options(OPTIONS, ur2)
         groups = [
@@ -46,7 +46,7 @@ def score_all(ur2):
                 assignment=Assignment(
                     id=str(n), question=question, retrieval=retrieval, reason="", step=1
                 ),
-                trajectories=(trajectory,),
+                trajectories=(answered(trajectory, ur2, question.task),),
             )
             for n, (question, trajectory) in enumerate(pairs)
         ]

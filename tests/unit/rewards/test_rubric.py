@@ -6,7 +6,7 @@ from ur2.config.load import CONFIGS
 from ur2.errors import InputError
 from ur2.rewards.options import RewardOptions
 from ur2.rewards.rubric import Rubric
-from ur2.rewards.terms import MEASURES
+from ur2.rewards.terms import TERMS
 from ur2.types import Assignment, Group
 
 REWARDS = sorted(path.stem for path in (CONFIGS / "reward").glob("*.yaml"))
@@ -21,14 +21,15 @@ def load(name: str) -> RewardOptions:
 
 
 @pytest.fixture
-def score(make_question, make_trajectory):
+def score(make_question, make_trajectory, answered):
     """The score of one trajectory, given by its turns."""
 
     async def run(options, markup, *turns, step=1, retrieval=True, outcomes=None, **question):
         assignment = Assignment(
             id="1-0", question=make_question(**question), retrieval=retrieval, reason="", step=step
         )
-        trajectory = make_trajectory(*turns, outcomes=outcomes)
+        played = make_trajectory(*turns, outcomes=outcomes)
+        trajectory = answered(played, markup, assignment.question.task)
         rubric = Rubric.from_options(options, markup)
         scored = await rubric.score(Group(assignment=assignment, trajectories=(trajectory,)), step)
         return scored.scores[0]
@@ -40,7 +41,7 @@ def score(make_question, make_trajectory):
 def test_every_shipped_reward_loads(name):
     options = load(name)
     assert options.terms
-    assert {term.kind for term in options.terms.values()} <= set(MEASURES)
+    assert {term.kind for term in options.terms.values()} <= set(TERMS)
 
 
 @pytest.mark.parametrize(
@@ -238,9 +239,9 @@ def test_a_condition_on_an_unknown_term_is_refused(gate):
 
 
 @pytest.mark.parametrize("task", ["qa", "math"])
-def test_letters_are_not_looked_for_where_questions_have_no_options(task):
-    with pytest.raises(InputError, match=f"`graders.{task}` cannot be 'choice'"):
-        RewardOptions.load({"terms": {}, "graders": {task: "choice"}}, where="reward")
+def test_letters_are_not_looked_for_where_questions_have_no_options(atlas, task):
+    with pytest.raises(InputError, match=f"graders.{task} cannot be 'choice'"):
+        Rubric.from_options(options(graders={task: "choice"}), atlas)
 
 
 def options(clip=None, graders=None, **term):
@@ -309,8 +310,8 @@ async def test_graders(score, atlas, grader, task, text, golds, grade):
     assert shown.correct == pytest.approx(grade)
 
 
-async def test_markers_in_documents_do_not_answer(score, atlas, make_question, make_trajectory):
-    trajectory = make_trajectory("I think Paris", documents=RIGHT)
+async def test_markers_in_documents_do_not_answer(atlas, make_question, make_trajectory, answered):
+    trajectory = answered(make_trajectory("I think Paris", documents=RIGHT), atlas, "qa")
     assignment = Assignment(id="1-0", question=make_question(), retrieval=True, reason="", step=1)
     group = Group(assignment=assignment, trajectories=(trajectory,))
     scored = await Rubric.from_options(load("atlas"), atlas).score(group, 1)
@@ -321,9 +322,13 @@ async def test_an_answer_before_a_last_search_does_not_count(score, atlas):
     assert (await score(load("atlas"), atlas, f"{RIGHT} {SEARCH}")).correct == 0.0
 
 
-async def test_scores_keep_the_order_of_the_trajectories(atlas, make_question, make_trajectory):
+async def test_scores_keep_the_order_of_the_trajectories(
+    atlas, make_question, make_trajectory, answered
+):
     assignment = Assignment(id="1-0", question=make_question(), retrieval=True, reason="", step=1)
-    trajectories = tuple(make_trajectory(text) for text in (RIGHT, WRONG, RIGHT))
+    trajectories = tuple(
+        answered(make_trajectory(text), atlas, "qa") for text in (RIGHT, WRONG, RIGHT)
+    )
     group = Group(assignment=assignment, trajectories=trajectories)
     scored = await Rubric.from_options(load("atlas"), atlas).score(group, 1)
     assert scored.group is group
@@ -339,8 +344,8 @@ async def test_a_task_without_grader_is_refused_by_name(score, atlas):
     ("term", "message"),
     [
         ({"kind": "anwser"}, "answer"),
-        ({"kind": "search_bonus"}, "`values` belongs to kind 'search_bonus'"),
-        ({"values": [1.0]}, "`values` belongs to kind 'search_bonus'"),
+        ({"kind": "search_bonus"}, "kind 'search_bonus' needs `values`"),
+        ({"values": [1.0]}, "kind 'answer' has no `values`"),
         ({"weight": []}, "increasing `until`"),
         ({"weight": [{"value": 1.0}, {"value": 2.0, "until": 3}]}, "increasing `until`"),
         ({"clip": [1.0, 0.0]}, r"\[lowest, highest\]"),
@@ -348,6 +353,6 @@ async def test_a_task_without_grader_is_refused_by_name(score, atlas):
         ({"levels": ["hardest"]}, "hard"),
     ],
 )
-def test_bad_terms_are_refused(term, message):
+def test_bad_terms_are_refused(atlas, term, message):
     with pytest.raises(InputError, match=message):
-        options(**term)
+        Rubric.from_options(options(**term), atlas)

@@ -1,0 +1,184 @@
+"""Terms and graders of a user's own, by import path."""
+
+import sys
+from types import ModuleType
+
+import pytest
+
+from ur2.errors import InputError, PluginError
+from ur2.options import Options
+from ur2.rewards.grading import GraderFacts
+from ur2.rewards.options import RewardOptions
+from ur2.rewards.rubric import Rubric
+from ur2.rewards.terms import TermFacts
+from ur2.types import Assignment, Group
+
+
+class Brevity(Options):
+    max_words: int = 3
+
+
+def words(text):
+    return len(text.split())
+
+
+def by_turn(outcome, options):
+    return [float(words(text) <= options.max_words) for text in outcome.trajectory.policy_texts]
+
+
+def asks_in_vain(answer, question):
+    raise KeyError(answer)
+
+
+async def first_letter(answer, question):
+    return float(answer[0] == question.answers[0][0])
+
+
+class Cased(Options):
+    cased: bool
+
+
+@pytest.fixture(autouse=True)
+def mine(monkeypatch):
+    module = ModuleType("mine")
+    module.length = lambda outcome: words(outcome.trajectory.policy_texts[-1])
+    module.asked = lambda outcome: float(outcome.assignment.question.text.endswith("?"))
+    module.brevity = TermFacts(measure=by_turn, options=Brevity, by="turn")
+    module.short = TermFacts(measure=lambda outcome, _: [1.0], by="turn")
+    module.broken = lambda outcome: 1 / 0
+    module.endless = lambda outcome: float("inf")
+    module.first_letter = first_letter
+    module.asks_in_vain = asks_in_vain
+    module.generous = lambda answer, question: 2.0
+    module.same = GraderFacts(
+        grade=lambda a, q, options: float(a == q.answers[0] or not options.cased),
+        options=Cased,
+        tasks=("qa",),
+    )
+    monkeypatch.setitem(sys.modules, "mine", module)
+
+
+@pytest.fixture
+def score(atlas, make_question, make_trajectory, answered):
+    async def run(*turns, terms=None, grader="exact_match", grader_options=None, clip=None):
+        tree = {"terms": terms or {}, "graders": {"qa": grader}, "clip": clip}
+        if grader_options is not None:
+            tree["grader_options"] = {"qa": grader_options}
+        rubric = Rubric.from_options(RewardOptions.load(tree, where="reward"), atlas)
+        assignment = Assignment(
+            id="1-0", question=make_question(), retrieval=True, reason="", step=1
+        )
+        played = answered(make_trajectory(*turns), atlas, "qa")
+        scored = await rubric.score(Group(assignment=assignment, trajectories=(played,)), 1)
+        return scored.scores[0]
+
+    return run
+
+
+ANSWER = "<answer>Paris</answer>"
+
+
+async def test_a_function_is_a_term(score):
+    terms = {"length": {"kind": "mine:length", "weight": 0.5}, "asked": {"kind": "mine:asked"}}
+    shown = await score("a b c", terms=terms)
+    assert shown.parts == {"length": 1.5, "asked": 1.0}
+    assert shown.turns == ()
+
+
+async def test_a_term_may_measure_turns_and_has_options_of_its_own(score):
+    terms = {
+        "brevity": {"kind": "mine:brevity", "weight": 2.0, "options": {"max_words": 1}},
+        "answer": {"kind": "answer"},
+    }
+    shown = await score("a", "a b", ANSWER, terms=terms)
+    assert shown.turns == (2.0, 0.0, 2.0)
+    assert shown.parts == {"brevity": 4.0, "answer": 1.0}
+    assert shown.total == 5.0
+
+
+async def test_clips_of_turns_bound_each_and_still_sum_to_the_part(score):
+    terms = {"brevity": {"kind": "mine:brevity", "weight": 2.0, "clip": [0.0, 0.5]}}
+    shown = await score("a", ANSWER, terms=terms)
+    assert (shown.turns, shown.parts) == ((0.5, 0.5), {"brevity": 1.0})
+
+
+async def test_turns_get_nothing_of_a_term_that_does_not_apply(score):
+    terms = {
+        "brevity": {"kind": "mine:brevity", "tasks": ["math"]},
+        "earned": {"kind": "earned", "requires": ["brevity"]},
+    }
+    shown = await score("a", ANSWER, terms=terms)
+    assert shown.turns == (0.0, 0.0)
+    assert shown.total == 0.0
+
+
+@pytest.mark.parametrize(
+    ("term", "message"),
+    [
+        ({"kind": "mine:nothing"}, r"terms.x.kind: 'mine:nothing' cannot be imported"),
+        ({"kind": "nobody.has:this"}, "cannot be imported: ModuleNotFoundError"),
+        ({"kind": "mine:asked", "options": {"a": 1}}, "terms.x.options: there are no such options"),
+        (
+            {"kind": "mine:brevity", "options": {"max_word": 1}},
+            "terms.x.options: unknown key 'max_word' .*max_words",
+        ),
+        ({"kind": "mine:brevity", "options": {"max_words": "x"}}, "terms.x.options: 'max_words'"),
+        ({"kind": "mine:brevity", "values": [1.0]}, "has no `values`"),
+        ({"kind": "mine:same"}, "is neither a TermFacts nor a function"),
+        ({"kind": "collections:OrderedDict"}, "is neither a TermFacts nor a function"),
+    ],
+)
+async def test_terms_that_do_not_fit_are_wrong_options(score, term, message):
+    with pytest.raises(InputError, match=message):
+        await score("a", terms={"x": term})
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("broken", r"term 'x' on trajectory 't1': ZeroDivisionError: .*\(test_own.py, line \d+\)"),
+        ("endless", "term 'x' on trajectory 't1' measured inf"),
+        ("short", "term 'x' on trajectory 't1' gave 1 values for 2 turns"),
+    ],
+)
+async def test_terms_that_fail_are_named(score, kind, message):
+    with pytest.raises(PluginError, match=message):
+        await score("a", "b", terms={"x": {"kind": f"mine:{kind}"}})
+
+
+async def test_a_grader_may_be_a_function_that_is_awaited(score):
+    shown = await score("<answer>Perth</answer>", grader="mine:first_letter")
+    assert shown.correct == 1.0
+
+
+@pytest.mark.parametrize(("cased", "correct"), [(True, 0.0), (False, 1.0)])
+async def test_a_grader_has_options_of_its_own(score, cased, correct):
+    given = {"cased": cased}
+    shown = await score("<answer>paris</answer>", grader="mine:same", grader_options=given)
+    assert shown.correct == correct
+
+
+@pytest.mark.parametrize(
+    ("grader", "options", "message"),
+    [
+        ("f2", None, r"graders.qa: 'f2' is unknown \(known: .*exact_match"),
+        ("f1", {"a": 1}, "grader_options.qa: there are no such options"),
+        ("mine:same", None, "grader_options.qa: 'cased' is required"),
+        ("choice", None, "graders.qa cannot be 'choice': it grades choice"),
+    ],
+)
+async def test_graders_that_do_not_fit_are_wrong_options(score, grader, options, message):
+    with pytest.raises(InputError, match=message):
+        await score(ANSWER, grader=grader, grader_options=options)
+
+
+@pytest.mark.parametrize(
+    ("grader", "message"),
+    [
+        ("asks_in_vain", r"'mine:asks_in_vain' on question 'q1': KeyError: 'Paris' \(test_own.py"),
+        ("generous", "gave 2.0; a grade is between 0 and 1"),
+    ],
+)
+async def test_graders_that_fail_are_named(score, grader, message):
+    with pytest.raises(PluginError, match=message):
+        await score(ANSWER, grader=f"mine:{grader}")
