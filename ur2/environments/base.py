@@ -73,6 +73,8 @@ class Turn:
     """From 1."""
     events: tuple[ToolUse, ...] = ()
     """Uses of tools before this turn."""
+    is_cut: bool = False
+    """Its tokens ran out before it ended by itself."""
     transcript: str = ""
     """All that was written since the opening and read in between, this turn included."""
 
@@ -93,8 +95,9 @@ class Branch:
 class Environment(Protocol):
     """One episode's other side: made for it, and used once.
 
-    It may also have `cut_short(turn) -> str | None`, the answer in a turn whose tokens ran out, and
-    `fork() -> Environment` where it keeps state that a branch of the episode must start from.
+    An episode whose turn ran out of tokens is over, as TRUNCATED. An environment that sets
+    `reads_cut_turns = True` gets to react to such turns, too. One that keeps state which a branch
+    of the episode must start from has `fork() -> Environment`.
     """
 
     Options: ClassVar[Any]

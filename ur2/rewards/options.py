@@ -137,7 +137,11 @@ class RewardOptions(Options):
 
     @model_validator(mode="after")
     def _is_complete(self) -> Self:
-        reserved = {"clip": "what clipping changed", "unscored": "what a missing verdict changed"}
+        reserved = {
+            "clip": "what clipping changed",
+            "unscored": "what a missing verdict changed",
+            "turns": "what the environment rewarded where no term of kind 'earned' weighs that",
+        }
         for name in reserved.keys() & self.terms.keys():
             raise ValueError(f"a term cannot be called '{name}': it names {reserved[name]}")
         for name, term in self.terms.items():

@@ -13,7 +13,7 @@ from ur2.errors import InputError, PluginError
 from ur2.options import Options
 from ur2.plugins import blame, find_facts, own_options
 from ur2.rewards.options import RewardOptions, TermOptions
-from ur2.types import Assignment, Author, Trajectory
+from ur2.types import Assignment, Author, Group, Trajectory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +118,14 @@ def load_terms(options: RewardOptions) -> tuple[Term, ...]:
         InputError: there is no such kind, or its options do not fit.
     """
     return tuple(Term.load(name, term) for name, term in options.terms.items())
+
+
+def with_earned(terms: tuple[Term, ...], group: Group) -> tuple[Term, ...]:
+    """The terms, and `turns` where the environment rewarded turns and no term weighs that."""
+    weighs = any(term.facts is TERMS["earned"] for term in terms)
+    if weighs or not any(any(earned(trajectory)) for trajectory in group.trajectories):
+        return terms
+    return (*terms, Term.load("turns", TermOptions(kind="earned")))
 
 
 def terms_for(terms: Sequence[Term], assignment: Assignment, step: int) -> tuple[TermAtStep, ...]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
-from ur2.environments.base import Ask, Branch, End, Environment, Reply, Services, Turn
+from ur2.environments.base import Ask, Branch, End, Reply, Services, Turn
 from ur2.environments.game import Game
 from ur2.errors import ComponentError, InputError, PluginError, Ur2Error
 from ur2.rollout.busy_time import BusyTime
@@ -109,8 +109,8 @@ async def run_episode(
         written = await _write(players, record, ask, sampling, seed)
         on_sampled(len(written.token_ids))
         turn = record.write(written, ask.role)
-        if written.finish == "length":
-            return record.end(Status.TRUNCATED, _cut_short(environment, turn))
+        if turn.is_cut and not getattr(environment, "reads_cut_turns", False):
+            return record.end(Status.TRUNCATED)
         with _blamed(players.game.name, record):
             reply = _checked(await environment.react(turn))
         record.note(reply)
@@ -211,7 +211,11 @@ class _Record:
         )
         transcript = "".join(s.text for s in self._segments if s.author is not Author.PROMPT)
         return Turn(
-            text=written.text, number=self.num_turns, events=self._events, transcript=transcript
+            text=written.text,
+            number=self.num_turns,
+            events=self._events,
+            is_cut=written.finish == "length",
+            transcript=transcript,
         )
 
     def note(self, reply: Reply) -> None:
@@ -265,11 +269,6 @@ async def _write(
             f"the engine gave trajectory '{record.id}' no turn within {timeout_s:g} s; "
             "it hangs, or rollout.generate_timeout_s is too short for its queue"
         ) from error
-
-
-def _cut_short(environment: Environment, turn: Turn) -> str | None:
-    read = getattr(environment, "cut_short", None)
-    return read(turn) if read is not None else None
 
 
 @contextmanager
