@@ -37,7 +37,7 @@ class Input:
     path: str
     state: Literal["here", "on the hub", "to be made", "missing"]
     command: str = ""
-    """What makes it, where it is to be made."""
+    """The command that makes it, where it is to be made."""
 
 
 def check_options(options: RunOptions) -> None:
@@ -118,7 +118,7 @@ def make_renderer(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunInputs:
-    """What a run reads before it starts."""
+    """Questions that a run reads before it starts."""
 
     train: list[Question]
     held_out: list[Question]

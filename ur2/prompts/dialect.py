@@ -47,7 +47,7 @@ class Markers:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one episode may do."""
+    """The searches and words per query that one episode may use."""
 
     max_searches: int
     max_query_words: int

@@ -99,7 +99,7 @@ class PromptRenderer:
     def documents(
         self, found: Sequence[Passage] | str, *, max_tokens: int | None = None, step: int = 0
     ) -> Segment:
-        """What a search returned, wrapped in the documents markers.
+        """Documents that a search returned, wrapped in their markers.
 
         Neither the dialect's markers nor the tokenizer's special tokens survive inside the text.
 

@@ -15,7 +15,7 @@ from ur2.types import Question
 
 
 class Grade(NamedTuple):
-    """Of one final answer."""
+    """The grade of one final answer."""
 
     value: float
     unscored: bool = False

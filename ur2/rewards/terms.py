@@ -10,11 +10,11 @@ from ur2.types import Assignment, Trajectory
 
 @dataclass(frozen=True, slots=True)
 class GradedTrajectory:
-    """What a term sees of a trajectory."""
+    """A trajectory as a term sees it."""
 
     trajectory: Trajectory
     grade: float
-    """Of the final answer, 0 to 1."""
+    """The grade of the final answer, 0 to 1."""
     violations: tuple[str, ...]
     """The format checks that failed, once per violation."""
 
@@ -30,7 +30,7 @@ class TermAtStep(NamedTuple):
 
 
 def terms_for(options: RewardOptions, assignment: Assignment, step: int) -> tuple[TermAtStep, ...]:
-    """What the terms are for a whole group: task, level, retrieval mode and step are its own."""
+    """The terms of a whole group, which follow from its task, level, retrieval mode and step."""
     return tuple(
         TermAtStep(name, term, term.weight_at(step), _gates_are_open(term, assignment))
         for name, term in options.terms.items()

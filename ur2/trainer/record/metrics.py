@@ -50,7 +50,7 @@ def step_metrics(groups: Sequence[ScoredGroup], *, version: int) -> dict[str, fl
 
 
 def acceptance_metrics(groups: StepGroups, loss: Loss) -> dict[str, float]:
-    """What became of all that was sampled: it is trained on, was rejected, or came to nothing.
+    """The fate of all that was sampled: it is trained on, was rejected, or came to nothing.
 
     Args:
         groups: the groups of the step.
@@ -144,7 +144,7 @@ def retrieval_metrics(groups: Sequence[ScoredGroup]) -> dict[str, float]:
 
 
 def _summary_metrics(searches: Sequence[SearchEvent]) -> dict[str, float]:
-    """What a summariser made of the searches, and its tokens and cost; nothing without one."""
+    """Outcomes, tokens and cost of summaries; nothing without a summariser."""
     summaries = [search.summary for search in searches if search.summary is not None]
     if not summaries:
         return {}
