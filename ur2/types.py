@@ -26,7 +26,7 @@ class Level(StrEnum):
 
 
 class Author(StrEnum):
-    """Who wrote a segment. Only POLICY tokens carry loss."""
+    """The author of a segment. Only POLICY tokens carry loss."""
 
     PROMPT = "prompt"
     POLICY = "policy"
@@ -74,7 +74,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assignment:
-    """What the curriculum asks the rollouts to do: one group of samples of one question."""
+    """An order from the curriculum to the rollouts: one group of samples of one question."""
 
     id: str
     """Unique within a run: `<step>-<position in step>`."""
@@ -105,18 +105,18 @@ class RetrievalFailed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lookup:
-    """What a trajectory asks of the knowledge that it may search."""
+    """A question of a trajectory to the knowledge that it may search."""
 
     task: Task
     question: str
     reasoning: str
-    """What was written since the prompt, observations included."""
+    """The text since the prompt, observations included."""
     query: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What a summariser found helpful in passages; empty where nothing was."""
+    """Facts that a summariser found helpful in passages; empty where there were none."""
 
     text: str
     passage_ids: tuple[str, ...]
@@ -127,12 +127,12 @@ class Unsearchable:
     """A query that no search answers, e.g. one that asks for a calculation."""
 
     reply: str
-    """What the policy is told."""
+    """The text that the policy is told."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """What one use of a summariser took."""
+    """The tokens and cost of one use of a summariser."""
 
     failed: bool
     """It gave nothing usable, past its retries."""
@@ -273,7 +273,7 @@ class Trajectory:
 
     @property
     def policy_texts(self) -> list[str]:
-        """What the policy wrote, one text per turn."""
+        """Texts that the policy wrote, one per turn."""
         return [s.text for s in self.segments if s.author is Author.POLICY]
 
     @property
@@ -341,7 +341,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Batch:
-    """What one policy update consumes."""
+    """The samples of one policy update."""
 
     samples: tuple[Sample, ...]
 

@@ -37,7 +37,7 @@ WHITEN_EPS = 1e-8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signals:
-    """What every estimator sees; float64."""
+    """The input of every estimator; float64."""
 
     reward_B: Tensor
     earned_BT: Tensor

@@ -56,7 +56,7 @@ class AlgorithmOptions(Options):
     reduction: Literal["token_mean", "seq_mean_token_mean", "seq_mean_token_sum_norm"] = (
         "token_mean"
     )
-    """What the summed loss is divided by."""
+    """The divisor of the summed loss."""
     norm_length: int = Field(default=1024, gt=0)
     """`seq_mean_token_sum_norm`: the constant that replaces the length of a sequence."""
     correction: Literal["none", "tis", "icepop", "sequence_mask"] = "none"

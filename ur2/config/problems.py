@@ -1,4 +1,4 @@
-"""What options alone tell to be wrong: as messages, so that one error names them all."""
+"""Faults that options alone show, as messages, so that one error names them all."""
 
 from collections.abc import Iterator
 from typing import Literal
@@ -83,7 +83,7 @@ def _sampling_problems(options: RunOptions) -> Iterator[str]:
 
 
 def length_problems(options: InferenceOptions) -> Iterator[str]:
-    """What is wrong with the budgets."""
+    """Faults of the budgets."""
     needed = options.rollout.max_model_len
     if needed > options.model.max_length:
         yield (
@@ -93,7 +93,7 @@ def length_problems(options: InferenceOptions) -> Iterator[str]:
 
 
 def retrieval_problems(options: InferenceOptions, *, may_search: bool = True) -> Iterator[str]:
-    """What the retriever lacks, for episodes that may search or may not."""
+    """Faults of the retriever, for episodes that may search or may not."""
     retrieval = options.retrieval
     if retrieval.summariser is not None:
         try:

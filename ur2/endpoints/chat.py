@@ -22,7 +22,7 @@ _SPECIAL = re.compile(r"<(?=[|\uff5c]|/?s>|(?:start|end)_of_turn>)|\[(?=/?INST\]
 
 @dataclass(slots=True)
 class Usage:
-    """What a reply took, tries that failed included."""
+    """The tokens and cost of a reply, tries that failed included."""
 
     num_prompt_tokens: int = 0
     num_completion_tokens: int = 0

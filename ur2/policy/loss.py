@@ -22,7 +22,7 @@ from ur2.policy.batch.microbatch import MicrobatchInputs
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What one microbatch adds to the metrics; tensors, so that nothing waits for the device."""
+    """The part of one microbatch in the metrics; tensors, so that nothing waits for the device."""
 
     losses: Mapping[str, Tensor]
     """Parts of a step's loss, already reduced."""

@@ -19,7 +19,7 @@ from ur2.types import Question, Task
 
 
 class Grade(NamedTuple):
-    """Of one final answer."""
+    """The grade of one final answer."""
 
     value: float
     unscored: bool = False

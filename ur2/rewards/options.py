@@ -65,7 +65,7 @@ class TermOptions(Options):
     unless: tuple[str, ...] = ()
     """Names of terms: this one counts only where none of them measures 1 or more."""
     values: tuple[float, ...] = ()
-    """Of `search_bonus`: the value at 0, 1, 2, ... searches; the last holds for more."""
+    """For `search_bonus`, the value at 0, 1, 2, ... searches; the last holds for more."""
     clip: tuple[float, float] | None = None
     """The lowest and highest weighted value; of each turn, where the kind measures turns."""
 
@@ -95,7 +95,7 @@ class JudgeOptions(EndpointOptions):
     tasks: tuple[Task, ...]
     """Tasks whose answers it sees where their grade is below 1."""
     unscored: UnscoredRule
-    """What an answer without a verdict counts as (`reward/unscored_fraction` shows how many):
+    """The worth of an answer without a verdict (`reward/unscored_fraction` shows how many):
     `exact`: the grader's own grade; `zero`: 0; `group_mean`: the trajectory gets the mean reward of
     its group's others, so that it carries no advantage; `fail`: the run stops."""
     grades: dict[Verdict, float] = Field(

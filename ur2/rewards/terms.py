@@ -18,13 +18,13 @@ from ur2.types import Assignment, Author, Group, Trajectory
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GradedTrajectory:
-    """What a term sees of a trajectory."""
+    """A trajectory as a term sees it."""
 
     assignment: Assignment
     """The question, and whether retrieval was on."""
     trajectory: Trajectory
     grade: float
-    """Of the final answer, 0 to 1."""
+    """The grade of the final answer, 0 to 1."""
     violations: tuple[str, ...]
     """The format checks that failed, once per violation."""
 

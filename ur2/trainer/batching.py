@@ -33,12 +33,12 @@ class SideModels(Protocol):
         """Log-probabilities under the model that training started from."""
 
     async def values(self, samples: Sequence[Sample]) -> Arrays:
-        """What the critic expects before each token."""
+        """The critic's expectation before each token."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SideOutputs:
-    """What the models beside the policy say of samples; empty where they are not asked."""
+    """Outputs of the models beside the policy; empty where they are not asked."""
 
     reference_logprobs: Arrays = ()
     values: Arrays = ()

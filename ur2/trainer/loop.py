@@ -150,7 +150,7 @@ class Trainer:
         return evaluation.metrics() if evaluation else {}
 
     async def _account_of(self, step: int, groups: StepGroups) -> dict[str, float]:
-        """What a step's groups were, and what everyone did meanwhile."""
+        """Metrics of a step's groups, and of what everyone did meanwhile."""
         scored = groups.played
         report = step_metrics(scored, version=step - 1) | retrieval_metrics(scored)
         report |= acceptance_metrics(groups, await self.rollouts.take_loss())
@@ -252,7 +252,7 @@ class Trainer:
             logger.warning("no checkpoint could be written: %s", error)
 
     async def _take_account(self) -> dict[str, float]:
-        """What the engines did since the last call, and who had nothing to do for how long."""
+        """The engines' work since the last call, and who had nothing to do for how long."""
         account, writing_s = self.rollouts.take_account(), await self.rollouts.take_writing_s()
         return {
             "throughput/sampled_tokens_per_s": account.sampled_tokens_per_s,

@@ -131,7 +131,7 @@ class _Groups:
             places.append(num_before + is_own.flatten().nonzero()[:, 0])
             start, num_before = start + int(own.sum()), num_before + len(rows)
         self.place_T = torch.cat(places)
-        """Of each token among the rows of all groups."""
+        """The place of each token among the rows of all groups."""
 
 
 def _padded(length: int) -> int:

@@ -55,7 +55,7 @@ and reply with one JSON object: {{"searchable": true, "facts": "..."}}""",
 {_FACTS}
 Reply with one JSON object: {{"facts": "..."}}""",
 }
-"""What the model is told: `strong` judges first whether the query can be searched."""
+"""Instructions to the model: `strong` judges first whether the query can be searched."""
 
 
 class Read(NamedTuple):
@@ -83,7 +83,7 @@ class Summariser:
         self._last_failure = ""
 
     async def summarise(self, lookup: Lookup, passages: tuple[Passage, ...]) -> Finding:
-        """What the passages tell about the query, or the configured fallback."""
+        """The facts in the passages about the query, or the configured fallback."""
         started = time.perf_counter()
         reply = await self._chat_by_task.get(lookup.task, self._chat).ask(
             INSTRUCTIONS[self._options.form],
