@@ -169,14 +169,14 @@ class ToolUse:
     over a limit, or the tool is off; `invalid`: the arguments do not fit, which is the policy's
     doing; `unsearchable`: no search answers such a query."""
     ids: tuple[str, ...] = ()
-    """What it gave, by name: passages, pages."""
+    """Names of what it gave: passages, pages."""
     facts: str = ""
-    """What it gave, as text; an environment that has shown it need not keep it."""
+    """The text that it gave; an environment that has shown it need not keep it."""
     start_s: float = 0.0
     """Epoch seconds, by the clock of the trajectory's worker."""
     latency_s: float = 0.0
     summary: Summary | None = None
-    """What a summariser took, if one was asked."""
+    """The cost of a summariser, if one was asked."""
 
     @property
     def query(self) -> str:
@@ -211,9 +211,9 @@ class Segment:
     turn: int = 0
     """The turn of the episode, from 0."""
     role: str = "policy"
-    """Who is asked, in the context that a PROMPT opens; of a POLICY segment: who wrote it."""
+    """The role that is asked, of a PROMPT; the one that wrote, of a POLICY segment."""
     reward: float = 0.0
-    """What the turn earned by itself; POLICY segments only."""
+    """The turn's own reward; POLICY segments only."""
     choices: tuple[tuple[int, ...], ...] = ()
     """The token ids of the strings that the turn had to be one of; empty where it was free."""
 
@@ -237,13 +237,13 @@ class Trajectory:
     """Uses of tools, in order."""
     status: Status
     answer: str | None = None
-    """What is graded, as its environment read it; None where the policy gave no answer."""
+    """The answer to grade, as its environment read it; None where the policy gave no answer."""
     parent: str = ""
     """The trajectory that it was branched off; empty where there is none."""
 
     @property
     def contexts(self) -> tuple[tuple[Segment, ...], ...]:
-        """What the policy read and wrote at a stretch: each PROMPT begins a context."""
+        """Stretches that the policy read and wrote: each PROMPT begins a context."""
         starts = [i for i, s in enumerate(self.segments) if s.author is Author.PROMPT]
         ends = [*starts[1:], len(self.segments)]
         return tuple(self.segments[a:b] for a, b in zip(starts, ends, strict=True))
@@ -308,8 +308,8 @@ class Score:
     unscored: bool = False
     """The judge was asked and gave no verdict: the configured rule stands in for it."""
     turns: tuple[float, ...] = ()
-    """Of `total`: what each turn of the policy earned by terms that measure turns, in order; empty
-    where there are none. The rest of the total is the whole trajectory's."""
+    """The part of `total` that each turn of the policy earned, in order; empty where no term measures
+    turns. The rest of the total is the whole trajectory's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -336,7 +336,7 @@ class Sample:
     values: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
     """(T,) the critic's, from which advantages were computed; empty without a critic."""
     role: str = "policy"
-    """Who was asked in the context that the sample is of."""
+    """The role that was asked in the context that the sample is of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

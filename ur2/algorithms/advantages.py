@@ -74,7 +74,7 @@ class EstimatorFacts:
     compute: Estimator
     """Advantages (B, T) float64; what is outside the mask is ignored."""
     compares: Literal["group", "batch", "critic", "nothing"] = "nothing"
-    """What a reward is held against: the other samples of its group (equal rewards then teach
+    """The measure of a reward: the other samples of its group (equal rewards then teach
     nothing), the tokens of the batch, a critic's values, or nothing."""
     uses: frozenset[str] = frozenset()
     """Options of `algorithm` that change its result: `gamma`, `lam`, `value_clip`."""

@@ -30,7 +30,7 @@ class AlgorithmOptions(Options):
     reinforce_pp_baseline, gae (which trains a critic beside the policy), or `package.module:Name`
     of an `EstimatorFacts` or a function of your own."""
     credit: str = "trajectory"
-    """What becomes a training sample, and with which reward: `trajectory` (a sample each, which
+    """Which samples a trajectory becomes, and with which reward: `trajectory` (a sample each, which
     has to be one context), `context` (a sample per context, with what was earned in it), `shared`
     (a sample per context, each with the trajectory's reward), or `package.module:Name`."""
     frozen_roles: tuple[str, ...] = ()
@@ -79,7 +79,7 @@ class AlgorithmOptions(Options):
 
     @property
     def compares(self) -> str:
-        """What the estimator holds a reward against: `group`, `batch`, `critic` or `nothing`."""
+        """The measure of a reward: `group`, `batch`, `critic` or `nothing`."""
         return _estimator(self.estimator).compares
 
     @property

@@ -14,7 +14,7 @@ from ur2.types import Assignment
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Game:
-    """What makes environments."""
+    """A maker of environments."""
 
     name: str
     kind: type[Environment]

@@ -116,7 +116,7 @@ class SearchEnvironment:
         return Reply(then=self._ask(documents, *hint), events=(event,))
 
     def _shown(self, finding: Finding) -> Wrapped | None:
-        """What the policy reads of what was found; None where the search failed."""
+        """The text that the policy reads of what was found; None where the search failed."""
         match finding.outcome:
             case RetrievalFailed():
                 return None

@@ -36,7 +36,7 @@ class TermFacts:
     measure: Callable[[GradedTrajectory, Any], float | Sequence[float]]
     """The value of an outcome, by the term's own options; or a value for each turn."""
     by: Literal["trajectory", "turn"] = "trajectory"
-    """What is measured."""
+    """The thing that is measured."""
     options: type[Options] | None = None
     """The class of its own options, where it has some."""
     takes_values: bool = False
@@ -108,7 +108,7 @@ class WeightedParts(NamedTuple):
     of_terms: dict[str, float]
     """By name; 0 where a term does not apply."""
     of_turns: tuple[float, ...]
-    """What each turn got by terms that measure turns; empty without such terms."""
+    """The share of each turn, by terms that measure turns; empty without such terms."""
 
 
 def load_terms(options: RewardOptions) -> tuple[Term, ...]:
@@ -129,7 +129,7 @@ def with_earned(terms: tuple[Term, ...], group: Group) -> tuple[Term, ...]:
 
 
 def terms_for(terms: Sequence[Term], assignment: Assignment, step: int) -> tuple[TermAtStep, ...]:
-    """What the terms are for a whole group: task, level, retrieval mode and step are its own."""
+    """The terms as they are for a whole group: task, level, retrieval mode and step are its own."""
     return tuple(
         TermAtStep(term, term.options.weight_at(step), _gates_are_open(term.options, assignment))
         for term in terms
@@ -196,7 +196,7 @@ def num_unsearchable(trajectory: Trajectory) -> int:
 
 
 def earned(trajectory: Trajectory) -> list[float]:
-    """What the environment gave each turn."""
+    """The reward that the environment gave each turn."""
     return [s.reward for s in trajectory.segments if s.author is Author.POLICY]
 
 

@@ -45,24 +45,24 @@ class Renderer(Protocol):
         max_tokens: int | None = None,
         turn: int = 0,
     ) -> Segment:
-        """What continues a context: `text`, cut and made harmless, between two fixed parts."""
+        """Renders what continues a context: `text`, cut to fit, between two fixed parts."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Players:
-    """Who takes part in every episode of a worker, and the budgets they share."""
+    """All that take part in every episode of a worker, and the budgets they share."""
 
     engine: Engine
     renderer: Renderer
     game: Game
     services: Services
-    """What the environments may call."""
+    """The services that environments may call."""
     options: RolloutOptions
     timeouts: PausableTimeouts = field(default_factory=PausableTimeouts)
     """For turns, which wait while the engine sleeps."""
     busy: BusyTime = field(default_factory=BusyTime)
-    """Of the time in which the engine has a turn to write."""
+    """Counts the time in which the engine has a turn to write."""
 
 
 async def run_episode(
@@ -121,7 +121,7 @@ async def run_episode(
 
 
 def read_ask(renderer: Renderer, ask: Ask, turn: int) -> tuple[Segment, ...]:
-    """What is asked in a turn as segments: one message that opens a context, or what continues one.
+    """Renders what is asked in a turn: one message that opens a context, or what continues one.
 
     A message is a prompt whoever wrote its pieces; in it, `text` may show markers, but cannot forge
     a turn of the chat.
@@ -169,7 +169,7 @@ class _Record:
         self._start = 0
         """Where the current context begins among the segments."""
         self.token_ids: list[int] = []
-        """Of the current context."""
+        """The current context's tokens."""
         self._num_prompt_tokens = 0
         self.num_turns = 0
         for segment in branch.segments if branch else ():

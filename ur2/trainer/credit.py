@@ -19,13 +19,13 @@ class Credited:
 
     segments: tuple[Segment, ...]
     reward: float
-    """What is compared with the other samples of its group and role."""
+    """The reward to compare with the other samples of its group and role."""
     earned: tuple[float, ...]
     """Where: a value per segment, earned at its last token; they sum to `reward`."""
 
     @property
     def role(self) -> str:
-        """Who was asked."""
+        """The role that was asked."""
         return self.segments[0].role
 
 
@@ -91,7 +91,7 @@ def _last(context: Sequence[Segment]) -> int:
 
 
 def at_tokens(credited: Credited) -> list[float]:
-    """What was earned at each token of a context, (T,)."""
+    """The reward earned at each token of a context, (T,)."""
     return list(
         chain.from_iterable(
             [0.0] * (len(segment.token_ids) - 1) + [value]

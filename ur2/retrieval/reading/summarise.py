@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from ur2.endpoints.chat import ChatClient, Reply, json_object, quoted
+from ur2.endpoints.chat import ChatClient, ChatReply, json_object, quoted
 from ur2.endpoints.options import EndpointOptions
 from ur2.errors import InputError
 from ur2.retrieval.reading.options import SummariserForm, SummariserOptions
@@ -105,7 +105,7 @@ class Summariser:
         for chat in (self._chat, *self._chat_by_task.values()):
             await chat.close()
 
-    def _outcome(self, reply: Reply[Read], passages: tuple[Passage, ...]) -> Outcome:
+    def _outcome(self, reply: ChatReply[Read], passages: tuple[Passage, ...]) -> Outcome:
         if reply.value is None:
             if reply.failure != self._last_failure:  # one that stays is told once
                 logger.warning("no summary: %s", reply.failure)
