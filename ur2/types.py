@@ -308,8 +308,8 @@ class Score:
     unscored: bool = False
     """The judge was asked and gave no verdict: the configured rule stands in for it."""
     turns: tuple[float, ...] = ()
-    """The part of `total` that each turn of the policy earned, in order; empty where no term measures
-    turns. The rest of the total is the whole trajectory's."""
+    """The part of `total` that each turn earned, in order; empty where no term measures turns.
+    The rest of the total is the whole trajectory's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,8 +31,9 @@ class AlgorithmOptions(Options):
     of an `EstimatorFacts` or a function of your own."""
     credit: str = "trajectory"
     """Which samples a trajectory becomes, and with which reward: `trajectory` (a sample each, which
-    has to be one context), `context` (a sample per context, with what was earned in it), `shared`
-    (a sample per context, each with the trajectory's reward), or `package.module:Name`."""
+    has to be one context), `context` (a sample per context, with what was earned in it),
+    `last_tries` (the same, without turns that were asked for again), `shared` (a sample per
+    context, each with the trajectory's reward), or `package.module:Name`."""
     frozen_roles: tuple[str, ...] = ()
     """Roles that play, and are compared, but do not learn."""
     gamma: float = Field(default=1.0, gt=0.0, le=1.0)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from ur2.environments.base import Environment, Services
 from ur2.environments.options import EnvironmentOptions
 from ur2.environments.search import SearchEnvironment
+from ur2.environments.steps import StepsEnvironment
 from ur2.errors import InputError
 from ur2.options import Options
 from ur2.plugins import find
@@ -45,4 +46,7 @@ class Game:
         return self.kind(assignment, self.options, services)
 
 
-ENVIRONMENTS: Mapping[str, type[Environment]] = {"search": SearchEnvironment}
+ENVIRONMENTS: Mapping[str, type[Environment]] = {
+    "search": SearchEnvironment,
+    "steps": StepsEnvironment,
+}

@@ -13,6 +13,7 @@ from ur2.errors import InputError, PluginError
 from ur2.options import Options
 from ur2.plugins import blame, find_facts, own_options
 from ur2.rewards.options import RewardOptions, TermOptions
+from ur2.rewards.steps import StepsRewardOptions, step_rewards
 from ur2.types import Assignment, Author, Group, Trajectory
 
 
@@ -39,6 +40,8 @@ class TermFacts:
     """The thing that is measured."""
     options: type[Options] | None = None
     """The class of its own options, where it has some."""
+    weighs_earned: bool = False
+    """It weighs what the environment gave each turn, which counts as it is where no term does."""
     takes_values: bool = False
     """Its own options are the term's `values`, which it needs."""
 
@@ -122,7 +125,7 @@ def load_terms(options: RewardOptions) -> tuple[Term, ...]:
 
 def with_earned(terms: tuple[Term, ...], group: Group) -> tuple[Term, ...]:
     """The terms, and `turns` where the environment rewarded turns and no term weighs that."""
-    weighs = any(term.facts is TERMS["earned"] for term in terms)
+    weighs = any(term.facts.weighs_earned for term in terms)
     if weighs or not any(any(earned(trajectory)) for trajectory in group.trajectories):
         return terms
     return (*terms, Term.load("turns", TermOptions(kind="earned")))
@@ -214,6 +217,14 @@ TERMS: Mapping[str, TermFacts] = {
         takes_values=True,
     ),
     "unsearchable": TermFacts(measure=lambda outcome, _: num_unsearchable(outcome.trajectory)),
-    "earned": TermFacts(measure=lambda outcome, _: earned(outcome.trajectory), by="turn"),
+    "earned": TermFacts(
+        measure=lambda outcome, _: earned(outcome.trajectory), by="turn", weighs_earned=True
+    ),
+    "steps": TermFacts(
+        measure=lambda outcome, own: step_rewards(outcome.trajectory, outcome.grade, own),
+        by="turn",
+        weighs_earned=True,
+        options=StepsRewardOptions,
+    ),
     "constant": TermFacts(measure=lambda outcome, _: 1.0),
 }

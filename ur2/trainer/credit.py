@@ -85,6 +85,14 @@ def shared(trajectory: Trajectory, score: Score) -> tuple[Credited, ...]:
     )
 
 
+def last_tries(trajectory: Trajectory, score: Score) -> tuple[Credited, ...]:
+    """As by context, without turns that were asked for again: their prompt came once more."""
+    credited = by_context(trajectory, score)
+    following = [*(one.segments[0].token_ids for one in credited[1:]), None]
+    pairs = zip(credited, following, strict=True)
+    return tuple(one for one, then in pairs if one.segments[0].token_ids != then)
+
+
 def _last(context: Sequence[Segment]) -> int:
     """The place of the last segment that the policy wrote; 0 where there is none."""
     return max((i for i, s in enumerate(context) if s.author is Author.POLICY), default=0)
@@ -104,5 +112,6 @@ def at_tokens(credited: Credited) -> list[float]:
 CREDIT: Mapping[str, CreditRule] = {
     "trajectory": whole,
     "context": by_context,
+    "last_tries": last_tries,
     "shared": shared,
 }
