@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 KEY = "checksums"
-"""Of the metadata of published files: JSON, checksum by name."""
+"""The key in the metadata of published files: JSON, checksum by name."""
 
 
 def checksum(tensor: "Tensor") -> int:

@@ -175,7 +175,7 @@ def _read(file: str) -> list[Demonstration]:
 
 
 def _fingerprint_of(out: Path) -> str | None:
-    """What made the folder, if a cold start did."""
+    """The fingerprint in a folder that a cold start made; None in any other."""
     try:
         fingerprint: str = json.loads((out / RECORD).read_bytes())["fingerprint"]
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):

@@ -13,7 +13,7 @@ class DemonstratedTurn:
     search: str | None = None
     """The query, where the turn searches."""
     documents: tuple[Passage, ...] = ()
-    """What that search returned."""
+    """The results of that search."""
     answer: str | None = None
     """The final answer, where the turn ends the demonstration."""
     learn: bool = True

@@ -62,11 +62,11 @@ WRONG_PATH = {
     errno.EPERM,
     errno.EROFS,
 }
-"""What the user can mend by naming another file; a full disk is none of these."""
+"""Errors that the user can mend by naming another file; a full disk is none of these."""
 
 
 def refused(error: OSError) -> Ur2Error:
-    """What the operating system refused, as a failure with one message."""
+    """An error of the operating system as a failure with one message."""
     failure = InputError if error.errno in WRONG_PATH else ComponentError
     return failure(str(error).partition("] ")[2] or str(error))
 

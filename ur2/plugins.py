@@ -1,4 +1,4 @@
-"""What users add: `package.module:Name` stands wherever the name of a built-in may stand."""
+"""Import paths: `package.module:Name` stands wherever the name of a built-in may stand."""
 
 import importlib
 import importlib.util
@@ -17,7 +17,7 @@ IMPORT_PATH = re.compile(r"(?:^|[?&]adapter=)([A-Za-z_]\w*)(?:\.[A-Za-z_]\w*)*:[
 
 
 def find(name: str, known: Mapping[str, T], *, key: str, methods: Sequence[str] = ()) -> T:
-    """What `name` stands for: an entry of `known`, or what an import path leads to.
+    """Looks a name up: an entry of `known`, or what an import path leads to.
 
     Args:
         name: a key of `known`, or `package.module:Name`.

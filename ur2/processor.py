@@ -1,4 +1,4 @@
-"""What the processor computes by itself, for torch, oneDNN, faiss and vllm alike.
+"""Knowledge of what the processor computes by itself, for torch, oneDNN, faiss and vllm alike.
 
 A type without units of its own is emulated: right, and many times as slow. torch obeys
 `ATEN_CPU_CAPABILITY` and oneDNN `ONEDNN_MAX_CPU_ISA`, which lower what they use; faiss and vllm's

@@ -33,7 +33,7 @@ class Output(Console):
         super().__init__(markup=False)
 
     def on_broken_pipe(self) -> None:
-        """See `Console`, which would end the process on the spot."""
+        """Raises, where `Console` would end the process on the spot."""
         with suppress(SystemExit):
             super().on_broken_pipe()
         raise BrokenPipeError(errno.EPIPE, "nobody reads the output any more")

@@ -26,7 +26,7 @@ class Level(StrEnum):
 
 
 class Author(StrEnum):
-    """Who wrote a segment. Only POLICY tokens carry loss."""
+    """The author of a segment. Only POLICY tokens carry loss."""
 
     PROMPT = "prompt"
     POLICY = "policy"
@@ -74,7 +74,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assignment:
-    """What the curriculum asks the rollouts to do: one group of samples of one question."""
+    """An order from the curriculum to the rollouts: one group of samples of one question."""
 
     id: str
     """Unique within a run: `<step>-<position in step>`."""
@@ -105,18 +105,18 @@ class RetrievalFailed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lookup:
-    """What a trajectory asks of the knowledge that it may search."""
+    """A question of a trajectory to the knowledge that it may search."""
 
     task: Task
     question: str
     reasoning: str
-    """What was written since the prompt, observations included."""
+    """The text since the prompt, observations included."""
     query: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What a summariser found helpful in passages; empty where nothing was."""
+    """Facts that a summariser found helpful in passages; empty where there were none."""
 
     text: str
     passage_ids: tuple[str, ...]
@@ -127,12 +127,12 @@ class Unsearchable:
     """A query that no search answers, e.g. one that asks for a calculation."""
 
     reply: str
-    """What the policy is told."""
+    """The text that the policy is told."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """What one use of a summariser took."""
+    """The tokens and cost of one use of a summariser."""
 
     failed: bool
     """It gave nothing usable, past its retries."""
@@ -169,14 +169,14 @@ class ToolUse:
     over a limit, or the tool is off; `invalid`: the arguments do not fit, which is the policy's
     doing; `unsearchable`: no search answers such a query."""
     ids: tuple[str, ...] = ()
-    """What it gave, by name: passages, pages."""
+    """Names of what it gave: passages, pages."""
     facts: str = ""
-    """What it gave, as text; an environment that has shown it need not keep it."""
+    """The text that it gave; an environment that has shown it need not keep it."""
     start_s: float = 0.0
     """Epoch seconds, by the clock of the trajectory's worker."""
     latency_s: float = 0.0
     summary: Summary | None = None
-    """What a summariser took, if one was asked."""
+    """The cost of a summariser, if one was asked."""
 
     @property
     def query(self) -> str:
@@ -211,11 +211,20 @@ class Segment:
     turn: int = 0
     """The turn of the episode, from 0."""
     role: str = "policy"
-    """Who is asked, in the context that a PROMPT opens; of a POLICY segment: who wrote it."""
+    """The role that is asked, of a PROMPT; the one that wrote, of a POLICY segment."""
     reward: float = 0.0
-    """What the turn earned by itself; POLICY segments only."""
+    """The turn's own reward; POLICY segments only."""
     choices: tuple[tuple[int, ...], ...] = ()
     """The token ids of the strings that the turn had to be one of; empty where it was free."""
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether its tokens carry loss.
+
+        The policy's do, and injected ones where their drawer stated how likely they were.
+        """
+        injected = self.author is Author.INJECTED and bool(self.logprobs)
+        return self.author is Author.POLICY or injected
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,13 +237,13 @@ class Trajectory:
     """Uses of tools, in order."""
     status: Status
     answer: str | None = None
-    """What is graded, as its environment read it; None where the policy gave no answer."""
+    """The answer to grade, as its environment read it; None where the policy gave no answer."""
     parent: str = ""
     """The trajectory that it was branched off; empty where there is none."""
 
     @property
     def contexts(self) -> tuple[tuple[Segment, ...], ...]:
-        """What the policy read and wrote at a stretch: each PROMPT begins a context."""
+        """Stretches that the policy read and wrote: each PROMPT begins a context."""
         starts = [i for i, s in enumerate(self.segments) if s.author is Author.PROMPT]
         ends = [*starts[1:], len(self.segments)]
         return tuple(self.segments[a:b] for a, b in zip(starts, ends, strict=True))
@@ -264,7 +273,7 @@ class Trajectory:
 
     @property
     def policy_texts(self) -> list[str]:
-        """What the policy wrote, one text per turn."""
+        """Texts that the policy wrote, one per turn."""
         return [s.text for s in self.segments if s.author is Author.POLICY]
 
     @property
@@ -299,8 +308,8 @@ class Score:
     unscored: bool = False
     """The judge was asked and gave no verdict: the configured rule stands in for it."""
     turns: tuple[float, ...] = ()
-    """Of `total`: what each turn of the policy earned, in order, from its environment and by terms
-    that measure turns; empty without either. The rest of the total is the whole trajectory's."""
+    """The part of `total` that each turn earned, in order; empty where no term measures turns.
+    The rest of the total is the whole trajectory's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -326,11 +335,13 @@ class Sample:
     """(T,) 0 where mask is False."""
     values: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
     """(T,) the critic's, from which advantages were computed; empty without a critic."""
+    role: str = "policy"
+    """The role that was asked in the context that the sample is of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Batch:
-    """What one policy update consumes."""
+    """The samples of one policy update."""
 
     samples: tuple[Sample, ...]
 

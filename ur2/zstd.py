@@ -19,16 +19,16 @@ class ZstdReader(io.RawIOBase):
         self._ready = memoryview(b"")
 
     def readable(self) -> bool:
-        """See `io.IOBase`."""
+        """Always true: this stream is read."""
         return True
 
     def close(self) -> None:
-        """See `io.IOBase`."""
+        """Closes the file below too."""
         self._file.close()
         super().close()
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        """See `io.RawIOBase`.
+        """Reads decompressed bytes into `buffer`.
 
         Raises:
             EOFError: the file is cut.

@@ -1,6 +1,6 @@
 """Utilisation of a GPU by whole optimizer steps, beside the floors of FLOPs and bytes.
 
-`policy_update.py` runs it where there is a GPU. The shape is that of Qwen2.5-3B in bf16, rows of
+`update.py` runs it where there is a GPU. The shape is that of Qwen2.5-3B in bf16, rows of
 16,384 tokens, AdamW.
 """
 

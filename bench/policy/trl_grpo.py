@@ -1,4 +1,4 @@
-"""TRL's GRPO loss, driven directly; `policy_update.py` measures it."""
+"""TRL's GRPO loss, driven directly; `update.py` measures it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

@@ -17,7 +17,7 @@ for the comparison with it. The work is always the same, and gradients of all va
   (`selective_log_softmax`, `entropy_from_logits`). Ratios are to the better of the two.
 - On a GPU also: the head at 7B's shape, and utilisation (`policy_gpu`).
 
-Times are medians of interleaved repeats; see `policy_work` for what is timed, and how.
+Times are medians of interleaved repeats; see `work.py` for what is timed, and how.
 """
 
 import importlib.util

@@ -6,7 +6,7 @@ A random Qwen2 of 290 tensors (24 layers of small width, tied head, fp32) as a r
 and a real vllm engine, on CPU, in plain processes. All ways begin with the policy's weights on its
 device and end when the engine has resumed with them, its prefix cache empty:
 
-- packed: what a run does on one machine. `PolicyWorker.publish` and `VllmEngine.take`.
+- packed: what a run does on one machine. `PolicyWorker.give` and `VllmEngine.take`.
 - channel: what it does with policy.weight_transfer=tcp. `PolicyWorker.send` beside
   `VllmEngine.take`, over the channel that they joined at the start.
 - per parameter: for each one `collective_rpc` with its name, shape and dtype, and one gloo
@@ -155,7 +155,7 @@ class Bench:
         joined = asyncio.create_task(
             self.engine.take(dataclasses.replace(rendezvous, first_rank=1), 0)
         )
-        await asyncio.to_thread(self.policy.join_engines, rendezvous)
+        await asyncio.to_thread(self.policy.give, rendezvous, 0)
         await joined
         port = free_port()
         joined = asyncio.create_task(self.engine.rpc("join", port))
@@ -168,7 +168,7 @@ class Bench:
         """As a run does it."""
         folder = str(self.weights_dir / f"v{self.version}")
         started = time.perf_counter()
-        self.policy.publish(folder, self.version)
+        self.policy.give(WeightFolder(folder), self.version)
         published = time.perf_counter()
         await self.engine.take(WeightFolder(folder), self.version)
         self.note("packed: gather, write", published - started)
@@ -180,7 +180,7 @@ class Bench:
         manifest = self.policy.manifest()
         started = time.perf_counter()
         taken = asyncio.create_task(self.engine.take(manifest, self.version))
-        await asyncio.to_thread(self.policy.send, manifest)
+        await asyncio.to_thread(self.policy.give, manifest, self.version)
         sent = time.perf_counter()
         await taken
         self.note("channel: gather, send", sent - started)

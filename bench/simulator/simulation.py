@@ -1,9 +1,9 @@
 """A training run in virtual time: the product's own scheduling over simulated costs.
 
-`Curriculum`, `Feed`, `RolloutPool` and `Board` are the product's, unchanged: they are coroutines,
+`Curriculum`, `Feed`, `RolloutPool` and `Seating` are the product's, unchanged: they are coroutines,
 and here their event loop jumps to whatever is due next. Simulated is what costs time: engines,
 retrieval, the driver's processor and the policy's ranks (`parts.py`). The order of a
-step is that of `ur2.trainer.loop`, the turns of a trajectory (`simulated_worker.py`) are those of
+step is that of `ur2.trainer.loop`, the turns of a trajectory (`worker.py`) are those of
 `ur2.rollout.episode`.
 """
 

@@ -102,7 +102,7 @@ async def test_engine_samples_with_the_policys_logprobs_after_every_sync(
                 timeout_s=60.0, secret="secret",
             )  # fmt: skip
             await asyncio.gather(
-                asyncio.to_thread(policy.join_engines, rendezvous),
+                asyncio.to_thread(policy.give, rendezvous, 0),
                 engine.take(dataclasses.replace(rendezvous, first_rank=1), 0),
             )
         for version in range(1, NUM_SYNCS + 1):
@@ -110,12 +110,12 @@ async def test_engine_samples_with_the_policys_logprobs_after_every_sync(
             assert await largest_gap(policy, engine) > 1e-2
             if way == "files":
                 folder = str(tmp_path / f"v{version}")
-                policy.publish(folder, version)
+                policy.give(WeightFolder(folder), version)
                 await engine.take(WeightFolder(folder), version)
             else:
                 manifest = dataclasses.replace(policy.manifest(), verified=True)
                 await asyncio.gather(
-                    asyncio.to_thread(policy.send, manifest),
+                    asyncio.to_thread(policy.give, manifest, version),
                     engine.take(manifest, version),
                 )
             assert await largest_gap(policy, engine) <= 1e-3

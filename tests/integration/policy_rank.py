@@ -17,6 +17,7 @@ from ur2.errors import InputError, NotFiniteError
 from ur2.policy.batch.packing import plan
 from ur2.policy.options import PolicyOptions
 from ur2.policy.worker import PolicyWorker
+from ur2.transfer.records import WeightFolder
 from ur2.types import Batch, Sample
 
 VOCAB = 64
@@ -142,7 +143,7 @@ class Scenarios:
         """Publishes and exports after an update, with the log-probabilities of the moment."""
         worker = self.worker(**options)
         self.update(worker, make_batch(1))
-        worker.publish(str(self.out / f"{name}.published"), 7)
+        worker.give(WeightFolder(str(self.out / f"{name}.published")), 7)
         worker.export(str(self.out / f"{name}.exported"))
         self.facts[name] = [x.tolist() for x in worker.logprobs(make_batch(5).samples)]
 

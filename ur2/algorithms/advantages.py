@@ -16,16 +16,20 @@ Departures from the papers:
    (REINFORCE++-baseline), its baseline is 0.
 4. Whitening divides by the standard deviation over n tokens, not n − 1; GAE's advantages are not
    whitened, so that advantage plus value is the return.
+5. A trajectory may be several sequences, one per context. In a group's mean and standard deviation
+   it counts once: its n sequences weigh 1/n each, and RLOO leaves all of them out.
 """
 # ruff: noqa: N802, N815 - shape suffixes are the notation of the maths, in records too
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
 
 from ur2.errors import InputError
+from ur2.plugins import find_facts
 
 GROUP_STD_EPS = 1e-6
 WHITEN_EPS = 1e-8
@@ -33,11 +37,15 @@ WHITEN_EPS = 1e-8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signals:
-    """What every estimator sees; float64."""
+    """The input of every estimator; float64."""
 
     reward_B: Tensor
+    earned_BT: Tensor
+    """The reward where it was earned, 0 outside the mask; its sum over tokens is `reward_B`."""
     group_B: Tensor
     """Group number of each sequence, 0 ... number of groups - 1."""
+    trajectory_B: Tensor
+    """Trajectory number of each sequence within the batch's groups, 0 ... number - 1."""
     mask_BT: Tensor
     penalty_BT: Tensor
     """β·KL per token, 0 outside the mask."""
@@ -52,12 +60,24 @@ class Signals:
 
     @property
     def token_reward_BT(self) -> Tensor:
-        """r_t = 1[t is the last policy token]·r − β·KL_t."""
-        last_BT = self.mask_BT & (self.mask_BT.flip(1).cumsum(1).flip(1) == 1)
-        return torch.where(last_BT, self.reward_B[:, None], 0.0) - self.penalty_BT
+        """r_t = what was earned at t − β·KL_t."""
+        return self.earned_BT - self.penalty_BT
 
 
 Estimator = Callable[[Signals], Tensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EstimatorFacts:
+    """All that there is to know of an estimator."""
+
+    compute: Estimator
+    """Advantages (B, T) float64; what is outside the mask is ignored."""
+    compares: Literal["group", "batch", "critic", "nothing"] = "nothing"
+    """The measure of a reward: the other samples of its group (equal rewards then teach
+    nothing), the tokens of the batch, a critic's values, or nothing."""
+    uses: frozenset[str] = frozenset()
+    """Options of `algorithm` that change its result: `gamma`, `lam`, `value_clip`."""
 
 
 def estimate(
@@ -71,11 +91,13 @@ def estimate(
     kl_coef: float = 0.0,
     value_BT: Tensor | None = None,
     lam: float = 1.0,
+    earned_BT: Tensor | None = None,
+    trajectory_B: Tensor | None = None,
 ) -> Tensor:
     """The advantage of every policy token.
 
     Args:
-        name: one of `ESTIMATORS`.
+        name: one of `ESTIMATORS`, or the import path of one.
         reward_B: (B,) reward of each sequence.
         group_B: (B,) which prompt each sequence answers; any integers.
         mask_BT: (B, T) True where the policy wrote the token.
@@ -84,6 +106,9 @@ def estimate(
         kl_coef: weight β of the KL penalty in the reward.
         value_BT: (B, T) the critic's values (`gae`).
         lam: λ of `gae`.
+        earned_BT: (B, T) the reward where it was earned, which estimators of token rewards use;
+            by default all of it at the last policy token.
+        trajectory_B: (B,) which trajectory each sequence is a part of; by default one each.
 
     Returns:
         (B, T) float32, 0 outside the mask.
@@ -92,18 +117,23 @@ def estimate(
         InputError: `name` is not known, or `gae` has no values.
         ValueError: the shapes do not belong together.
     """
-    if name not in ESTIMATORS:
-        raise InputError(
-            f"algorithm.estimator '{name}' is not known; known: {', '.join(sorted(ESTIMATORS))}"
-        )
-    _check_shapes(mask_BT, (reward_B, group_B), [x for x in (kl_BT, value_BT) if x is not None])
+    facts = estimator_facts(name)
+    own_B = [x for x in (reward_B, group_B, trajectory_B) if x is not None]
+    _check_shapes(mask_BT, own_B, [x for x in (kl_BT, value_BT, earned_BT) if x is not None])
     mask_BT = mask_BT.bool()
+    if earned_BT is None:
+        last_BT = mask_BT & (mask_BT.flip(1).cumsum(1).flip(1) == 1)
+        earned_BT = torch.where(last_BT, reward_B.double()[:, None], 0.0)
+    if trajectory_B is None:
+        trajectory_B = torch.arange(len(reward_B), device=mask_BT.device)
     reward_B = reward_B.double()
     penalty_BT = torch.zeros(mask_BT.shape, dtype=torch.float64, device=mask_BT.device)
     if kl_BT is not None:
         penalty_BT[mask_BT] = kl_coef * kl_BT[mask_BT].double()
     signals = Signals(
         reward_B=reward_B,
+        earned_BT=earned_BT.double(),
+        trajectory_B=torch.unique(trajectory_B, return_inverse=True)[1],
         group_B=torch.unique(group_B, return_inverse=True)[1],
         mask_BT=mask_BT,
         penalty_BT=penalty_BT,
@@ -111,8 +141,22 @@ def estimate(
         gamma=gamma,
         lam=lam,
     )
-    advantage_BT = ESTIMATORS[name](signals)
-    return torch.where(mask_BT, advantage_BT, 0.0).float()
+    return torch.where(mask_BT, facts.compute(signals), 0.0).float()
+
+
+def estimator_facts(name: str) -> EstimatorFacts:
+    """The estimator of a name, or of an import path.
+
+    Raises:
+        InputError: there is none.
+    """
+    return find_facts(
+        name,
+        ESTIMATORS,
+        EstimatorFacts,
+        lambda compute: EstimatorFacts(compute=compute),
+        key="algorithm.estimator",
+    )
 
 
 def _check_shapes(mask_BT: Tensor, of_B: Sequence[Tensor], of_BT: Sequence[Tensor]) -> None:
@@ -128,22 +172,24 @@ def _check_shapes(mask_BT: Tensor, of_B: Sequence[Tensor], of_BT: Sequence[Tenso
 
 def grpo(signals: Signals) -> Tensor:
     """A = (r − mean_g) / (std_g + 1e-6), std with n − 1. Shao et al. 2024, eq. 4. (B, T)."""
-    centred_B, size_B = _centre(signals.net_reward_B, signals.group_B)
-    variance_B = _group_sum(centred_B**2, signals.group_B) / (size_B - 1).clamp(min=1)
-    return _broadcast(centred_B / (variance_B.sqrt() + GROUP_STD_EPS), signals.mask_BT)
+    group = _Comparison.of(signals)
+    variance_B = group.total(group.centred_B**2) / (group.size_B - 1).clamp(min=1)
+    return _broadcast(group.centred_B / (variance_B.sqrt() + GROUP_STD_EPS), signals.mask_BT)
 
 
 def dr_grpo(signals: Signals) -> Tensor:
     """A = r − mean_g; with reduction `seq_mean_token_sum_norm`. Liu et al. 2025. (B, T)."""
-    return _broadcast(_centre(signals.net_reward_B, signals.group_B)[0], signals.mask_BT)
+    return _broadcast(_Comparison.of(signals).centred_B, signals.mask_BT)
 
 
 def rloo(signals: Signals) -> Tensor:
     """A = r − mean of the group's other rewards. Ahmadian et al. 2024, eq. 8. (B, T)."""
-    reward_B = signals.net_reward_B
-    centred_B, size_B = _centre(reward_B, signals.group_B)
-    leave_one_out_B = centred_B * size_B / (size_B - 1).clamp(min=1)
-    return _broadcast(torch.where(size_B > 1, leave_one_out_B, reward_B), signals.mask_BT)
+    group = _Comparison.of(signals)
+    # With c the distance from the group's mean and o that of the trajectory's own mean:
+    # r − (n·mean − own) / (n − 1) = c + o / (n − 1)
+    others_B = group.centred_B + group.own_centred_B / (group.size_B - 1).clamp(min=1)
+    alone_B = torch.where(group.size_B > 1, others_B, signals.net_reward_B)
+    return _broadcast(alone_B, signals.mask_BT)
 
 
 def reinforce(signals: Signals) -> Tensor:
@@ -159,9 +205,8 @@ def reinforce_pp(signals: Signals) -> Tensor:
 
 def reinforce_pp_baseline(signals: Signals) -> Tensor:
     """A = whiten(r − mean_g), mean 0 for groups of one. Hu 2025, `-baseline` variant. (B, T)."""
-    reward_B = signals.net_reward_B
-    centred_B, size_B = _centre(reward_B, signals.group_B)
-    shaped_B = torch.where(size_B > 1, centred_B, reward_B)
+    group = _Comparison.of(signals)
+    shaped_B = torch.where(group.size_B > 1, group.centred_B, signals.net_reward_B)
     return _whiten(_broadcast(shaped_B, signals.mask_BT), signals.mask_BT)
 
 
@@ -177,17 +222,47 @@ def gae(signals: Signals) -> Tensor:
     return _discounted_sum(delta_BT, signals.mask_BT, signals.gamma * signals.lam)
 
 
-def _group_sum(value_B: Tensor, group_B: Tensor) -> Tensor:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Comparison:
+    """Net rewards within their groups, in which each trajectory counts once."""
+
+    group_B: Tensor
+    weight_B: Tensor
+    """1 / the sequences that the trajectory has in the group."""
+    size_B: Tensor
+    """Trajectories of each sequence's group."""
+    centred_B: Tensor
+    """The distance from the group's mean; exactly 0 where its rewards are all equal."""
+    own_centred_B: Tensor
+    """The mean of it over the trajectory's sequences in the group."""
+
+    @classmethod
+    def of(cls, signals: Signals) -> Self:
+        reward_B, group_B = signals.net_reward_B, signals.group_B
+        part_B = torch.unique(
+            torch.stack([group_B, signals.trajectory_B]), dim=1, return_inverse=True
+        )[1]
+        weight_B = 1.0 / _sum_within(torch.ones_like(reward_B), part_B)
+        size_B = _sum_within(weight_B, group_B).round()
+        offset_B = reward_B - _group_first(reward_B, group_B)
+        centred_B = offset_B - _sum_within(weight_B * offset_B, group_B) / size_B
+        return cls(
+            group_B=group_B,
+            weight_B=weight_B,
+            size_B=size_B,
+            centred_B=centred_B,
+            own_centred_B=_sum_within(weight_B * centred_B, part_B),
+        )
+
+    def total(self, value_B: Tensor) -> Tensor:
+        """Each sequence's group total over trajectories. (B,) -> (B,)."""
+        return _sum_within(self.weight_B * value_B, self.group_B)
+
+
+def _sum_within(value_B: Tensor, group_B: Tensor) -> Tensor:
     """Each sequence's group total. (B,) -> (B,)."""
     num_groups = int(group_B.max()) + 1 if group_B.numel() else 0
     return value_B.new_zeros(num_groups).index_add(0, group_B, value_B)[group_B]
-
-
-def _centre(value_B: Tensor, group_B: Tensor) -> tuple[Tensor, Tensor]:
-    """(value − group mean, group size); exactly 0 where a group's values are all equal."""
-    size_B = _group_sum(torch.ones_like(value_B), group_B)
-    offset_B = value_B - _group_first(value_B, group_B)
-    return offset_B - _group_sum(offset_B, group_B) / size_B, size_B
 
 
 def _group_first(value_B: Tensor, group_B: Tensor) -> Tensor:
@@ -251,12 +326,16 @@ def _whiten(value_BT: Tensor, mask_BT: Tensor) -> Tensor:
     return whitened_BT
 
 
-ESTIMATORS: Mapping[str, Estimator] = {
-    "dr_grpo": dr_grpo,
-    "gae": gae,
-    "grpo": grpo,
-    "reinforce": reinforce,
-    "reinforce_pp": reinforce_pp,
-    "reinforce_pp_baseline": reinforce_pp_baseline,
-    "rloo": rloo,
+ESTIMATORS: Mapping[str, EstimatorFacts] = {
+    "dr_grpo": EstimatorFacts(compute=dr_grpo, compares="group"),
+    "gae": EstimatorFacts(
+        compute=gae, compares="critic", uses=frozenset({"gamma", "lam", "value_clip"})
+    ),
+    "grpo": EstimatorFacts(compute=grpo, compares="group"),
+    "reinforce": EstimatorFacts(compute=reinforce),
+    "reinforce_pp": EstimatorFacts(
+        compute=reinforce_pp, compares="batch", uses=frozenset({"gamma"})
+    ),
+    "reinforce_pp_baseline": EstimatorFacts(compute=reinforce_pp_baseline, compares="group"),
+    "rloo": EstimatorFacts(compute=rloo, compares="group"),
 }

@@ -22,7 +22,7 @@ MAX_LOG_RATIO = 20.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
-    """What ratios between trainer and sampler are trusted."""
+    """The ratios between trainer and sampler that are trusted."""
 
     floor: float = 0.5
     cap: float = 2.0

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ur2.algorithms.sequences import Sequences
+from ur2.plugins import find_facts
 
 MAX_LOG_RATIO = 20.0
 
@@ -36,6 +37,15 @@ class Clip:
 Loss = Callable[[Tensor, Tensor, Tensor, Sequences, Clip], tuple[Tensor, Tensor]]
 """(logprob_N, old_logprob_N, advantage_N, sequences, clip) -> (loss_N, clipped_N), clipped_N True
 where the gradient was cut or its ratio bounded."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossFacts:
+    """All that there is to know of a loss."""
+
+    compute: Loss
+    uses: frozenset[str] = frozenset()
+    """Options of `algorithm` that change its result: `clip_low`, `clip_high`, `dual_clip`."""
 
 
 def ppo_clip(
@@ -102,9 +112,20 @@ def _clipped(ratio_N: Tensor, advantage_N: Tensor, clip: Clip) -> tuple[Tensor, 
     return -objective_N, clipped_N
 
 
-LOSSES: Mapping[str, Loss] = {
-    "cispo": cispo,
-    "gspo": gspo,
-    "ppo_clip": ppo_clip,
-    "reinforce": reinforce,
+def loss_facts(name: str) -> LossFacts:
+    """The loss of a name, or of an import path.
+
+    Raises:
+        InputError: there is none.
+    """
+    return find_facts(
+        name, LOSSES, LossFacts, lambda compute: LossFacts(compute=compute), key="algorithm.loss"
+    )
+
+
+LOSSES: Mapping[str, LossFacts] = {
+    "cispo": LossFacts(compute=cispo, uses=frozenset({"clip_low", "clip_high"})),
+    "gspo": LossFacts(compute=gspo, uses=frozenset({"clip_low", "clip_high"})),
+    "ppo_clip": LossFacts(compute=ppo_clip, uses=frozenset({"clip_low", "clip_high", "dual_clip"})),
+    "reinforce": LossFacts(compute=reinforce),
 }

@@ -1,38 +1,41 @@
 """Options of the maths."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
 from ur2.options import Options
 
-GROUP_RELATIVE = frozenset({"grpo", "dr_grpo", "rloo", "reinforce_pp_baseline"})
-"""Estimators that compare a group's samples: equal rewards give them no signal."""
+if TYPE_CHECKING:
+    from ur2.algorithms.advantages import EstimatorFacts
+    from ur2.algorithms.losses import LossFacts
 
-CLIPPED = frozenset({"ppo_clip", "gspo", "cispo"})
 BOUNDED = frozenset({"icepop", "sequence_mask"})
-HAS_EFFECT: Mapping[str, tuple[str, frozenset[str]]] = {
-    "gamma": ("estimator", frozenset({"reinforce_pp", "gae"})),
-    "lam": ("estimator", frozenset({"gae"})),
-    "value_clip": ("estimator", frozenset({"gae"})),
-    "clip_low": ("loss", CLIPPED),
-    "clip_high": ("loss", CLIPPED),
-    "dual_clip": ("loss", frozenset({"ppo_clip"})),
+NEEDS: Mapping[str, tuple[str, frozenset[str]]] = {
     "norm_length": ("reduction", frozenset({"seq_mean_token_sum_norm"})),
     "correction_cap": ("correction", BOUNDED | {"tis"}),
     "correction_floor": ("correction", BOUNDED),
 }
 """Option -> (the choice it belongs to, with which it does something)."""
+OF_ESTIMATOR = ("gamma", "lam", "value_clip")
+OF_LOSS = ("clip_low", "clip_high", "dual_clip")
 
 
 class AlgorithmOptions(Options):
     """How rewards become a gradient."""
 
-    estimator: Literal[
-        "grpo", "dr_grpo", "rloo", "reinforce", "reinforce_pp", "reinforce_pp_baseline", "gae"
-    ] = "grpo"
-    """How rewards become advantages; `gae` trains a critic beside the policy."""
+    estimator: str = "grpo"
+    """How rewards become advantages: grpo, dr_grpo, rloo, reinforce, reinforce_pp,
+    reinforce_pp_baseline, gae (which trains a critic beside the policy), or `package.module:Name`
+    of an `EstimatorFacts` or a function of your own."""
+    credit: str = "trajectory"
+    """Which samples a trajectory becomes, and with which reward: `trajectory` (a sample each, which
+    has to be one context), `context` (a sample per context, with what was earned in it),
+    `last_tries` (the same, without turns that were asked for again), `shared` (a sample per
+    context, each with the trajectory's reward), or `package.module:Name`."""
+    frozen_roles: tuple[str, ...] = ()
+    """Roles that play, and are compared, but do not learn."""
     gamma: float = Field(default=1.0, gt=0.0, le=1.0)
     """Discount per policy token; below 1 only with `reinforce_pp` and `gae`."""
     lam: float = Field(default=1.0, ge=0.0, le=1.0)
@@ -40,9 +43,10 @@ class AlgorithmOptions(Options):
     value_clip: float | None = Field(default=0.2, gt=0.0)
     """`gae`: how far values may move in the updates of one rollout before they stop learning; null
     for no bound."""
-    loss: Literal["ppo_clip", "gspo", "cispo", "reinforce"] = "ppo_clip"
+    loss: str = "ppo_clip"
     """`ppo_clip` bounds each update by token, `gspo` by sequence; `cispo` bounds how much a token
-    weighs and silences none; `reinforce` is plain policy gradient."""
+    weighs and silences none; `reinforce` is plain policy gradient; or
+    `package.module:Name` of a `LossFacts` or a function of your own."""
     clip_low: float = Field(default=0.2, gt=0.0, le=1.0)
     """Probability ratios below 1 - clip_low get no gradient (`cispo`: are raised to it). Those of
     `gspo` are means over a sequence, and its bounds about 3e-4."""
@@ -53,7 +57,7 @@ class AlgorithmOptions(Options):
     reduction: Literal["token_mean", "seq_mean_token_mean", "seq_mean_token_sum_norm"] = (
         "token_mean"
     )
-    """What the summed loss is divided by."""
+    """The divisor of the summed loss."""
     norm_length: int = Field(default=1024, gt=0)
     """`seq_mean_token_sum_norm`: the constant that replaces the length of a sequence."""
     correction: Literal["none", "tis", "icepop", "sequence_mask"] = "none"
@@ -74,13 +78,44 @@ class AlgorithmOptions(Options):
     """How the divergence is estimated from sampled tokens; in the loss `k1` has a mean gradient of
     0, and `k2` that of the divergence."""
 
-    @field_validator(*HAS_EFFECT)
+    @property
+    def compares(self) -> str:
+        """The measure of a reward: `group`, `batch`, `critic` or `nothing`."""
+        return _estimator(self.estimator).compares
+
+    @property
+    def has_critic(self) -> bool:
+        """Whether a critic is trained beside the policy."""
+        return self.compares == "critic"
+
+    @field_validator("estimator")
+    @classmethod
+    def _is_an_estimator(cls, name: str) -> str:
+        _estimator(name)
+        return name
+
+    @field_validator("loss")
+    @classmethod
+    def _is_a_loss(cls, name: str) -> str:
+        _loss(name)
+        return name
+
+    @field_validator(*NEEDS, *OF_ESTIMATOR, *OF_LOSS)
     @classmethod
     def _has_effect(cls, value: Any, info: ValidationInfo) -> Any:
-        choice, users = HAS_EFFECT[info.field_name or ""]
-        chosen = info.data.get(choice)
-        unset = cls.model_fields[info.field_name or ""].default
-        if value != unset and chosen is not None and chosen not in users:
+        option = info.field_name or ""
+        if value == cls.model_fields[option].default:
+            return value
+        if option in NEEDS:
+            choice, users = NEEDS[option]
+            chosen = info.data.get(choice)
+            has_effect = chosen in users
+        else:
+            choice = "estimator" if option in OF_ESTIMATOR else "loss"
+            chosen = info.data.get(choice)
+            facts = _estimator if choice == "estimator" else _loss
+            has_effect = chosen is None or option in facts(chosen).uses
+        if chosen is not None and not has_effect:
             raise ValueError(f"has no effect with {choice} '{chosen}'; remove it")
         return value
 
@@ -99,3 +134,15 @@ class AlgorithmOptions(Options):
         if info.data.get("correction") in BOUNDED and cap is not None and floor >= cap:
             raise ValueError(f"must be below correction_cap, {cap}")
         return floor
+
+
+def _estimator(name: str) -> "EstimatorFacts":
+    from ur2.algorithms.advantages import estimator_facts  # torch, which options do without
+
+    return estimator_facts(name)
+
+
+def _loss(name: str) -> "LossFacts":
+    from ur2.algorithms.losses import loss_facts
+
+    return loss_facts(name)

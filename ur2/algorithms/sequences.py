@@ -12,7 +12,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sequences:
-    """Whole sequences, flattened to their policy tokens."""
+    """Sequences as a whole, flattened to their policy tokens."""
 
     sequence_N: Tensor
     """0 ... B - 1."""

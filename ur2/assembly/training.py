@@ -47,7 +47,7 @@ class Parts:
     """The retrieval service, where it runs in this cluster."""
 
     async def service_metrics(self) -> dict[str, float]:
-        """What only the service knows."""
+        """Figures that only the service knows."""
         if self.service is None:
             return {}
         figures = await self.service.call("metrics")
@@ -199,7 +199,7 @@ async def run_training(
 
 
 async def _workers_table(cluster: Cluster) -> Table:
-    """What runs where; also in events.log."""
+    """A table of workers and where they run; also in events.log."""
     rows, seen = [], Counter[type]()
     for actor, place in await cluster.whereabouts():
         name = f"{_NAMES[actor.kind]} {seen[actor.kind]}"
@@ -211,7 +211,7 @@ async def _workers_table(cluster: Cluster) -> Table:
 
 
 def _facts(options: RunOptions, state: LoopState, checkpoint: Path) -> dict[str, Any]:
-    """What summary.json says beside the measurements."""
+    """Facts that stand in summary.json beside the measurements."""
     return {
         "experiment": options.experiment,
         "seed": options.seed,

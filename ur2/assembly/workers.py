@@ -64,7 +64,7 @@ def make_retriever(options: InferenceOptions, service: Actor | None) -> Retrieve
 
 
 def make_knowledge(options: InferenceOptions, retriever: Retriever) -> RoutedKnowledge:
-    """What episodes ask: the passages of `retriever`, read for them where so configured.
+    """The knowledge that episodes ask: passages of `retriever`, read for them where so configured.
 
     Raises:
         InputError: a model that reads has no address.

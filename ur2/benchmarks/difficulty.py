@@ -1,4 +1,4 @@
-"""What a measurement of difficulty leaves: the question file, a report, tables and a plot."""
+"""The results of a measurement of difficulty: the question file, a report, tables and a plot."""
 
 import json
 from collections import Counter

@@ -35,7 +35,7 @@ class BenchmarkItem(BaseModel):
     num_searches: int
     num_failed_searches: int
     transcript: tuple[tuple[Author, str], ...]
-    """Who wrote what, after the prompt."""
+    """Texts after the prompt, each with its author."""
 
 
 class GivesVerdicts(Protocol):

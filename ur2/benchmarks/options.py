@@ -26,9 +26,9 @@ class BenchmarkOptions(Options):
     file: str
     """The question file."""
     task: Task
-    """What its questions are."""
+    """The task of its questions."""
     metrics: Annotated[tuple[MetricName, ...], Field(min_length=1)]
-    """What is measured, headline first. `accuracy` is of choices and `macro_accuracy` its mean over
+    """The measures, headline first. `accuracy` is of choices and `macro_accuracy` its mean over
     `parts`; `equivalence` is mathematical; `judge` asks a language model."""
     parts: Literal["subject", "level"] | None = None
     """Report the first metric also for each subject or level."""

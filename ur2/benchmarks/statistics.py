@@ -47,7 +47,7 @@ def bootstrap(
 def summarise(
     items: Sequence[BenchmarkItem], options: BenchmarkOptions, num_questions: int, seed: int
 ) -> dict[str, Any]:
-    """What `results.json` says of one benchmark.
+    """The entry of one benchmark in `results.json`.
 
     Args:
         items: all that were played, at least one.

@@ -86,7 +86,7 @@ class EvaluationFolder:
         write_text(path, "".join(f"{item.model_dump_json()}\n" for item in kept))
 
     def read_results(self) -> dict[str, Any]:
-        """What an earlier evaluation into this folder found, by benchmark."""
+        """Results of an earlier evaluation into this folder, by benchmark."""
         if not self.results_path.exists():
             return {}
         results: dict[str, Any] = json.loads(self.results_path.read_text())["benchmarks"]

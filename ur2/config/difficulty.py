@@ -1,4 +1,4 @@
-"""What a measurement of difficulty needs before it starts: checks, and the questions."""
+"""Checks and questions of a measurement of difficulty, before it starts."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -42,7 +42,7 @@ def load_measured(options: DifficultyOptions) -> list[Question]:
 
 
 def difficulty_settings(options: DifficultyOptions) -> dict[str, Any]:
-    """What decides the rollouts: what a continued measurement must share."""
+    """The options that decide the rollouts, which a continued measurement must share."""
     tree = options.model_dump(mode="json")
     engine = tree["rollout"]["engine"]
     served = {key: engine["remote"][key] for key in ("api", "model")}
@@ -84,7 +84,7 @@ def _inputs(options: DifficultyOptions) -> Iterator[Input]:
 
 
 def _judging(options: DifficultyOptions) -> dict[str, Any] | None:
-    """Who grades after the graders, and how; how long it may take decides nothing."""
+    """The judge that grades after the graders; how long it may take decides nothing."""
     judge = options.reward.judge
     if judge is None:
         return None

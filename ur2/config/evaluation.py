@@ -1,4 +1,4 @@
-"""What an evaluation needs before it starts: checks, the checkpoint's model, the questions."""
+"""Checks and questions of an evaluation, before it starts."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,7 +54,7 @@ def load_benchmarks(options: EvaluationOptions) -> list[Benchmark]:
 
 
 def evaluation_settings(options: EvaluationOptions) -> dict[str, Any]:
-    """What decides the answers and grades: what a continued evaluation must share.
+    """The options that decide answers and grades, which a continued evaluation must share.
 
     A service that answers at another address is taken to be the same one.
     """

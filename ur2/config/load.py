@@ -40,12 +40,12 @@ def run_composed(main: Callable[[RunOptions], None]) -> None:
 
 
 def run_composed_evaluation(main: Callable[[EvaluationOptions], None]) -> None:
-    """As `run_composed`, for an evaluation."""
+    """Composes an evaluation from the command line and hands it to `main`."""
     _run_composed(main, evaluation_from_tree, "evaluate")
 
 
 def run_composed_difficulty(main: Callable[[DifficultyOptions], None]) -> None:
-    """As `run_composed`, for a measurement of difficulty."""
+    """Composes a measurement of difficulty from the command line and hands it to `main`."""
     _run_composed(main, difficulty_from_tree, "difficulty")
 
 
@@ -55,12 +55,12 @@ def compose(overrides: list[str]) -> RunOptions:
 
 
 def compose_evaluation(overrides: list[str]) -> EvaluationOptions:
-    """As `compose`, for an evaluation."""
+    """An evaluation from overrides, without a command line."""
     return evaluation_from_tree(_compose(overrides, "evaluate"))
 
 
 def compose_difficulty(overrides: list[str]) -> DifficultyOptions:
-    """As `compose`, for a measurement of difficulty."""
+    """A measurement of difficulty from overrides, without a command line."""
     return difficulty_from_tree(_compose(overrides, "difficulty"))
 
 
@@ -77,7 +77,7 @@ def from_tree(tree: DictConfig) -> RunOptions:
 
 
 def evaluation_from_tree(tree: DictConfig) -> EvaluationOptions:
-    """As `from_tree`, for an evaluation, which leaves out what only training needs.
+    """Types the options of an evaluation, which leaves out what only training needs.
 
     Raises:
         InputError: as `from_tree`; or no checkpoint or benchmark was chosen.
@@ -91,7 +91,7 @@ def evaluation_from_tree(tree: DictConfig) -> EvaluationOptions:
 
 
 def difficulty_from_tree(tree: DictConfig) -> DifficultyOptions:
-    """As `from_tree`, for a measurement of difficulty.
+    """Types the options of a measurement of difficulty.
 
     Raises:
         InputError: as `from_tree`; or there is no folder for the results.

@@ -1,4 +1,4 @@
-"""What evaluations and measurements of difficulty need alike: model, prompts and retriever."""
+"""Model, prompts and retriever of evaluations and of measurements of difficulty."""
 
 from pathlib import Path
 from typing import Any, TypeVar
@@ -47,7 +47,7 @@ def model_of(checkpoint: str) -> str:
 
 
 def retrieval_settings(options: InferenceOptions) -> dict[str, Any]:
-    """What decides what is found."""
+    """The options that decide what a search finds."""
     retrieval = options.retrieval
     tree = retrieval.model_dump(mode="json")
     for service in ("summariser", "web"):

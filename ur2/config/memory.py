@@ -31,17 +31,17 @@ class PolicyMemory:
     gradients: float
     optimizer: float
     buckets: float
-    """What gradients and weights travel through between ranks."""
+    """Buffers in which gradients and weights travel between ranks."""
     activations: float
-    """Of one full microbatch."""
+    """Activations of one full microbatch."""
     logits: float
-    """Of one chunk of the LM head, with their gradient."""
+    """Logits of one chunk of the LM head, with their gradient."""
     side_models: float
     """The reference model's weights, and all of the critic but its activations."""
 
     @property
     def resident(self) -> float:
-        """What stays while engines sample."""
+        """The share that stays while engines sample."""
         return self.weights + self.side_models + self.optimizer + self.buckets
 
     @property
@@ -57,7 +57,7 @@ class EngineMemory:
     weights: float
     kv_cache_per_token: float
     kv_cache_per_sequence: float
-    """Of one sequence of the longest context."""
+    """Keys and values of one sequence of the longest context."""
 
 
 def find_shape(options: RunOptions) -> tuple[ShapeOptions, str] | None:
@@ -99,7 +99,7 @@ def shape_of(folder: str) -> ShapeOptions:
 def policy_memory(
     shape: ShapeOptions, options: PolicyOptions, algorithm: AlgorithmOptions
 ) -> PolicyMemory:
-    """What one policy rank holds at most (stages: Rajbhandari et al. 2020, section 5)."""
+    """The most that one policy rank holds (stages: Rajbhandari et al. 2020, section 5)."""
     stage, ranks = options.zero_stage, options.num_ranks
     computes_in_16_bit = options.precision == "bf16"
     bytes_per_weight = 2 if shards_bf16(options) else 4
@@ -111,7 +111,7 @@ def policy_memory(
     states = trained * (ADAM_STATE_BYTES + masters) / (ranks if stage else 1)
     optimizer = 0.0 if options.offload == "cpu" else states
     side_models = weights if algorithm.kl_coef and options.lora is None else 0.0
-    if algorithm.estimator == "gae":
+    if algorithm.has_critic:
         side_models += weights + gradients + optimizer
     return PolicyMemory(
         weights=weights,
@@ -125,7 +125,7 @@ def policy_memory(
 
 
 def engine_memory(shape: ShapeOptions, options: RunOptions) -> EngineMemory:
-    """What one GPU of a rollout worker holds, in the policy's precision."""
+    """The memory that one GPU of a rollout worker needs, in the policy's precision."""
     parallel = options.rollout.engine.tensor_parallel_size
     width = 2 if options.policy.precision == "bf16" else 4
     kv_heads = max(1.0, shape.num_kv_heads / parallel)  # fewer heads than GPUs are copied

@@ -1,4 +1,4 @@
-"""What a run would do, for `dry_run=true` and the start of every run."""
+"""The plan of a run, for `dry_run=true` and for the start of every run."""
 
 from collections.abc import Iterator, Mapping, Sequence
 

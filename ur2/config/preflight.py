@@ -39,7 +39,7 @@ class Input:
     path: str
     state: Literal["here", "on the hub", "to be made", "missing"]
     command: str = ""
-    """What makes it, where it is to be made."""
+    """The command that makes it, where it is to be made."""
 
 
 def check_options(options: RunOptions) -> None:
@@ -123,7 +123,7 @@ def make_openings(options: InferenceOptions) -> Openings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunInputs:
-    """What a run reads before it starts."""
+    """Questions that a run reads before it starts."""
 
     train: list[Question]
     held_out: list[Question]

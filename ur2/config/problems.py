@@ -1,9 +1,8 @@
-"""What options alone tell to be wrong: as messages, so that one error names them all."""
+"""Faults that options alone show, as messages, so that one error names them all."""
 
 from collections.abc import Iterator
 from typing import Literal
 
-from ur2.algorithms.options import GROUP_RELATIVE
 from ur2.config.schema import InferenceOptions, RunOptions
 from ur2.errors import InputError
 from ur2.retrieval.reading.summarise import Summariser
@@ -51,7 +50,7 @@ def _batch_problems(options: RunOptions) -> Iterator[str]:
             f"not divide by policy.updates_per_rollout x policy.num_ranks = {shares}; change "
             "trainer.questions_per_step or rollout.samples_per_prompt"
         )
-    if options.algorithm.estimator in GROUP_RELATIVE and samples < 2:
+    if options.algorithm.compares == "group" and samples < 2:
         yield (
             f"algorithm.estimator '{options.algorithm.estimator}' compares the samples of a group: "
             "rollout.samples_per_prompt must be at least 2"
@@ -60,7 +59,7 @@ def _batch_problems(options: RunOptions) -> Iterator[str]:
 
 def _critic_problems(options: RunOptions) -> Iterator[str]:
     unset = type(options.policy).model_fields["critic_learning_rate"].default
-    if options.policy.critic_learning_rate != unset and options.algorithm.estimator != "gae":
+    if options.policy.critic_learning_rate != unset and not options.algorithm.has_critic:
         yield "policy.critic_learning_rate has no effect without algorithm.estimator=gae; remove it"
 
 
@@ -84,7 +83,7 @@ def _sampling_problems(options: RunOptions) -> Iterator[str]:
 
 
 def length_problems(options: InferenceOptions) -> Iterator[str]:
-    """What is wrong with the budgets."""
+    """Faults of the budgets."""
     needed = options.rollout.max_model_len
     if needed > options.model.max_length:
         yield (
@@ -94,7 +93,7 @@ def length_problems(options: InferenceOptions) -> Iterator[str]:
 
 
 def retrieval_problems(options: InferenceOptions, *, may_search: bool = True) -> Iterator[str]:
-    """What the retriever lacks, for episodes that may search or may not."""
+    """Faults of the retriever, for episodes that may search or may not."""
     retrieval = options.retrieval
     if retrieval.summariser is not None:
         try:

@@ -25,7 +25,7 @@ from ur2.trainer.options import (
 
 
 class InferenceOptions(Options):
-    """What answering questions takes, in training and in evaluation."""
+    """Options of answering questions, in training and in evaluation."""
 
     seed: int = Field(0, ge=0)
     """Seed of the curriculum, of sampling and of resampling."""
@@ -73,7 +73,7 @@ class EvaluationOptions(InferenceOptions):
     """A run directory, a checkpoint in one, a model folder, a Hugging Face name, or the name that a
     remote endpoint serves."""
     benchmarks: dict[str, BenchmarkOptions] = Field(default_factory=dict)
-    """What is measured, by key."""
+    """The benchmarks to measure, by key."""
     averages: dict[str, AverageOptions] = Field(default_factory=dict)
     """Means over benchmarks, by key."""
     data_dir: str = "data/ur2"
@@ -103,7 +103,7 @@ class DifficultyOptions(InferenceOptions):
     """One measurement of how hard the training questions are for a policy."""
 
     experiment: str
-    """Whose model, questions, prompts, budgets, retriever and graders are used."""
+    """The experiment whose model, questions, prompts, budgets, retriever and graders are used."""
     dataset: DatasetOptions
     """`train` is measured."""
     reward: RewardOptions
@@ -119,7 +119,7 @@ class DifficultyOptions(InferenceOptions):
     levels: LevelOptions = LevelOptions()
     """Which pass rate makes which level."""
     confidence: float = Field(0.95, gt=0, lt=1)
-    """Of the intervals."""
+    """The coverage of the intervals."""
     limit: int | None = Field(None, ge=1)
     """Only this many questions, from the first."""
     precision: Literal["fp32", "bf16"] = "bf16"

@@ -1,4 +1,4 @@
-"""What a run learns from, as tables: reward, curriculum, and what it must not learn from."""
+"""Tables of what a run learns from: reward, curriculum, and what it must not learn from."""
 
 from collections.abc import Iterable, Iterator, Sequence
 

@@ -1,4 +1,4 @@
-"""What was solved and searched, by bucket and retrieval mode."""
+"""Counts of solved questions and of searches, by bucket and retrieval mode."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -49,7 +49,7 @@ class BucketAccount:
         _add(self._last, outcomes)
 
     def metrics(self) -> dict[str, float]:
-        """What was solved and searched since the start, and in the last step.
+        """Solve rates and searches since the start, and in the last step.
 
         By bucket and mode: solve rates since the start; groups and accuracy of the last step. By
         bucket: searches and their cost since the start; searches per sample with retrieval on in

@@ -56,7 +56,7 @@ class SearchBudget:
                 self._unused += self._worst_case - outcome.num_searches
 
     def metrics(self) -> dict[str, float]:
-        """What this step may still reserve, and its groups for which nothing was left."""
+        """Searches left to this step, and its groups for which none were left."""
         return {
             "curriculum/search_budget_left": float(self._left),
             "curriculum/search_budget_denied": float(self._num_denied),

@@ -22,7 +22,7 @@ from ur2.types import Assignment, Question, ScoredGroup
 
 @dataclass(frozen=True, slots=True)
 class StagePlan:
-    """What a stage draws from and decides by."""
+    """The sampler, policy and random stream of a stage."""
 
     sampler: Sampler
     policy: RetrievalPolicy
@@ -116,7 +116,7 @@ class Curriculum:
         return self._stages.begins(step)
 
     def take_events(self) -> list[Event]:
-        """What was decided since the last call, for the run's log."""
+        """Decisions since the last call, for the run's log."""
         events, self._events = [*self._events, *self._plan.policy.take_events()], []
         return events
 

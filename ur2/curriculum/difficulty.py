@@ -62,7 +62,7 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gain:
-    """What retrieval adds in a bucket."""
+    """The gain from retrieval in a bucket."""
 
     bucket: str
     num_questions: int
@@ -132,7 +132,7 @@ def moves(before: Sequence[Question], after: Sequence[Question]) -> Counter[tupl
 
 
 def gains(questions: Sequence[Question], tallies: Tallies, confidence: float) -> list[Gain]:
-    """What retrieval adds, by the buckets that the questions came with.
+    """The gain from retrieval, by the buckets that the questions came with.
 
     Not by measured levels: those were chosen by the very rates that would be compared, and a
     question that was unlucky without retrieval would seem to gain from it.

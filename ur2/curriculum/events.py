@@ -11,13 +11,13 @@ class Switch:
     """The first step that it holds for."""
     bucket: str
     retrieval: bool
-    """What the bucket's groups have from now on."""
+    """Whether the bucket's groups have retrieval from now on."""
     gain: float
     """Posterior mean of solving with retrieval less solving without it."""
     lower: float
     """The credible bound of the gain that was compared with the price."""
     price: float
-    """What the searches of one sample cost."""
+    """The cost of the searches of one sample."""
     solved_with: float
     """Posterior mean of solving with retrieval."""
     solved_without: float

@@ -65,7 +65,7 @@ class Interest:
         return sum(self._is_retired(key) for key in self._streaks)
 
     def state_dict(self) -> dict[str, Any]:
-        """What is known of the questions that were played, as plain data."""
+        """The played questions and how interesting they were, as plain data."""
         return {
             "rates": dict(self._rates),
             "streaks": dict(self._streaks),

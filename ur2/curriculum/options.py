@@ -121,11 +121,11 @@ class CurriculumOptions(Options):
     """Retrieval is on for no group (`never`), for all (`always`), by `static`'s table, or where it
     is measured to help (`adaptive`)."""
     static: dict[BucketName, Probability] = Field(default_factory=dict)
-    """Of policy `static`: the probability per bucket that retrieval is on; 0 for others."""
+    """Under policy `static`, the probability per bucket that retrieval is on; 0 for others."""
     adaptive: AdaptiveOptions = AdaptiveOptions()
-    """Of policy `adaptive`."""
+    """Options of policy `adaptive`."""
     cost_per_search: float = Field(0.02, ge=0)
-    """What one search costs, in solved questions: `adaptive` keeps retrieval on where the gain
+    """The price of one search, in solved questions: `adaptive` keeps retrieval on where the gain
     exceeds it, and `curriculum/cost` counts it. It is no part of the reward."""
     search_budget_per_step: int | None = Field(None, ge=1)
     """Searches that the groups of a step may make at most; a group for which no budget is left, if
@@ -143,7 +143,7 @@ class CurriculumOptions(Options):
     rate p takes part in an epoch with probability 4 p (1 - p), as groups that are all right or all
     wrong teach nothing; one that was not played yet always does."""
     priority_max_skips: int = Field(3, ge=0)
-    """Of `variance`: epochs in a row that a question may be left out."""
+    """Under `variance`, the epochs in a row that a question may be left out."""
     retire_after: int | None = Field(None, ge=1)
     """A question whose last so many groups were all right, or all wrong, throughout is retired;
     None: none is."""

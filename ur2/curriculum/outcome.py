@@ -1,4 +1,4 @@
-"""What the curriculum learns of a played group: no texts and no tokens."""
+"""The result of a played group as the curriculum sees it: no texts and no tokens."""
 
 from dataclasses import dataclass
 from typing import Self

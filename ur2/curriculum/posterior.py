@@ -1,4 +1,4 @@
-"""What is known of a bucket: how often its questions are solved with and without retrieval."""
+"""The belief about a bucket: how often its questions are solved with and without retrieval."""
 
 from dataclasses import dataclass, field
 from math import sqrt
@@ -19,13 +19,13 @@ class Beta:
 
     @property
     def variance(self) -> float:
-        """Of Beta: mean (1 - mean) / (weight + 1)."""
+        """The variance of a Beta distribution: mean (1 - mean) / (weight + 1)."""
         return self.mean * (1 - self.mean) / (self.weight + 1)
 
 
 @dataclass(slots=True, kw_only=True)
 class Arm:
-    """What one mode of a bucket has shown; older groups count less."""
+    """The evidence for one mode of a bucket; older groups count less."""
 
     num_groups: float = 0.0
     num_samples: float = 0.0
@@ -79,7 +79,7 @@ class Bucket:
 
     @property
     def num_groups(self) -> float:
-        """Of the mode that has fewer."""
+        """Groups of the mode that has fewer."""
         return min(arm.num_groups for arm in self.arms)
 
     def solved(self, arm: Arm) -> Beta:
@@ -100,5 +100,5 @@ class Bucket:
         return sqrt(sum(self.solved(arm).variance for arm in self.arms))
 
     def lower_gain(self, credibility: float) -> float:
-        """What the gain exceeds with this credibility, its posterior taken as normal."""
+        """The value that the gain exceeds with this credibility, its posterior taken as normal."""
         return self.gain - NormalDist().inv_cdf(credibility) * self.deviation

@@ -25,10 +25,10 @@ class RetrievalPolicy(Protocol):
         """Takes in how groups of any mode did; decisions of later steps may rest on it."""
 
     def take_events(self) -> list[Switch]:
-        """What was switched since the last call."""
+        """Switches since the last call."""
 
     def metrics(self) -> dict[str, float]:
-        """What the policy believes, by bucket."""
+        """The policy's beliefs, by bucket."""
 
     def state_dict(self) -> dict[str, Any]:
         """All that decisions rest on beside `rng`, as plain data for JSON."""
@@ -44,11 +44,11 @@ class _Fixed:
         """Ignores them."""
 
     def take_events(self) -> list[Switch]:
-        """None."""
+        """A fixed policy switches nothing."""
         return []
 
     def metrics(self) -> dict[str, float]:
-        """None."""
+        """A fixed policy believes nothing."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:

@@ -113,7 +113,7 @@ def _files(options: AtlasOptions) -> Iterator[tuple[str, Iterable[object]]]:
 
 
 def _tokenizer_texts(options: AtlasOptions, world: World) -> Iterator[Mapping[str, str]]:
-    """What a tokenizer may see: nothing of held-out entities.
+    """Texts that a tokenizer may see: nothing of held-out entities.
 
     A held-out name with a token of its own could never be written: no example ends in that token.
     """

@@ -23,7 +23,7 @@ class HelpfulSearch:
     query: str
     passage: Passage
     found: str
-    """What the passage adds: the answer, or the entity that the next look-up is about."""
+    """The answer in the passage, or the entity that the next look-up is about."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""What row schemas share: field types, known names, and how a row becomes a question."""
+"""Field types and known names of all row schemas, and how a row becomes a question."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -53,7 +53,7 @@ class Origin:
     number: int
     """The row's place in its file, from 1."""
     task: Task | None = None
-    """What the user says that rows are which do not tell."""
+    """The task of rows that do not tell theirs, as the user says."""
 
 
 class KeyedRow(BaseModel):

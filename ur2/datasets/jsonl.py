@@ -21,7 +21,7 @@ MAX_LINE_BYTES = 4 << 20
 """Longest line that is taken for a row."""
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-"""What some editors put before UTF-8 text; it carries nothing."""
+"""Bytes that some editors put before UTF-8 text; they carry nothing."""
 
 
 class Problems:

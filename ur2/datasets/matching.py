@@ -50,7 +50,7 @@ class Match:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overlap:
-    """What two question sets share; at most one match per training question."""
+    """The questions that two sets share; at most one match per training question."""
 
     matches: tuple[Match, ...]
     """In the order of the training questions."""
@@ -139,7 +139,7 @@ def without_overlap(train: list[Question], held_out: Sequence[Question]) -> list
 
 
 def normal_form(question: Question) -> str:
-    """What equal questions have in common: the words of the text, and of each option, sorted."""
+    """The common form of equal questions: the words of the text, and of each option, sorted."""
     return "\n".join([_normal(question.text), *sorted(map(_normal, question.options))])
 
 

@@ -40,7 +40,7 @@ class AtlasOptions(Options):
 
 
 class InspectOptions(Options):
-    """What is looked at."""
+    """The files to look at."""
 
     paths: Annotated[tuple[str, ...], Field(min_length=1)]
     """Question files or `hf:` names."""

@@ -31,7 +31,7 @@ _ADVICE: Mapping[str, str] = {
     "too_short": "has too few entries; add what is missing",
     "extra_forbidden": "is no field of this schema; remove it, or put it under meta",
 }
-"""What to tell the user of pydantic's error types; others speak for themselves."""
+"""Messages for pydantic's error types; others speak for themselves."""
 
 
 def load_questions(path: str, *, task: Task | None = None) -> list[Question]:

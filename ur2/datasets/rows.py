@@ -119,7 +119,7 @@ class ChoiceRow(KeyedRow):
     answer_index: int | None = None
     """The gold's place from 0, beside the letter (MMLU-Pro)."""
     context: tuple[str, ...] = ()
-    """What is told before the question (MediQ's split of MedQA)."""
+    """Sentences that stand before the question (MediQ's split of MedQA)."""
     source: str | None = None
     level: int | str | None = None
     subject: str = ""
@@ -220,7 +220,7 @@ class MathRow(KeyedRow):
     level: int | str | None = None
     subject: str = ""
     type: str = ""
-    """What the first release calls the subject."""
+    """The subject, as the first release calls it."""
 
     def to_question(self, origin: Origin) -> Question:
         r"""The record; raises ValueError where neither `answer` nor a `\boxed{}` gives a gold."""

@@ -147,7 +147,7 @@ def _read_array(path: str) -> Iterator[RawRow]:
 
 
 def _columns(source: QuestionSource, names: list[str]) -> list[str]:
-    """What a table is cut to: an adapter sees all of it."""
+    """The fields that a table is cut to; an adapter sees all of it."""
     return names if source.adapter else [name for name in names if name in KNOWN_FIELDS]
 
 

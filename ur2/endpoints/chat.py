@@ -22,7 +22,7 @@ _SPECIAL = re.compile(r"<(?=[|\uff5c]|/?s>|(?:start|end)_of_turn>)|\[(?=/?INST\]
 
 @dataclass(slots=True)
 class Usage:
-    """What a reply took, tries that failed included."""
+    """The tokens and cost of a reply, tries that failed included."""
 
     num_prompt_tokens: int = 0
     num_completion_tokens: int = 0
@@ -35,7 +35,7 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reply(Generic[T]):
+class ChatReply(Generic[T]):
     """A reply as read, or why there is none."""
 
     value: T | None
@@ -70,7 +70,7 @@ class ChatClient:
         *,
         temperature: float,
         max_tokens: int | None = None,
-    ) -> Reply[T]:
+    ) -> ChatReply[T]:
         """One reply, from the cache where the same was asked before.
 
         Args:
@@ -96,7 +96,7 @@ class ChatClient:
         key = content_key(body)
         kept = await self._cache.get(key)
         if isinstance(kept, str) and (value := read(kept)) is not None:
-            return Reply(value=value)
+            return ChatReply(value=value)
         usage = Usage()
 
         def read_reply(reply: Any) -> tuple[str, T]:
@@ -111,9 +111,9 @@ class ChatClient:
                 "POST", "chat/completions", read_reply, body=body
             )
         except EndpointError as error:
-            return Reply(value=None, failure=str(error), usage=usage)
+            return ChatReply(value=None, failure=str(error), usage=usage)
         await self._cache.put(key, text)
-        return Reply(value=value, usage=usage)
+        return ChatReply(value=value, usage=usage)
 
     def open(self) -> None:
         """Opens the cache.

@@ -37,7 +37,7 @@ class EndpointError(ComponentError):
     def __init__(self, message: str, *, status: int | None = None) -> None:
         super().__init__(message)
         self.status = status
-        """Of HTTP, where that is what was wrong."""
+        """The HTTP status, where that is what was wrong."""
 
 
 class PassingError(EndpointError):
@@ -94,7 +94,7 @@ class JsonClient:
         params: Mapping[str, str | int] | None = None,
         body: Mapping[str, Any] | None = None,
     ) -> T:
-        """What `read` makes of the reply's JSON.
+        """Sends a request and reads the reply's JSON with `read`.
 
         Args:
             method: of HTTP.

@@ -43,6 +43,6 @@ class EndpointOptions(ServiceAccessOptions):
     model: str = "gpt-4.1-mini"
     """The model that it serves."""
     usd_per_million_prompt_tokens: Price = 0.0
-    """What it charges for tokens that it reads."""
+    """The price of tokens that it reads."""
     usd_per_million_completion_tokens: Price = 0.0
-    """What it charges for tokens that it writes."""
+    """The price of tokens that it writes."""

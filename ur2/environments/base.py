@@ -39,7 +39,7 @@ class Ask:
     fresh: bool = False
     """Begins a context, which is a training sample of its own."""
     role: str = "policy"
-    """Who is asked; names baselines, metrics and, where there are several, adapters."""
+    """The part that is asked to play; names baselines and metrics."""
     choices: tuple[str, ...] = ()
     """The turn is one of these, sampled and trained under the distribution restricted to them."""
 
@@ -50,18 +50,18 @@ class End:
 
     status: Status
     answer: str | None = None
-    """What is graded; the environment read it, and nobody parses it again."""
+    """The answer to grade; the environment read it, and nobody parses it again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """What a turn led to."""
+    """The consequences of a turn."""
 
     then: Ask | End
     events: tuple[ToolUse, ...] = ()
     """Uses of tools on the way."""
     reward: float = 0.0
-    """What the turn earned by itself, beside what the rubric gives for the whole."""
+    """The turn's own reward, beside what the rubric gives for the whole."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +73,8 @@ class Turn:
     """From 1."""
     events: tuple[ToolUse, ...] = ()
     """Uses of tools before this turn."""
+    is_cut: bool = False
+    """Its tokens ran out before it ended by itself."""
     transcript: str = ""
     """All that was written since the opening and read in between, this turn included."""
 
@@ -84,17 +86,18 @@ class Branch:
     parent: str
     """The trajectory's id."""
     segments: tuple[Segment, ...]
-    """What is kept of it."""
+    """The part of its record that is kept."""
     events: tuple[ToolUse, ...]
     inject: Piece
-    """What is put in the policy's mouth."""
+    """The words put in the policy's mouth."""
 
 
 class Environment(Protocol):
     """One episode's other side: made for it, and used once.
 
-    It may also have `cut_short(turn) -> str | None`, the answer in a turn whose tokens ran out, and
-    `fork() -> Environment` where it keeps state that a branch of the episode must start from.
+    An episode whose turn ran out of tokens is over, as TRUNCATED. An environment that sets
+    `reads_cut_turns = True` gets to react to such turns, too. One that keeps state which a branch
+    of the episode must start from has `fork() -> Environment`.
     """
 
     Options: ClassVar[Any]
@@ -108,7 +111,7 @@ class Environment(Protocol):
         ...
 
     async def react(self, turn: Turn) -> Reply:
-        """What follows a turn; tools are awaited here, and their failures are events."""
+        """Answers a turn; tools are awaited here, and their failures are events."""
         ...
 
 
@@ -124,13 +127,13 @@ class Knowledge(Protocol):
     """Where an episode searches."""
 
     async def look_up(self, lookup: Lookup) -> Finding:
-        """What is known; returns within its own deadline, and failures as values."""
+        """Tells what is known; returns within its own deadline, and failures as values."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
-    """What a worker offers to its environments."""
+    """The services that a worker offers to its environments."""
 
     knowledge: Knowledge
     wording: Wording

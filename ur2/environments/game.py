@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from ur2.environments.base import Environment, Services
 from ur2.environments.options import EnvironmentOptions
 from ur2.environments.search import SearchEnvironment
+from ur2.environments.steps import StepsEnvironment
 from ur2.errors import InputError
 from ur2.options import Options
 from ur2.plugins import find
@@ -14,7 +15,7 @@ from ur2.types import Assignment
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Game:
-    """What makes environments."""
+    """A maker of environments."""
 
     name: str
     kind: type[Environment]
@@ -45,4 +46,7 @@ class Game:
         return self.kind(assignment, self.options, services)
 
 
-ENVIRONMENTS: Mapping[str, type[Environment]] = {"search": SearchEnvironment}
+ENVIRONMENTS: Mapping[str, type[Environment]] = {
+    "search": SearchEnvironment,
+    "steps": StepsEnvironment,
+}

@@ -3,6 +3,7 @@
 from pydantic import Field, JsonValue
 
 from ur2.environments.search import SearchOptions
+from ur2.environments.steps import StepsOptions
 from ur2.options import Options
 
 
@@ -10,8 +11,10 @@ class EnvironmentOptions(Options):
     """The game, and the options of each that ur2 has; only those of the chosen one matter."""
 
     name: str = "search"
-    """`search`, or `package.module:Name` for one of your own."""
+    """`search`, `steps`, or `package.module:Name` for one of your own."""
     search: SearchOptions = SearchOptions()
     """Search with tags."""
+    steps: StepsOptions = StepsOptions()
+    """R3-RAG: each step is a context of its own."""
     options: dict[str, JsonValue] = Field(default_factory=dict)
     """Options of an environment of your own; its class says which there are."""

@@ -52,6 +52,8 @@ class SearchEnvironment:
     """One episode."""
 
     Options: ClassVar = SearchOptions
+    reads_cut_turns = True
+    """For the answer that a turn gave before its tokens ran out."""
 
     def __init__(self, assignment: Assignment, options: SearchOptions, services: Services) -> None:
         self._question = assignment.question
@@ -67,6 +69,9 @@ class SearchEnvironment:
 
     async def react(self, turn: Turn) -> Reply:
         """Searches, or ends with the answer or without one."""
+        if turn.is_cut:
+            answer = self._dialect.answer(turn.text, self._question.task)
+            return Reply(then=End(status=Status.TRUNCATED, answer=answer))
         match self._dialect.parse(turn.text, self._question.task):
             case Answer(text):
                 return Reply(then=End(status=Status.ANSWERED, answer=text))
@@ -78,10 +83,6 @@ class SearchEnvironment:
                     return await self._search(query, turn)
                 event = ToolUse(tool=SEARCH, arguments={"query": query}, outcome="refused")
                 return Reply(then=End(status=refusal), events=(event,))
-
-    def cut_short(self, turn: Turn) -> str | None:
-        """The answer that a turn had given before its tokens ran out."""
-        return self._dialect.answer(turn.text, self._question.task)
 
     def _refusal(self, number: int, num_searches: int) -> Status | None:
         """How the episode ends where turn `number` searches, after `num_searches` searches."""
@@ -115,7 +116,7 @@ class SearchEnvironment:
         return Reply(then=self._ask(documents, *hint), events=(event,))
 
     def _shown(self, finding: Finding) -> Wrapped | None:
-        """What the policy reads of what was found; None where the search failed."""
+        """The text that the policy reads of what was found; None where the search failed."""
         match finding.outcome:
             case RetrievalFailed():
                 return None

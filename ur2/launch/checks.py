@@ -1,4 +1,4 @@
-"""What one node finds out about itself and its neighbours; nothing heavy is imported."""
+"""The checks of one node on itself and its neighbours; nothing heavy is imported."""
 
 import hashlib
 import os
@@ -40,7 +40,7 @@ class NodeChecks:
         plugins: Sequence[str],
         towards: str,
     ) -> dict[str, Any]:
-        """What must be equal on all nodes, and what this one lacks.
+        """The facts that must be equal on all nodes, and what this one lacks.
 
         Args:
             ports: first and last by use.
@@ -183,7 +183,7 @@ def fingerprint(path: Path) -> str | None:
 
 
 def code_digest(root: Path) -> str:
-    """Of this package's sources and configs, which also tells uncommitted changes apart."""
+    """A digest of sources and configs, which also tells uncommitted changes apart."""
     digest = hashlib.sha256()
     for path in sorted([*root.glob("ur2/**/*.py"), *root.glob("configs/**/*.yaml")]):
         digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())

@@ -12,7 +12,7 @@ from ur2.launch.preflight import Found, LaunchProblem, Needs, problems_of
 
 T = TypeVar("T")
 ANY_ADDRESS = "8.8.8.8"
-"""Of which only the way there matters: the interface that leads outside."""
+"""An address to which only the way matters: the interface that leads outside."""
 
 
 class Examined(Protocol):
@@ -26,7 +26,7 @@ class Examined(Protocol):
         """The answer; a ComponentError where none came."""
 
     def how_to_look(self) -> str:
-        """What a person does where none came."""
+        """Advice to a person where no answer came."""
 
 
 NodeT = TypeVar("NodeT", bound=Examined)
@@ -40,7 +40,7 @@ async def examine(
     token: str,
     ports: Sequence[Ports] = (),
 ) -> tuple[list[Found], list[LaunchProblem]]:
-    """What nodes found, and all that is wrong with it.
+    """Examines the nodes: what they found, and all that is wrong with it.
 
     Args:
         nodes: the first is the head.

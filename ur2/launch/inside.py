@@ -33,7 +33,7 @@ class RayNode:
         self.checks = ray.remote(NodeChecks).options(**options).remote()
 
     async def ask(self, do: str, *, within_s: float, **request: Any) -> Any:
-        """See `NodeChecks`.
+        """Asks the agent on this node, as `NodeChecks` describes.
 
         Raises:
             ComponentError: no answer came.
@@ -45,7 +45,7 @@ class RayNode:
             raise ComponentError(f"{do}: {error or f'no answer within {within_s:g} s'}") from error
 
     def how_to_look(self) -> str:
-        """What a person does where no answer came."""
+        """Advice to a person where no answer came."""
         return "look at the node's log on the dashboard"
 
 

@@ -29,7 +29,7 @@ PATIENCE_S = 120.0
 """Longest time without an answer of the cluster; its dashboard may start anew."""
 STOPS = (signal.SIGINT, signal.SIGTERM)
 FAILURES = (OSError, RuntimeError, ValueError, RayError, aiohttp.ClientError)
-"""What ray's client raises, `requests` and the log's websocket included."""
+"""Failures of ray's client, of `requests` and of the log's websocket."""
 RAYS_OWN_ADDRESSES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 """Variables that ray would obey in place of the address that was named."""
 

@@ -19,9 +19,9 @@ from ur2.launch.preflight import Found, Needs, nodes_table, problems_table
 from ur2.trainer.interrupt import unless_stopped
 
 LOST = 255
-"""What ssh exits with when it has lost the other side."""
+"""The exit code of ssh when it has lost the other side."""
 FORWARDED = {signal.SIGINT: "SIGINT"}
-"""What the training gets for a signal of ours; SIGTERM for any other."""
+"""Signals that the training gets as they are; SIGTERM stands for any other."""
 KILLED = 128
 """Exit codes above are those of processes that a signal killed."""
 START_ATTEMPTS = 2

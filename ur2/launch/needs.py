@@ -42,7 +42,7 @@ def compose_first(overrides: list[str]) -> RunOptions:
 
 
 def needs_of(run: RunOptions, options: PreflightOptions, num_nodes: int) -> Needs:
-    """What the nodes must have and share.
+    """The files, folders and versions that the nodes must have and share.
 
     Raises:
         InputError: weights have no shared folder.

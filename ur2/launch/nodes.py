@@ -103,7 +103,7 @@ class LaunchNode:
         return await self.answer(within_s)
 
     def how_to_look(self) -> str:
-        """What a person does where no answer came."""
+        """Advice to a person where no answer came."""
         return f"make this start there: {shlex.join(self.words)}"
 
     async def ended(self) -> int:
@@ -138,7 +138,7 @@ class LaunchNode:
             self._errors.append(line.decode(errors="replace").rstrip())
 
     def _said(self) -> str:
-        """What the connection said last."""
+        """The last errors that the connection printed."""
         lines = [line for line in self._errors if line]
         return f"; it said: {' / '.join(lines[-3:])}" if lines else ""
 

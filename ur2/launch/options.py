@@ -8,10 +8,10 @@ from ur2.options import Options
 
 
 class PreflightOptions(Options):
-    """What nodes must have before a run starts on them."""
+    """The demands on nodes before a run starts on them."""
 
     prefix: ClassVar[str] = ""
-    """What they begin with on a command line."""
+    """The prefix of these keys on a command line."""
     python: str = ".venv/bin/python"
     """Python on the nodes, from this folder: a path, or a container's command, as in
     'apptainer exec --nv ur2.sif python'."""
@@ -34,7 +34,7 @@ class JobOptions(PreflightOptions):
 
     prefix = "job."
     address: str
-    """Of the cluster's dashboard, as in http://head:8265."""
+    """The address of the cluster's dashboard, as in http://head:8265."""
     root: str | None = None
     """This folder's path on the cluster's nodes; by default as here."""
     upload: bool = False
@@ -67,7 +67,7 @@ class LaunchOptions(PreflightOptions):
     num_worker_ports: int = Field(1000, ge=1)
     """Ports of ray's worker processes, one each."""
     dashboard_port: int = Field(8265, ge=1024, le=65535)
-    """Of ray's dashboard, on the head only."""
+    """The port of ray's dashboard, on the head only."""
     head_address: str | None = None
     """The head's address as the other nodes see it, where it has several."""
     temp_dir: str | None = None

@@ -29,7 +29,7 @@ class Ports:
 
     @property
     def by_use(self) -> dict[str, range]:
-        """What each port is for."""
+        """The ports by what they are for."""
         uses = {
             use.removesuffix("-port").replace("-", " "): range(port, port + 1)
             for port, use in enumerate(ONE_EACH, self.first + 1)

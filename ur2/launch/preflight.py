@@ -24,11 +24,11 @@ class LaunchProblem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """What one node found."""
+    """The findings of one node."""
 
     node: str
     facts: Mapping[str, Any]
-    """See `NodeChecks.facts`."""
+    """The answer of `NodeChecks.facts`."""
     unseen: Sequence[str] = ()
     """Shared folders whose probe file it does not see."""
     unreached: Sequence[str] = ()
@@ -39,7 +39,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Needs:
-    """What a run needs of its nodes."""
+    """The demands of a run on its nodes."""
 
     inputs: Mapping[str, str]
     """Option by path of what the run reads, where it is to be there."""
@@ -202,7 +202,7 @@ def _different(found: Sequence[Found], look: Any) -> Iterator[tuple[str, str, Ha
 
 
 def nodes_table(found: Sequence[Found]) -> Table:
-    """What the nodes are."""
+    """A table of the nodes and their facts."""
     table = Table(
         "node", "address", "CPUs", "memory", "/dev/shm", "GPUs", "HF cache", title="nodes"
     )
@@ -222,7 +222,7 @@ def nodes_table(found: Sequence[Found]) -> Table:
 
 
 def problems_table(problems: Sequence[LaunchProblem]) -> Table:
-    """What is wrong, where, and what to do."""
+    """A table of what is wrong, where, and what to do."""
     table = Table("node", "what is wrong", "what to do", title="preflight", show_lines=True)
     for problem in problems:
         table.add_row(problem.node, problem.what, problem.do)

@@ -35,7 +35,7 @@ class Critic:
 
     @torch.no_grad()
     def values(self, microbatch: Microbatch) -> Tensor:
-        """Of the trained tokens, (N,)."""
+        """Values of the trained tokens, (N,)."""
         inputs = collate(microbatch, self.engine.device)
         value_N: Tensor = self.engine.forward(inputs.row, inputs.position_N)
         return value_N

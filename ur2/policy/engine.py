@@ -92,7 +92,7 @@ class TrainEngine:
         )
 
     def forward(self, *inputs: Any) -> Any:
-        """What the model's own `forward` returns."""
+        """Passes on to the model's own `forward`."""
         with _precision(self.options, self.device):
             return self._engine(*inputs)
 
@@ -137,7 +137,7 @@ class TrainEngine:
                 yield {w.name: w.merged(device) for w in part if wanted}
 
     def manifest(self) -> WeightsManifest:
-        """What `weights` yields, without gathering it."""
+        """Names, dtypes and shapes of what `weights` yields, without gathering it."""
         weights = list(weights_of(self.model.lm))
         parameters = [weight.parameter for weight in weights]
         return WeightsManifest(
@@ -193,7 +193,7 @@ class FrozenEngine:
 
     @torch.no_grad()
     def forward(self, *inputs: Any) -> Any:
-        """What the model's own `forward` returns."""
+        """Passes on to the model's own `forward`."""
         with _precision(self.options, self.device):
             return self._model(*inputs)
 
@@ -206,7 +206,7 @@ class BaseEngine:
 
     @torch.no_grad()
     def forward(self, *inputs: Any) -> Any:
-        """What the model's own `forward` returns."""
+        """Passes on to the model's own `forward`."""
         with adapters_off(self._engine.model):
             return self._engine.forward(*inputs)
 

@@ -15,6 +15,7 @@ from ur2.policy.batch.packing import plan
 from ur2.policy.options import PolicyOptions
 from ur2.transfer.choice import Way
 from ur2.transfer.publication import Files, Publication, Stream
+from ur2.transfer.records import WeightFolder
 from ur2.types import Batch, Sample
 
 Trace = Callable[[str, str, float, float], object]
@@ -78,11 +79,11 @@ class PolicyGroup:
         return await self._per_token("logprobs", samples)
 
     async def reference_logprobs(self, samples: Sequence[Sample]) -> list[NDArray[np.float32]]:
-        """As `logprobs`, of the model that training started from; with a KL coefficient only."""
+        """Logprobs under the model that training started from; with a KL coefficient only."""
         return await self._per_token("reference_logprobs", samples)
 
     async def values(self, samples: Sequence[Sample]) -> list[NDArray[np.float32]]:
-        """As `logprobs`, what the critic expects; with the estimator `gae` only."""
+        """The critic's expectation before each trained token; with the estimator `gae` only."""
         return await self._per_token("values", samples)
 
     async def publish(self, version: int) -> Publication:
@@ -91,7 +92,7 @@ class PolicyGroup:
             self._stream.version = version
             return self._stream
         folder = self.weights_dir / f"v{version:06d}"
-        await self.call_all("publish", str(folder), version)
+        await self.call_all("give", WeightFolder(str(folder)), version)
         return Files(folder, version)
 
     async def call_all(self, method: str, *args: Any) -> None:
@@ -99,7 +100,7 @@ class PolicyGroup:
         await self._gather([self._call(i, method, *args) for i in range(len(self.ranks))])
 
     async def call_first(self, method: str) -> Any:
-        """What rank 0 answers to a method that is not collective."""
+        """The answer of rank 0 to a method that is not collective."""
         return await self._call(0, method)
 
     async def _per_token(self, method: str, samples: Sequence[Sample]) -> list[NDArray[np.float32]]:

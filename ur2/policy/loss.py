@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ur2.algorithms.corrections import CORRECTIONS, Bounds, mismatch
 from ur2.algorithms.kl import KL_ESTIMATORS, k3
-from ur2.algorithms.losses import LOSSES, Clip
+from ur2.algorithms.losses import Clip, loss_facts
 from ur2.algorithms.options import BOUNDED, AlgorithmOptions
 from ur2.algorithms.reductions import REDUCTIONS, Denominators, Reduction, token_mean
 from ur2.algorithms.sequences import Sequences
@@ -22,7 +22,7 @@ from ur2.policy.batch.microbatch import MicrobatchInputs
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What one microbatch adds to the metrics; tensors, so that nothing waits for the device."""
+    """The part of one microbatch in the metrics; tensors, so that nothing waits for the device."""
 
     losses: Mapping[str, Tensor]
     """Parts of a step's loss, already reduced."""
@@ -63,7 +63,8 @@ def microbatch_loss(
     delta_N = old_N - inputs.sampler_logprob_N
     sequences = Sequences(sequence_N=inputs.sequence_N, length_B=inputs.length_B)
     clip = Clip(low=options.clip_low, high=options.clip_high, dual=options.dual_clip)
-    loss_N, clipped_N = LOSSES[options.loss](logprob_N, old_N, inputs.advantage_N, sequences, clip)
+    compute = loss_facts(options.loss).compute
+    loss_N, clipped_N = compute(logprob_N, old_N, inputs.advantage_N, sequences, clip)
     trusted = Bounds(floor=options.correction_floor, cap=options.correction_cap)
     correction_N = CORRECTIONS[options.correction](delta_N, sequences, trusted)
     loss_N = loss_N * correction_N

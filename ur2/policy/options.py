@@ -16,7 +16,7 @@ class LoraOptions(Options):
     rank: int = Field(default=16, ge=1)
     """Rank of what is added to each matrix."""
     alpha: float = Field(default=32.0, gt=0.0)
-    """What is added is scaled by alpha / rank."""
+    """The adapters' product is scaled by alpha / rank."""
     targets: tuple[str, ...] = ()
     """Names of linear layers, such as q_proj; none for all but the LM head."""
 
@@ -27,7 +27,7 @@ class PolicyOptions(Options):
     num_ranks: int = Field(default=1, ge=1)
     """Data-parallel processes, one per GPU where there are GPUs."""
     zero_stage: Literal[0, 1, 2, 3] = 2
-    """What DeepSpeed shards over ranks: 1 optimizer states, 2 also gradients, 3 also weights."""
+    """DeepSpeed shards over ranks: 1 optimizer states, 2 also gradients, 3 also weights."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """`bf16` keeps bf16 weights with fp32 masters (stages 2 and 3), or computes in bf16 on fp32
     weights (stage 0). A processor without units for it takes tens of times as long, and is told."""
@@ -36,12 +36,12 @@ class PolicyOptions(Options):
     optimizer: Literal["adamw", "muon"] = "adamw"
     """`muon` orthogonalises the updates of hidden matrices; the rest gets AdamW (zero_stage 0)."""
     learning_rate: float = Field(default=1e-6, gt=0.0)
-    """Of AdamW: all parameters, or all but the hidden matrices under `muon`."""
+    """The rate of AdamW: all parameters, or all but the hidden matrices under `muon`."""
     critic_learning_rate: float = Field(default=1e-5, gt=0.0)
-    """Of the critic (`algorithm.estimator=gae`), which always has AdamW; warmup and schedule are
-    the policy's."""
+    """The rate of the critic (`algorithm.estimator=gae`), which always has AdamW; warmup and
+    schedule are the policy's."""
     muon_learning_rate: float = Field(default=0.02, gt=0.0)
-    """Of `muon`, for the hidden matrices."""
+    """The rate of `muon`, for the hidden matrices."""
     adam_betas: tuple[Decay, Decay] = (0.9, 0.95)
     """Decay of AdamW's first and second moment."""
     adam_eps: float = Field(default=1e-8, gt=0.0)

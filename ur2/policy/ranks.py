@@ -15,7 +15,7 @@ K = TypeVar("K")
 
 
 def gather_objects(mine: T) -> list[T]:
-    """What every rank has, in rank order; a collective call."""
+    """The objects of all ranks, in rank order; a collective call."""
     everyone: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(everyone, mine)
     return everyone

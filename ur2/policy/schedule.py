@@ -6,7 +6,7 @@ from ur2.policy.options import PolicyOptions
 
 
 def learning_rate_factor(options: PolicyOptions, step: int, total_steps: int) -> float:
-    """What learning rates are multiplied by in optimizer step `step` (from 0) of `total_steps`."""
+    """The factor of learning rates in optimizer step `step` (from 0) of `total_steps`."""
     if step < options.warmup_steps:
         return (step + 1) / options.warmup_steps
     start = options.decay_start * total_steps

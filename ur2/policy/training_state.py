@@ -42,7 +42,7 @@ Values = Mapping[str, Tensor]
 
 
 class States(Protocol):
-    """What training keeps of each parameter; all calls are collective."""
+    """The optimizer states of each parameter; all calls are collective."""
 
     def begin_reading(self) -> int:
         """Before a `read`; returns how many steps Adam has taken."""
@@ -58,7 +58,7 @@ class States(Protocol):
 
 
 class WholeStates:
-    """Of a torch optimizer whose parameters are whole on every rank."""
+    """States of a torch optimizer whose parameters are whole on every rank."""
 
     def __init__(self, optimizer: Optimizer) -> None:
         parts = optimizer.parts if isinstance(optimizer, OptimizerPair) else (optimizer,)
@@ -71,21 +71,21 @@ class WholeStates:
         self._steps = 0
 
     def begin_reading(self) -> int:
-        """See `States`."""
+        """The steps that Adam has taken."""
         counts = (owner.state[p]["step"] for p, owner in self._owners.items() if _counts(owner, p))
         return int(next(counts, 0))
 
     def begin_writing(self, steps: int) -> None:
-        """See `States`."""
+        """Notes the steps that Adam has taken, for states that are written next."""
         self._steps = steps
 
     def read(self, parameter: Parameter) -> Values:
-        """See `States`."""
+        """The master and the optimizer's tensors of one parameter, uncopied."""
         state = self._owners[parameter].state.get(parameter, {})
         return {MASTER: parameter, **{k: v for k, v in state.items() if k != "step"}}
 
     def write(self, parameter: Parameter, values: Values) -> None:
-        """See `States`."""
+        """Puts one parameter's states in the place of those that are there."""
         owner = self._owners[parameter]
         parameter.data.copy_(values[MASTER])
         state: dict[str, Any] = {
@@ -97,7 +97,7 @@ class WholeStates:
 
 
 class ShardedStates:
-    """Of AdamW under ZeRO, through DeepSpeed's own view of its partitions."""
+    """States of AdamW under ZeRO, through DeepSpeed's own view of its partitions."""
 
     def __init__(self, optimizer: Any, stage: int) -> None:
         """Takes DeepSpeed's optimizer."""
@@ -112,13 +112,13 @@ class ShardedStates:
         self._steps = 0
 
     def begin_reading(self) -> int:
-        """See `States`."""
+        """The steps that Adam has taken."""
         self._steps = int(self._state.get(self._flats[0], {}).get("step", 0))
         self._link()
         return self._steps
 
     def begin_writing(self, steps: int) -> None:
-        """See `States`."""
+        """Notes the steps that Adam has taken, for states that are written next."""
         self._steps = steps
         if steps:
             for flat in self._flats:
@@ -137,13 +137,13 @@ class ShardedStates:
             self._zero._lazy_init_hp_params_optimizer_state()
 
     def read(self, parameter: Parameter) -> Values:
-        """See `States`."""
+        """Gathers the states of one parameter from all ranks."""
         keys = MOMENTS if self._steps else ()
         moments = {key: safe_get_full_optimizer_state(parameter, key) for key in keys}
         return {MASTER: safe_get_full_fp32_param(parameter), **moments}
 
     def write(self, parameter: Parameter, values: Values) -> None:
-        """See `States`."""
+        """Puts one parameter's states in the place of those that are there, each rank its part."""
         with GatheredParameters([parameter], modifier_rank=0, enabled=self._stage == 3):
             if self._stage < 3 or dist.get_rank() == 0:
                 parameter.data.copy_(values[MASTER])

@@ -16,7 +16,7 @@ from ur2.transfer.channel import CHANNEL_ERRORS, Channel
 from ur2.transfer.channels import CHANNELS
 from ur2.transfer.checks import is_verified, with_checksums
 from ur2.transfer.files import write_published
-from ur2.transfer.records import ChannelError, Rendezvous, WeightsManifest
+from ur2.transfer.records import ChannelError, Handover, Rendezvous, WeightFolder, WeightsManifest
 from ur2.transfer.staging import reveal, stage
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ TOKENIZER_FILES = (
 
 
 class WeightSender:
-    """One rank's part in giving weights to engines; `write`, `join` and `send` are collective."""
+    """One rank's part in giving weights to engines; `give` is collective."""
 
     def __init__(self, engine: "TrainEngine", options: PolicyOptions, rank: int) -> None:
         self._engine = engine
@@ -47,8 +47,22 @@ class WeightSender:
         self._channel: Channel | None = None
         self._is_everywhere = False
 
-    def write(self, folder: Path, version: int) -> None:
-        """Writes safetensors files; see `PolicyWorker.publish`."""
+    def give(self, handover: Handover, version: int) -> None:
+        """Writes a folder of weights, opens a channel to engines, or sends weights over it.
+
+        Raises:
+            ChannelError: the engines were not there, or the weights did not leave.
+        """
+        match handover:
+            case WeightFolder(path):
+                self._write(Path(path), version)
+            case Rendezvous():
+                self._join(handover)
+            case WeightsManifest():
+                self._send(handover)
+
+    def _write(self, folder: Path, version: int) -> None:
+        """Writes safetensors files by Hugging Face name; the folder appears complete."""
         with self._parts("cpu") as parts:
             if self._rank == 0:
                 checksums = is_verified(self._options.verify_weights, self._num_written)
@@ -56,12 +70,8 @@ class WeightSender:
                 self._num_written += 1
         dist.barrier()
 
-    def join(self, rendezvous: Rendezvous) -> None:
-        """Opens a channel to engines, in the place of an earlier one.
-
-        Raises:
-            ChannelError: they were not there.
-        """
+    def _join(self, rendezvous: Rendezvous) -> None:
+        """Opens a channel to engines, in the place of an earlier one."""
         if self._channel is not None:
             self._channel.close()
             self._channel = None
@@ -75,12 +85,8 @@ class WeightSender:
         except CHANNEL_ERRORS as error:
             raise ChannelError(f"the policy found no engines at the rendezvous: {error}") from error
 
-    def send(self, manifest: WeightsManifest) -> None:
-        """Sends the weights over the channel.
-
-        Raises:
-            ChannelError: they did not leave.
-        """
+    def _send(self, manifest: WeightsManifest) -> None:
+        """Sends the weights over the channel."""
         device = self._engine.device
         with self._parts(device) as parts:
             if self._channel is None:

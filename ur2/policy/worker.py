@@ -31,7 +31,7 @@ from ur2.policy.weight_sender import (
     write_exported,
 )
 from ur2.transfer.proof import make_secret
-from ur2.transfer.records import Rendezvous, WeightsManifest
+from ur2.transfer.records import Handover, WeightsManifest
 from ur2.types import Sample
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class PolicyWorker:
         self.seed = seed
         self.revision = revision
         self.steps_done = 0
-        self.has_critic = algorithm.estimator == "gae"
+        self.has_critic = algorithm.has_critic
 
     def setup(self, master_address: str, master_port: int) -> None:
         """Joins the other ranks and loads the model.
@@ -179,43 +179,31 @@ class PolicyWorker:
         return self._per_token(samples, lambda m: self._logprobs(self.engine, m))
 
     def reference_logprobs(self, samples: Sequence[Sample]) -> list[NDArray[np.float32]]:
-        """As `logprobs`, of the model that training started from."""
+        """Logprobs of the trained tokens under the model that training started from."""
         return self._per_token(samples, lambda m: self._logprobs(self.reference, m))
 
     def values(self, samples: Sequence[Sample]) -> list[NDArray[np.float32]]:
-        """As `logprobs`, what the critic expects before each trained token."""
+        """The critic's expectation before each trained token."""
         return self._per_token(samples, self.critic.values)
 
-    def publish(self, folder: str, version: int) -> None:
-        """Writes the weights, by Hugging Face name, as safetensors files into `folder`.
+    def give(self, handover: Handover, version: int) -> None:
+        """Gives the weights to engines that take the same handover.
 
-        The folder appears when it is complete, and is there on return.
+        A folder is written by Hugging Face name as safetensors files, and is there on return; a
+        rendezvous opens a channel; by a manifest the weights are sent over it.
+
+        Raises:
+            ChannelError: the engines were not there, or the weights did not leave.
         """
-        self.sender.write(Path(folder), version)
+        self.sender.give(handover, version)
 
     def rendezvous_place(self) -> tuple[str, int, str]:
         """Where engines find this rank to open a channel, a free port, and a secret to share."""
         return self.address, free_port(), make_secret()
 
     def manifest(self) -> WeightsManifest:
-        """What `send` sends; without a collective call."""
+        """The names, dtypes and shapes of all weights; without a collective call."""
         return self.engine.manifest()
-
-    def join_engines(self, rendezvous: Rendezvous) -> None:
-        """Opens a channel to the engines that are told of the same rendezvous.
-
-        Raises:
-            ChannelError: they were not there.
-        """
-        self.sender.join(rendezvous)
-
-    def send(self, manifest: WeightsManifest) -> None:
-        """Sends the weights over the channel, while the engines receive them.
-
-        Raises:
-            ChannelError: they did not leave.
-        """
-        self.sender.send(manifest)
 
     def export(self, path: str) -> None:
         """Writes a Hugging Face folder: config, tokenizer and weights, for any tool to load."""

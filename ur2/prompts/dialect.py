@@ -56,7 +56,7 @@ class Wrapped:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one episode may do."""
+    """The searches and words per query that one episode may use."""
 
     max_searches: int
     max_query_words: int

@@ -94,7 +94,7 @@ class TemplateOptions(Options):
 
 
 class PromptOptions(Options):
-    """What the policy reads before it writes."""
+    """Texts that the policy reads before it writes."""
 
     protocol: DialectOptions
     """The markers and limits."""

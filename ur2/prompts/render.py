@@ -79,7 +79,7 @@ class PromptRenderer:
         max_tokens: int | None = None,
         turn: int = 0,
     ) -> Segment:
-        """What continues a context: `text` between two parts that are as they are.
+        """Renders what continues a context: `text` between two parts that are as they are.
 
         Neither the dialect's markers nor the tokenizer's special tokens survive inside `text`.
 

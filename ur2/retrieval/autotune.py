@@ -60,7 +60,7 @@ class AutotuneOptions(EncoderOptions):
     batch_size: Annotated[int, Field(ge=1)] = 32
     """Queries encoded at once."""
     seed: int = 0
-    """Of the sample."""
+    """Seed of the sample."""
 
 
 def main() -> None:

@@ -45,7 +45,7 @@ from ur2.retrieval.service.store import CORPUS_FILE, LEXICAL_FOLDER, VECTORS_FIL
 PROG = "python -m ur2.retrieval.build"
 PASSAGES_PER_ROUND = 1024
 MADE_FOLDER, ENCODED_FOLDER = "made", "vectors"
-"""Of the work folder: what becomes `out`, and the vectors that the index is made of."""
+"""Folders in the work folder: what becomes `out`, and the vectors that the index is made of."""
 
 
 def main() -> None:
@@ -102,7 +102,7 @@ def search_as_asked(
 
 
 def recipe(options: BuildOptions) -> Recipe:
-    """What decides the content of the index that `options` ask for.
+    """The recipe that decides the content of the index that `options` ask for.
 
     Raises:
         InputError: the corpus cannot be read.
@@ -253,7 +253,7 @@ class _Build:
         write_atomically(marker, key.encode())
 
     def _manifest(self) -> StoreManifest:
-        """What can be told before there are vectors."""
+        """The manifest, as far as it can be told before there are vectors."""
         return StoreManifest(
             recipe=self._planned,
             dimension=None,

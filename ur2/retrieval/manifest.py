@@ -47,7 +47,7 @@ class LexicalSpec(_Record):
     k1: float = 0.9
     b: float = 0.4
     language: Literal["english"] = "english"
-    """Of the stems and the stop words."""
+    """The language of the stems and the stop words."""
 
 
 class IndexSpec(_Record):
@@ -61,7 +61,7 @@ class IndexSpec(_Record):
 
 
 class Tuning(_Record):
-    """What `autotune` measured."""
+    """The measurement of `autotune`."""
 
     breadth: int
     recall: float
@@ -97,28 +97,28 @@ class Recipe(_Record):
 
     @property
     def encoder_name(self) -> str:
-        """What to call the encoder, also where there is none."""
+        """A name for the encoder, also where there is none."""
         return self.encoder.name if self.encoder else "no"
 
 
 class StoreManifest(_Record):
-    """What an index folder holds, and what made it."""
+    """The content of an index folder, and what made it."""
 
     format: Literal[1] = 1
     recipe: Recipe
     metric: Literal["inner_product"] = "inner_product"
     dimension: int | None
-    """Of the vectors, if there are any."""
+    """The width of the vectors, if there are any."""
     num_passages: int
     parameters: dict[str, int] = {}
     """All those of the vectors' part, also what followed the rules."""
     search: SearchSpec = SearchSpec()
     versions: dict[str, str]
-    """Of the libraries that made it, by package name."""
+    """Versions of the libraries that made it, by package name."""
 
     @property
     def summary(self) -> str:
-        """What the index holds, in a few words."""
+        """The content of the index in a few words."""
         encoder = self.recipe.encoder
         vectors = f"{self.dimension}-wide {encoder.name} vectors, " if encoder else ""
         return f"{self.num_passages} passages, {vectors}{self.recipe.index.kind} index"

@@ -68,7 +68,7 @@ class ServiceOptions(EncoderOptions):
 
 
 class RetrievalOptions(KnowledgeOptions, IndexFolders, ServiceOptions):
-    """What a training run needs to know about its retriever."""
+    """Options of the retriever of a training run."""
 
     backend: Literal["actor", "http", "web", "none"] = "actor"
     """`actor`: an own service beside the run; `http`: one that already runs at `url`; `web`: a

@@ -16,12 +16,12 @@ _FINAL_CHAT_TOKEN = re.compile(r"(?:<\|\w{1,40}\|>|</?s>|\[/?INST\])$")
 _ROLE_LINE = re.compile(r"\n(?:system|user|assistant|human)[ \t]*:?[ \t]*(?=\n|$)")
 _CHINESE = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 _CHINESE_LEAD_BYTES = bytes([*range(0xE3, 0xEA), 0xEF, 0xF0])
-"""Of UTF-8; a text without them needs no scan by the pattern, which is slower."""
+"""Lead bytes in UTF-8; a text without them needs no scan by the pattern, which is slower."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Written:
-    """What a check sees."""
+    """The text and facts that a check sees."""
 
     turns: tuple[str, ...]
     """The policy's turns, without the token that ended each."""

@@ -15,11 +15,12 @@ from ur2.rewards.judge import AnswerToJudge, Judge
 from ur2.rewards.math import equivalent_to_any
 from ur2.rewards.options import MathOptions, RewardOptions
 from ur2.rewards.qa import cover_exact_match, exact_match, f1
+from ur2.rewards.steps import cased_match
 from ur2.types import Question, Task
 
 
 class Grade(NamedTuple):
-    """Of one final answer."""
+    """The grade of one final answer."""
 
     value: float
     unscored: bool = False
@@ -173,6 +174,7 @@ def _of_function(grade: Callable[[str, Question], float | Awaitable[float]]) -> 
 GRADERS: Mapping[str, GraderFacts] = {
     "exact_match": GraderFacts(grade=lambda a, q, _: exact_match(plain(a), q.answers)),
     "cover_exact_match": GraderFacts(grade=lambda a, q, _: cover_exact_match(plain(a), q.answers)),
+    "cased_match": GraderFacts(grade=lambda a, q, _: cased_match(a, q)),
     "f1": GraderFacts(grade=lambda a, q, _: f1(plain(a), q.answers)),
     "choice": GraderFacts(
         grade=lambda a, q, _: choice_match(a, q.answers, q.options), tasks=("choice",)

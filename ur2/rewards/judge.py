@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ur2.endpoints.chat import ChatClient, Reply, quoted
+from ur2.endpoints.chat import ChatClient, ChatReply, quoted
 from ur2.endpoints.http import check_url
 from ur2.rewards.options import JudgeOptions, Verdict
 from ur2.types import Question
@@ -84,7 +84,7 @@ class Judge:
         return verdicts
 
 
-async def _ask(chat: ChatClient, data: str) -> Reply[Verdict]:
+async def _ask(chat: ChatClient, data: str) -> ChatReply[Verdict]:
     return await chat.ask(INSTRUCTIONS, data, read_verdict, temperature=0.0)
 
 

@@ -1,4 +1,4 @@
-"""What rewards need to know of the dialect of an episode."""
+"""The parts of an episode's dialect that rewards need."""
 
 from typing import Protocol
 
@@ -18,7 +18,7 @@ class MarkerPair(Protocol):
 
 
 class LimitPair(Protocol):
-    """What one episode may do."""
+    """The searches and words per query that one episode may use."""
 
     @property
     def max_searches(self) -> int:
@@ -53,7 +53,7 @@ class Markup(Protocol):
 
     @property
     def limits(self) -> LimitPair:
-        """What one episode may do."""
+        """The searches and words per query that one episode may use."""
 
     def answer_form(self, task: Task) -> AnswerCounter:
         """How answers of a task are marked."""

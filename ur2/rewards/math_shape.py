@@ -1,4 +1,4 @@
-"""What the text of two mathematical answers tells without algebra: equal, different or open."""
+"""Mathematical answers compared by their texts, without algebra: equal, different or open."""
 
 import functools
 import re
@@ -69,7 +69,7 @@ def known(said: str, wanted: str) -> bool | None:
 
 
 def percentages(said: str, wanted: str) -> list[tuple[str, str]]:
-    """What to compare where one is a percentage, or both: equal is who is equal in any way.
+    """Pairs to compare where one is a percentage, or both: equal is who is equal in any way.
 
     25% is 0.25, and also the 25 that answers "what percentage".
     """

@@ -89,7 +89,7 @@ def _have_one_value(prediction: str, gold: str) -> bool:
 
 @functools.lru_cache(maxsize=1024)
 def _parsed(text: str) -> list[Any]:
-    """What the library reads; the samples of a question share their golds."""
+    """The library's reading of a text, kept: the samples of a question share their golds."""
     parsed: list[Any] = parse(f"\\boxed{{{text}}}", [LatexExtractionConfig()], parsing_timeout=None)
     return parsed
 

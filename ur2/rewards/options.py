@@ -8,9 +8,6 @@ from ur2.endpoints.options import EndpointOptions, Seconds
 from ur2.options import Options
 from ur2.types import Level, Task
 
-EARNED = "earned"
-"""The part of a reward that the environment gave, turn by turn."""
-
 Verdict = Literal["correct", "partially correct", "incorrect"]
 UnscoredRule = Literal["exact", "zero", "group_mean", "fail"]
 
@@ -50,8 +47,8 @@ class TermOptions(Options):
     """`answer`: the grade of the final answer, 0 to 1; `format`: 1 without a violation, else 0;
     `violations`: their number; `searches`: the number of searches; `search_bonus`: `values` at the
     number of searches; `unsearchable`: the number of searches answered as not searchable;
-    `constant`: 1. Or `package.module:Name`, a `TermFacts` of your own or a function of a
-    `GradedTrajectory`."""
+    `earned`: what the environment gave each turn; `constant`: 1. Or `package.module:Name`, a
+    `TermFacts` of your own or a function of a `GradedTrajectory`."""
     options: dict[str, JsonValue] = Field(default_factory=dict)
     """Options of a kind of your own, which says what there are."""
     weight: Schedule = 1.0
@@ -68,7 +65,7 @@ class TermOptions(Options):
     unless: tuple[str, ...] = ()
     """Names of terms: this one counts only where none of them measures 1 or more."""
     values: tuple[float, ...] = ()
-    """Of `search_bonus`: the value at 0, 1, 2, ... searches; the last holds for more."""
+    """For `search_bonus`, the value at 0, 1, 2, ... searches; the last holds for more."""
     clip: tuple[float, float] | None = None
     """The lowest and highest weighted value; of each turn, where the kind measures turns."""
 
@@ -98,7 +95,7 @@ class JudgeOptions(EndpointOptions):
     tasks: tuple[Task, ...]
     """Tasks whose answers it sees where their grade is below 1."""
     unscored: UnscoredRule
-    """What an answer without a verdict counts as (`reward/unscored_fraction` shows how many):
+    """The worth of an answer without a verdict (`reward/unscored_fraction` shows how many):
     `exact`: the grader's own grade; `zero`: 0; `group_mean`: the trajectory gets the mean reward of
     its group's others, so that it carries no advantage; `fail`: the run stops."""
     grades: dict[Verdict, float] = Field(
@@ -118,7 +115,7 @@ class JudgeOptions(EndpointOptions):
 
 
 class RewardOptions(Options):
-    """The reward of a trajectory: the sum of its terms, and of what its environment gave."""
+    """The reward of a trajectory: the sum of its terms."""
 
     terms: dict[str, TermOptions]
     """Terms by the name that they have in metrics."""
@@ -143,7 +140,7 @@ class RewardOptions(Options):
         reserved = {
             "clip": "what clipping changed",
             "unscored": "what a missing verdict changed",
-            EARNED: "what the environment gave for turns",
+            "turns": "what the environment rewarded where no term of kind 'earned' weighs that",
         }
         for name in reserved.keys() & self.terms.keys():
             raise ValueError(f"a term cannot be called '{name}': it names {reserved[name]}")

@@ -10,7 +10,14 @@ from ur2.rewards.format import violations
 from ur2.rewards.grading import Answered, Grade, Grading
 from ur2.rewards.markup import Markup
 from ur2.rewards.options import RewardOptions, at_step
-from ur2.rewards.terms import GradedTrajectory, WeightedParts, load_terms, parts_of, terms_for
+from ur2.rewards.terms import (
+    GradedTrajectory,
+    WeightedParts,
+    load_terms,
+    parts_of,
+    terms_for,
+    with_earned,
+)
 from ur2.types import Group, Question, Score, ScoredGroup, Trajectory
 
 
@@ -69,7 +76,7 @@ class Rubric:
         ]
 
     def _scores(self, group: Group, grades: Sequence[Grade], step: int) -> tuple[Score, ...]:
-        terms = terms_for(self._terms, group.assignment, step)
+        terms = terms_for(with_earned(self._terms, group), group.assignment, step)
         minimum = at_step(self._options.min_searches, step)
         scores = []
         for trajectory, grade in zip(group.trajectories, grades, strict=True):

@@ -12,19 +12,20 @@ from typing import Any, Literal, NamedTuple, Self
 from ur2.errors import InputError, PluginError
 from ur2.options import Options
 from ur2.plugins import blame, find_facts, own_options
-from ur2.rewards.options import EARNED, RewardOptions, TermOptions
-from ur2.types import Assignment, Author, Trajectory
+from ur2.rewards.options import RewardOptions, TermOptions
+from ur2.rewards.steps import StepsRewardOptions, step_rewards
+from ur2.types import Assignment, Author, Group, Trajectory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GradedTrajectory:
-    """What a term sees of a trajectory."""
+    """A trajectory as a term sees it."""
 
     assignment: Assignment
     """The question, and whether retrieval was on."""
     trajectory: Trajectory
     grade: float
-    """Of the final answer, 0 to 1."""
+    """The grade of the final answer, 0 to 1."""
     violations: tuple[str, ...]
     """The format checks that failed, once per violation."""
 
@@ -36,9 +37,11 @@ class TermFacts:
     measure: Callable[[GradedTrajectory, Any], float | Sequence[float]]
     """The value of an outcome, by the term's own options; or a value for each turn."""
     by: Literal["trajectory", "turn"] = "trajectory"
-    """What is measured."""
+    """The thing that is measured."""
     options: type[Options] | None = None
     """The class of its own options, where it has some."""
+    weighs_earned: bool = False
+    """It weighs what the environment gave each turn, which counts as it is where no term does."""
     takes_values: bool = False
     """Its own options are the term's `values`, which it needs."""
 
@@ -106,9 +109,9 @@ class WeightedParts(NamedTuple):
     """The weighted values of one trajectory."""
 
     of_terms: dict[str, float]
-    """By name; 0 where a term does not apply. `earned` is what the environment gave, if it did."""
+    """By name; 0 where a term does not apply."""
     of_turns: tuple[float, ...]
-    """What each turn got by terms that measure turns and from the environment; empty without."""
+    """The share of each turn, by terms that measure turns; empty without such terms."""
 
 
 def load_terms(options: RewardOptions) -> tuple[Term, ...]:
@@ -120,8 +123,16 @@ def load_terms(options: RewardOptions) -> tuple[Term, ...]:
     return tuple(Term.load(name, term) for name, term in options.terms.items())
 
 
+def with_earned(terms: tuple[Term, ...], group: Group) -> tuple[Term, ...]:
+    """The terms, and `turns` where the environment rewarded turns and no term weighs that."""
+    weighs = any(term.facts.weighs_earned for term in terms)
+    if weighs or not any(any(earned(trajectory)) for trajectory in group.trajectories):
+        return terms
+    return (*terms, Term.load("turns", TermOptions(kind="earned")))
+
+
 def terms_for(terms: Sequence[Term], assignment: Assignment, step: int) -> tuple[TermAtStep, ...]:
-    """What the terms are for a whole group: task, level, retrieval mode and step are its own."""
+    """The terms as they are for a whole group: task, level, retrieval mode and step are its own."""
     return tuple(
         TermAtStep(term, term.options.weight_at(step), _gates_are_open(term.options, assignment))
         for term in terms
@@ -138,14 +149,12 @@ def parts_of(outcome: GradedTrajectory, terms: Sequence[TermAtStep]) -> Weighted
         else []
         for at in terms
     }
-    by_turn = [weighted[at.term.name] for at in terms if at.term.facts.by == "turn"]
-    given = earned(outcome.trajectory)
-    if any(given):
-        weighted[EARNED] = given
-        by_turn.append(given)
     return WeightedParts(
         of_terms={name: sum(values, 0.0) for name, values in weighted.items()},
-        of_turns=_by_turn(by_turn, len(given)),
+        of_turns=_by_turn(
+            [weighted[at.term.name] for at in terms if at.term.facts.by == "turn"],
+            len(outcome.trajectory.policy_texts),
+        ),
     )
 
 
@@ -190,7 +199,7 @@ def num_unsearchable(trajectory: Trajectory) -> int:
 
 
 def earned(trajectory: Trajectory) -> list[float]:
-    """What the environment gave each turn."""
+    """The reward that the environment gave each turn."""
     return [s.reward for s in trajectory.segments if s.author is Author.POLICY]
 
 
@@ -208,5 +217,14 @@ TERMS: Mapping[str, TermFacts] = {
         takes_values=True,
     ),
     "unsearchable": TermFacts(measure=lambda outcome, _: num_unsearchable(outcome.trajectory)),
+    "earned": TermFacts(
+        measure=lambda outcome, _: earned(outcome.trajectory), by="turn", weighs_earned=True
+    ),
+    "steps": TermFacts(
+        measure=lambda outcome, own: step_rewards(outcome.trajectory, outcome.grade, own),
+        by="turn",
+        weighs_earned=True,
+        options=StepsRewardOptions,
+    ),
     "constant": TermFacts(measure=lambda outcome, _: 1.0),
 }

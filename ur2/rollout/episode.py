@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
-from ur2.environments.base import Ask, Branch, End, Environment, Reply, Services, Turn
+from ur2.environments.base import Ask, Branch, End, Reply, Services, Turn
 from ur2.environments.game import Game
 from ur2.errors import ComponentError, InputError, PluginError, Ur2Error
 from ur2.rollout.busy_time import BusyTime
@@ -45,24 +45,24 @@ class Renderer(Protocol):
         max_tokens: int | None = None,
         turn: int = 0,
     ) -> Segment:
-        """What continues a context: `text`, cut and made harmless, between two fixed parts."""
+        """Renders what continues a context: `text`, cut to fit, between two fixed parts."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Players:
-    """Who takes part in every episode of a worker, and the budgets they share."""
+    """All that take part in every episode of a worker, and the budgets they share."""
 
     engine: Engine
     renderer: Renderer
     game: Game
     services: Services
-    """What the environments may call."""
+    """The services that environments may call."""
     options: RolloutOptions
     timeouts: PausableTimeouts = field(default_factory=PausableTimeouts)
     """For turns, which wait while the engine sleeps."""
     busy: BusyTime = field(default_factory=BusyTime)
-    """Of the time in which the engine has a turn to write."""
+    """Counts the time in which the engine has a turn to write."""
 
 
 async def run_episode(
@@ -109,8 +109,8 @@ async def run_episode(
         written = await _write(players, record, ask, sampling, seed)
         on_sampled(len(written.token_ids))
         turn = record.write(written, ask.role)
-        if written.finish == "length":
-            return record.end(Status.TRUNCATED, _cut_short(environment, turn))
+        if turn.is_cut and not getattr(environment, "reads_cut_turns", False):
+            return record.end(Status.TRUNCATED)
         with _blamed(players.game.name, record):
             reply = _checked(await environment.react(turn))
         record.note(reply)
@@ -121,7 +121,7 @@ async def run_episode(
 
 
 def read_ask(renderer: Renderer, ask: Ask, turn: int) -> tuple[Segment, ...]:
-    """What is asked in a turn as segments: one message that opens a context, or what continues one.
+    """Renders what is asked in a turn: one message that opens a context, or what continues one.
 
     A message is a prompt whoever wrote its pieces; in it, `text` may show markers, but cannot forge
     a turn of the chat.
@@ -169,7 +169,7 @@ class _Record:
         self._start = 0
         """Where the current context begins among the segments."""
         self.token_ids: list[int] = []
-        """Of the current context."""
+        """The current context's tokens."""
         self._num_prompt_tokens = 0
         self.num_turns = 0
         for segment in branch.segments if branch else ():
@@ -211,7 +211,11 @@ class _Record:
         )
         transcript = "".join(s.text for s in self._segments if s.author is not Author.PROMPT)
         return Turn(
-            text=written.text, number=self.num_turns, events=self._events, transcript=transcript
+            text=written.text,
+            number=self.num_turns,
+            events=self._events,
+            is_cut=written.finish == "length",
+            transcript=transcript,
         )
 
     def note(self, reply: Reply) -> None:
@@ -265,11 +269,6 @@ async def _write(
             f"the engine gave trajectory '{record.id}' no turn within {timeout_s:g} s; "
             "it hangs, or rollout.generate_timeout_s is too short for its queue"
         ) from error
-
-
-def _cut_short(environment: Environment, turn: Turn) -> str | None:
-    read = getattr(environment, "cut_short", None)
-    return read(turn) if read is not None else None
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What the policy reads first, rendered as the workers do, before there is a worker."""
+"""The first words that a policy reads, rendered as the workers do, before there is a worker."""
 
 from dataclasses import dataclass
 

@@ -10,12 +10,12 @@ class PausableTimeouts:
 
     def __init__(self) -> None:
         self._left_s: dict[asyncio.Timeout, float] = {}
-        """Of each limit, at the last pause or at its start."""
+        """Seconds left of each limit, at the last pause or at its start."""
         self._paused = False
 
     @asynccontextmanager
     async def limit(self, limit_s: float) -> AsyncIterator[None]:
-        """As `asyncio.timeout`, without the time of pauses."""
+        """Limits a block like `asyncio.timeout`, without the time of pauses."""
         async with asyncio.timeout(None if self._paused else limit_s) as limit:
             self._left_s[limit] = limit_s
             try:

@@ -33,7 +33,7 @@ class RolloutWorker:
         self._players = players
         self._seed = seed
         self._num_lost_tokens = 0
-        """Of turns that were played for groups which came to nothing."""
+        """Tokens of turns that were played for groups which came to nothing."""
         self._num_told_tokens = 0
 
     async def start(self) -> None:
@@ -103,12 +103,12 @@ class RolloutWorker:
             ) from error
 
     async def sleep(self, keep_weights: bool) -> None:
-        """See `Engine.sleep`."""
+        """Puts the engine to sleep; limits of turns wait meanwhile."""
         self._players.timeouts.pause()
         await self._players.engine.sleep(keep_weights=keep_weights)
 
     async def wake(self) -> None:
-        """See `Engine.wake`."""
+        """Wakes the engine; limits of turns go on."""
         await self._players.engine.wake()
         self._players.timeouts.go_on()
 
@@ -176,7 +176,7 @@ def make_players(
 def make_renderer(
     options: RolloutOptions, prompt: PromptOptions, model_path: str, revision: str | None = None
 ) -> PromptRenderer:
-    """What renders for the engine's model.
+    """Makes the renderer of the engine's model.
 
     Raises:
         InputError: the model has no tokenizer, or one without a chat template.

@@ -99,8 +99,8 @@ class _Game:
             forked, _ = await self._once(where, replayed(texts), found, forks=True)
             if forked != replies:
                 self.referee.note("what a fork played changed its original", where)
-        if texts:
-            self._check_cut_short(texts[0], where, found)
+        if texts and getattr(self.kind, "reads_cut_turns", False):
+            await self._cut(texts[0], where, found)
 
     async def _once(
         self, where: str, write: Write, found: Found, *, forks: bool = False
@@ -164,15 +164,12 @@ class _Game:
             return await self._react(environment.fork(), turn, f"{where}, a fork")
         return None
 
-    def _check_cut_short(self, text: str, where: str, found: Found) -> None:
+    async def _cut(self, text: str, where: str, found: Found) -> None:
         """Lets a first turn run out of tokens."""
         opened = self._opened(where, found)
-        if opened is None or not hasattr(opened[0], "cut_short"):
-            return
-        with self.referee.noting("cut_short raised", where):
-            answer = opened[0].cut_short(Turn(text=text, number=1, transcript=text))
-            if not isinstance(answer, str | None):
-                self.referee.note(f"cut_short gave {type(answer).__name__}, no answer", where)
+        if opened is not None:
+            turn = Turn(text=text, number=1, is_cut=True, transcript=text)
+            await self._react(opened[0], turn, f"{where}, a turn that was cut")
 
 
 def _without_times(reply: Reply) -> Reply:

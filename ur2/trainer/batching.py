@@ -1,6 +1,6 @@
 """From scored groups to what the policy update consumes.
 
-Shapes: _B trajectories, _T tokens of the longest one, _N policy tokens of them all.
+Shapes: _B samples, _T tokens of the longest one, _N trained tokens of them all.
 
 The divergence that is taken off a reward is that of the policy that wrote the token: its
 log-probabilities are the sampler's, which are at hand, and need no pass of their own.
@@ -19,6 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 from ur2.algorithms import estimate
 from ur2.algorithms.kl import KL_ESTIMATORS, k3
 from ur2.algorithms.options import AlgorithmOptions
+from ur2.trainer.credit import Credited, at_tokens, credit_rule
 from ur2.types import Batch, Sample, ScoredGroup
 
 Arrays = Sequence[NDArray[np.float32]]
@@ -32,84 +33,124 @@ class SideModels(Protocol):
         """Log-probabilities under the model that training started from."""
 
     async def values(self, samples: Sequence[Sample]) -> Arrays:
-        """What the critic expects before each token."""
+        """The critic's expectation before each token."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SideOutputs:
-    """What the models beside the policy say of samples; empty where they are not asked."""
+    """Outputs of the models beside the policy; empty where they are not asked."""
 
     reference_logprobs: Arrays = ()
     values: Arrays = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreditedSample:
+    """A sample before its advantages, and what it is compared with."""
+
+    sample: Sample
+    group: int
+    trajectory: int
+    credited: Credited
 
 
 async def make_batch(
     groups: Sequence[ScoredGroup], options: AlgorithmOptions, models: SideModels
 ) -> tuple[Batch, dict[str, float]]:
     """`to_batch`, after the models that its estimator needs have been asked; and their metrics."""
-    samples = _to_samples(groups)
+    rows = _rows(groups, options)
+    samples = [row.sample for row in rows]
     asked = any(sample.mask.any() for sample in samples)
     penalised = options.kl_coef > 0 and options.kl_in == "reward"
     outputs = SideOutputs(
         reference_logprobs=await models.reference_logprobs(samples) if asked and penalised else (),
-        values=await models.values(samples) if asked and options.estimator == "gae" else (),
+        values=await models.values(samples) if asked and options.has_critic else (),
     )
-    batch = _estimated(groups, samples, options, outputs)
-    return batch, _metrics(batch, outputs)
+    estimated = _estimated(rows, options, outputs)
+    return _learning(estimated, options), _metrics(estimated, outputs)
 
 
 def to_batch(groups: Sequence[ScoredGroup], options: AlgorithmOptions) -> Batch:
-    """One sample per trajectory, with the advantage of each token that the policy wrote."""
-    return _estimated(groups, _to_samples(groups), options, SideOutputs())
+    """A sample per context, as `options.credit` says, with the advantage of each trained token."""
+    return _learning(_estimated(_rows(groups, options), options, SideOutputs()), options)
+
+
+def _learning(samples: Sequence[Sample], options: AlgorithmOptions) -> Batch:
+    """The batch without the roles that were compared only."""
+    return Batch(samples=tuple(s for s in samples if s.role not in options.frozen_roles))
+
+
+def _rows(groups: Sequence[ScoredGroup], options: AlgorithmOptions) -> list[CreditedSample]:
+    """The samples of all groups, in order; comparisons are within a group and a role."""
+    rule = credit_rule(options.credit)
+    rows: list[CreditedSample] = []
+    numbers: dict[tuple[int, str], int] = {}
+    num_trajectories = 0
+    for place, group in enumerate(groups):
+        for trajectory, score in zip(group.group.trajectories, group.scores, strict=True):
+            credited = rule(trajectory, score)
+            for number, context in enumerate(credited):
+                name = f"{trajectory.id}#{number}" if len(credited) > 1 else trajectory.id
+                group_number = numbers.setdefault((place, context.role), len(numbers))
+                rows.append(
+                    CreditedSample(
+                        sample=_sample(name, context),
+                        group=group_number,
+                        trajectory=num_trajectories,
+                        credited=context,
+                    )
+                )
+            num_trajectories += 1
+    return rows
+
+
+def _sample(name: str, context: Credited) -> Sample:
+    """A context as a training sequence, with advantages of 0."""
+    segments = context.segments
+    token_ids = np.asarray([t for s in segments for t in s.token_ids], dtype=np.int64)
+    mask = np.asarray([s.is_trained for s in segments for _ in s.token_ids], dtype=np.bool_)
+    drawn = [x for s in segments for x in (s.logprobs or (0.0,) * len(s.token_ids))]
+    return Sample(
+        id=name,
+        token_ids=token_ids,
+        mask=mask,
+        advantages=np.zeros(len(token_ids), dtype=np.float32),
+        sampler_logprobs=np.asarray(drawn, dtype=np.float32),
+        role=context.role,
+    )
 
 
 def _estimated(
-    groups: Sequence[ScoredGroup],
-    samples: Sequence[Sample],
-    options: AlgorithmOptions,
-    outputs: SideOutputs,
-) -> Batch:
-    """The samples of all groups, in order, with their advantages."""
-    if not samples:
-        return Batch(samples=())
+    rows: Sequence[CreditedSample], options: AlgorithmOptions, outputs: SideOutputs
+) -> list[Sample]:
+    """The samples with their advantages."""
+    if not rows:
+        return []
+    samples = [row.sample for row in rows]
     kl_BT = None
     if outputs.reference_logprobs:
         kl_BT = KL_ESTIMATORS[options.kl_estimator](_padded(_log_ratios(samples, outputs)))
+    earned = [np.asarray(at_tokens(row.credited), dtype=np.float64) for row in rows]
     advantage_BT = estimate(
         options.estimator,
-        torch.tensor([s.total for g in groups for s in g.scores], dtype=torch.float32),
-        torch.tensor([i for i, g in enumerate(groups) for _ in g.scores]),
+        torch.tensor([row.credited.reward for row in rows], dtype=torch.float32),
+        torch.tensor([row.group for row in rows]),
         _padded([sample.mask for sample in samples]),
         kl_BT,
         gamma=options.gamma,
         kl_coef=options.kl_coef,
         value_BT=_padded(outputs.values) if outputs.values else None,
         lam=options.lam,
+        earned_BT=_padded(earned),
+        trajectory_B=torch.tensor([row.trajectory for row in rows]),
     )
-    return Batch(
-        samples=tuple(
-            replace(
-                sample,
-                advantages=advantage_T[: len(sample.mask)].numpy().copy(),
-                values=outputs.values[row] if outputs.values else sample.values,
-            )
-            for row, (sample, advantage_T) in enumerate(zip(samples, advantage_BT, strict=True))
-        )
-    )
-
-
-def _to_samples(groups: Sequence[ScoredGroup]) -> list[Sample]:
-    """Trajectories as training sequences, with advantages of 0."""
     return [
-        Sample(
-            id=trajectory.id,
-            token_ids=np.asarray(trajectory.token_ids, dtype=np.int64),
-            mask=np.asarray(trajectory.policy_mask, dtype=np.bool_),
-            advantages=np.zeros(len(trajectory.token_ids), dtype=np.float32),
-            sampler_logprobs=np.asarray(trajectory.sampler_logprobs, dtype=np.float32),
+        replace(
+            sample,
+            advantages=advantage_T[: len(sample.mask)].numpy().copy(),
+            values=outputs.values[place] if outputs.values else sample.values,
         )
-        for group in groups
-        for trajectory in group.group.trajectories
+        for place, (sample, advantage_T) in enumerate(zip(samples, advantage_BT, strict=True))
     ]
 
 
@@ -124,19 +165,19 @@ def _log_ratios(samples: Sequence[Sample], outputs: SideOutputs) -> list[NDArray
     return [sample.sampler_logprobs - reference for sample, reference in pairs]
 
 
-def _metrics(batch: Batch, outputs: SideOutputs) -> dict[str, float]:
+def _metrics(samples: Sequence[Sample], outputs: SideOutputs) -> dict[str, float]:
     """Means over policy tokens of what the models said."""
 
     def chosen(arrays: Arrays) -> NDArray[np.float64]:
-        pairs = zip(arrays, batch.samples, strict=True)
+        pairs = zip(arrays, samples, strict=True)
         return np.concatenate([array[sample.mask] for array, sample in pairs]).astype(np.float64)
 
     metrics = {}
     if outputs.reference_logprobs:
-        log_ratio_N = chosen(_log_ratios(batch.samples, outputs))
+        log_ratio_N = chosen(_log_ratios(samples, outputs))
         metrics["policy/kl_reference"] = float(k3(torch.from_numpy(log_ratio_N)).mean())
     if outputs.values:
-        advantage_N = chosen([sample.advantages for sample in batch.samples])
+        advantage_N = chosen([sample.advantages for sample in samples])
         spread = np.var(advantage_N + chosen(outputs.values))
         explained = 1.0 - float(np.var(advantage_N) / spread) if spread > 0 else 0.0
         metrics["critic/explained_variance"] = explained

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(kw_only=True)
 class LoopState:
-    """What the loop knows after `step` complete steps."""
+    """The loop's state after `step` complete steps."""
 
     step: int = 0
     curriculum: dict[str, Any]

@@ -117,7 +117,7 @@ def batches(
 
 
 def fingerprint(options: ColdstartOptions, prompt: PromptOptions) -> str:
-    """What a cold start depends on: options, prompts and the contents of its files."""
+    """A hash of all that a cold start depends on: options, prompts and contents of files."""
     digest = hashlib.sha256((options.model_dump_json() + prompt.model_dump_json()).encode())
     files = [*(phase.demonstrations for phase in options.phases), *options.scratch_texts]
     for file in files:

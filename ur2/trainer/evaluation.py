@@ -14,7 +14,7 @@ from ur2.types import Assignment, Question, ScoredGroup
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """What a policy does on held-out questions, one sample each."""
+    """The policy's results on held-out questions, one sample each."""
 
     accuracy: float
     """Mean over questions."""

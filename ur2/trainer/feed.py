@@ -32,7 +32,7 @@ Play = Callable[[Assignment], Awaitable[ScoredGroup]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepGroups:
-    """What one step gets."""
+    """The groups of one step."""
 
     accepted: tuple[ScoredGroup, ...]
     """To train on, in the order they were drawn."""
@@ -146,7 +146,7 @@ class Feed:
             stopped.cancel()
 
     def pending(self) -> list[dict[str, Any]]:
-        """What was drawn and not consumed, as plain data for JSON."""
+        """Assignments that were drawn and not consumed, as plain data for JSON."""
         drawn = [
             *self._queue,
             *(playing.assignment for playing in self._in_play.values()),

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ur2.algorithms.options import GROUP_RELATIVE, AlgorithmOptions
+from ur2.algorithms.options import AlgorithmOptions
 from ur2.curriculum.curriculum import Curriculum
 from ur2.errors import ComponentError, NotFiniteError
 from ur2.policy.group import PolicyGroup
@@ -150,7 +150,7 @@ class Trainer:
         return evaluation.metrics() if evaluation else {}
 
     async def _account_of(self, step: int, groups: StepGroups) -> dict[str, float]:
-        """What a step's groups were, and what everyone did meanwhile."""
+        """Metrics of a step's groups, and of what everyone did meanwhile."""
         scored = groups.played
         report = step_metrics(scored, version=step - 1) | retrieval_metrics(scored)
         report |= acceptance_metrics(groups, await self.rollouts.take_loss())
@@ -207,7 +207,7 @@ class Trainer:
     def _is_informative(self, group: ScoredGroup) -> bool:
         """Whether a group carries signal."""
         algorithm = self.algorithm
-        compares = algorithm.estimator in GROUP_RELATIVE
+        compares = algorithm.compares == "group"
         equal_rewards_teach = algorithm.kl_in == "reward" and algorithm.kl_coef > 0
         filtered = compares and self.options.filter_zero_variance and not equal_rewards_teach
         return not (filtered and has_zero_variance(group))
@@ -252,7 +252,7 @@ class Trainer:
             logger.warning("no checkpoint could be written: %s", error)
 
     async def _take_account(self) -> dict[str, float]:
-        """What the engines did since the last call, and who had nothing to do for how long."""
+        """The engines' work since the last call, and who had nothing to do for how long."""
         account, writing_s = self.rollouts.take_account(), await self.rollouts.take_writing_s()
         return {
             "throughput/sampled_tokens_per_s": account.sampled_tokens_per_s,

@@ -71,15 +71,15 @@ class TrainerOptions(Options):
     groups are sampled meanwhile, each under one version of the weights. `async`: engines never
     wait, and take new weights in the middle of a trajectory."""
     max_staleness: int = Field(1, ge=0)
-    """Of mode `async`: versions by which a group's first weights may lag behind those it updates;
+    """In mode `async`, versions by which a group's first weights may lag behind those it updates;
     0 is `sync`."""
     num_extra_groups: int = Field(0, ge=0)
     """Groups in play beyond those that a step needs, at most as many; a step takes what finishes
     first, and what becomes of the tail is `tail`'s."""
     tail: Literal["carry_on", "give_up"] = "carry_on"
-    """Of `num_extra_groups`: `carry_on` goes on under the next weights and counts for the next
-    step, by when it may be one version staler than the mode allows; `give_up` (mode `sync`) stops
-    them and plays them anew in the next step."""
+    """The fate of `num_extra_groups`: `carry_on` goes on under the next weights and counts for the
+    next step, by when it may be one version staler than the mode allows; `give_up` (mode `sync`)
+    stops them and plays them anew in the next step."""
     eval_every: int = Field(0, ge=0)
     """Steps between held-out measurements; 0 measures only before and after."""
     eval_retrieval: bool | Literal["curriculum"] = True

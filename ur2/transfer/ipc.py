@@ -78,7 +78,7 @@ class IpcChannel:
         self._num_passes = 0
 
     def send(self, manifest: WeightsManifest, weights: Weights) -> None:
-        """See `Channel.send`."""
+        """Fills buffers on this rank's GPU, each anew when the engine there has copied it."""
         self._num_passes += 1
         laid_out = self._memory.lay_out(weights, manifest.buffer_bytes(self._part_bytes))
         for number, part in enumerate(laid_out):
@@ -91,7 +91,7 @@ class IpcChannel:
         self._memory.release()
 
     def receive(self, manifest: WeightsManifest, load: Load) -> None:
-        """See `Channel.receive`."""
+        """Copies what the rank on the same GPU has filled."""
         self._num_passes += 1
         num_left, number = sum(1 for _ in manifest.tensors()), 0
         while num_left:
@@ -132,7 +132,7 @@ class IpcChannel:
         raise PermissionError(UNKNOWN)
 
     def close(self) -> None:
-        """See `Channel.close`."""
+        """Lets go of buffers."""
         self._memory.release()
 
 

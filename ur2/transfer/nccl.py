@@ -34,7 +34,7 @@ class NcclChannel:
             raise RuntimeError("NCCL cannot be loaded")
 
     def send(self, manifest: WeightsManifest, weights: Weights) -> None:
-        """See `Channel.send`; an engine that dies meanwhile makes it wait for good."""
+        """Broadcasts the weights; an engine that dies meanwhile makes it wait for good."""
         from vllm.distributed.weight_transfer.packed_tensor import packed_nccl_broadcast_producer
 
         torch.cuda.synchronize(self._device)  # it reads on streams of its own
@@ -48,7 +48,7 @@ class NcclChannel:
         )
 
     def receive(self, manifest: WeightsManifest, load: Load) -> None:
-        """See `Channel.receive`."""
+        """Takes part in the broadcast, and loads each part as it comes."""
         from vllm.distributed.weight_transfer.packed_tensor import packed_nccl_broadcast_consumer
 
         def load_now(part: list[tuple[str, Tensor]]) -> None:
@@ -68,5 +68,5 @@ class NcclChannel:
         )
 
     def close(self) -> None:
-        """See `Channel.close`."""
+        """Leaves the group."""
         self._group.destroy()

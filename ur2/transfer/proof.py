@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from ur2.transfer.records import Rendezvous
 
 NUM_BYTES = 32
-"""Of a nonce, and of a proof."""
+"""Bytes of a nonce, and of a proof."""
 PROVE_TIMEOUT_S = 10.0
 POLICY, ENGINE, ABSENT = "policy", "engine", "absent"
-"""Who proves it; `ABSENT`: on behalf of a process that does not come."""
+"""The end that proves it; `ABSENT`: on behalf of a process that does not come."""
 UNKNOWN = "the other end does not know the secret of the rendezvous"
 
 
@@ -26,7 +26,7 @@ def make_secret() -> str:
 
 
 def sign(secret: str, what: str, content: bytes) -> bytes:
-    """What only those can make who know the secret."""
+    """HMAC of a message under the secret of the rendezvous."""
     return hmac.digest(secret.encode(), what.encode() + b"\0" + content, "sha256")
 
 

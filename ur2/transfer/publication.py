@@ -29,7 +29,7 @@ from ur2.transfer.records import (
 )
 
 Failures = list[ComponentError | None]
-"""Of each receiver, None where it has the weights."""
+"""Failures by receiver, None where it has the weights."""
 RETRY_S = 0.1
 
 
@@ -78,7 +78,7 @@ class Ranks(Protocol):
         ...
 
     async def call_first(self, method: str) -> Any:
-        """What rank 0 answers."""
+        """Runs a method on rank 0 and returns its answer."""
         ...
 
 
@@ -90,7 +90,7 @@ class Files:
         self.version = version
 
     async def deliver(self, receivers: Sequence[Receiver]) -> Failures:
-        """See `Publication.deliver`."""
+        """Lets every receiver read the folder, on its own."""
         return await _all(r.take(WeightFolder(str(self.folder)), self.version) for r in receivers)
 
     def discard(self) -> None:
@@ -140,7 +140,7 @@ class Stream:
             self.version += 1
 
     async def deliver(self, receivers: Sequence[Receiver]) -> Failures:
-        """See `Publication.deliver`.
+        """Sends to all receivers at once.
 
         A worker that fails on the way takes the channel with it; the others get a new one.
         """
@@ -164,7 +164,7 @@ class Stream:
             self._manifest, verified=is_verified(self._verify, self._num_sent)
         )
         failures = await self._at_both_ends(
-            self._ranks.call_all("send", manifest),
+            self._ranks.call_all("give", manifest, self.version),
             [receiver.take(manifest, self.version) for receiver in receivers],
             limit_s=max(receiver.limit_s for receiver in receivers),
         )
@@ -185,7 +185,7 @@ class Stream:
             secret=secret,
             part_bytes=self._part_bytes,
         )
-        ours = asyncio.ensure_future(self._ranks.call_all("join_engines", rendezvous))
+        ours = asyncio.ensure_future(self._ranks.call_all("give", rendezvous, self.version))
         joining, first_rank = [], 1
         for receiver in receivers:
             theirs = dataclasses.replace(rendezvous, first_rank=first_rank)
@@ -238,7 +238,7 @@ async def _in_time(sending: Awaitable[None], limit_s: float) -> None:
 
 
 async def _all(calls: Iterable[Awaitable[None]]) -> Failures:
-    """What became of each; only failures of components are answers."""
+    """The failures of calls; errors that are not of components are raised."""
     failures: Failures = []
     for outcome in await asyncio.gather(*calls, return_exceptions=True):
         if outcome is not None and not isinstance(outcome, ComponentError):

@@ -1,4 +1,4 @@
-"""What an engine is told about weights that it is to take."""
+"""Records that tell an engine about weights that it is to take."""
 
 import math
 from collections.abc import Iterator
@@ -32,13 +32,13 @@ class Rendezvous:
 
     channel: ChannelName
     address: str
-    """Of policy rank 0, which is rank 0 of the channel."""
+    """The address of policy rank 0, which is rank 0 of the channel."""
     port: int
     """On which it listens."""
     num_ranks: int
     """Policy rank 0 and the processes of all engines that meet."""
     first_rank: int
-    """Of the processes that are told this."""
+    """The first rank of the processes that are told this."""
     timeout_s: float
     """Longest wait for one part of the weights."""
     secret: str = field(repr=False)
@@ -54,9 +54,9 @@ class WeightsManifest:
     names: tuple[str, ...]
     """Hugging Face parameter names."""
     dtypes: tuple[str, ...]
-    """Of torch, such as bfloat16."""
+    """Names of torch dtypes, such as bfloat16."""
     shapes: tuple[tuple[int, ...], ...]
-    """Of whole tensors."""
+    """Shapes of whole tensors."""
     verified: bool = False
     """Whether their checksums follow as one more tensor."""
 
@@ -72,7 +72,7 @@ class WeightsManifest:
             yield CHECKSUMS, (CHECKSUM_BYTES * len(self.names),), torch.uint8
 
     def buffer_bytes(self, part_bytes: int) -> int:
-        """Of a buffer for parts into which every tensor fits."""
+        """The size of a buffer for parts into which every tensor fits."""
         return max(
             part_bytes, *(math.prod(shape) * dtype.itemsize for _, shape, dtype in self.tensors())
         )

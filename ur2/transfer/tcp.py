@@ -57,7 +57,7 @@ class TcpChannel:
             raise ConnectionError(f"{num_missing} of the engines' {num} processes did not come")
 
     def send(self, manifest: WeightsManifest, weights: Weights) -> None:
-        """See `Channel.send`."""
+        """Sends every part to each engine's process."""
         sized = ((tensor, tensor.nbytes) for _, tensor in weights)
         with ThreadPoolExecutor(len(self._peers)) as pool:
             for part in parts(sized, self._part_bytes):
@@ -66,7 +66,7 @@ class TcpChannel:
                     pass
 
     def receive(self, manifest: WeightsManifest, load: Load) -> None:
-        """See `Channel.receive`."""
+        """Reads part after part and loads each."""
         (peer,) = self._peers
         sized = (
             ((name, shape, dtype), math.prod(shape) * dtype.itemsize)
@@ -80,13 +80,13 @@ class TcpChannel:
             load([(name, _as(p, dtype).view(shape)) for (name, shape, dtype), p in pieces])
 
     def close(self) -> None:
-        """See `Channel.close`."""
+        """Closes the sockets."""
         for peer in self._peers:
             peer.close()
 
 
 def _role(peer: socket.socket, secret: str) -> str | None:
-    """Of who knows the secret; who does not is a stranger."""
+    """The role of a peer that knows the secret; None for a stranger."""
     peer.settimeout(PROVE_TIMEOUT_S)
     try:
         return prove(peer, secret, POLICY, (ENGINE, ABSENT))

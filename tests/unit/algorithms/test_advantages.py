@@ -132,9 +132,10 @@ def test_gae_without_values_is_refused() -> None:
         estimate("gae", torch.ones(1), torch.zeros(1), mask("p"))
 
 
-def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(InputError, match="reinforce_pp_baseline"):
-        estimate("grop", torch.ones(1), torch.zeros(1), mask("p"))
+def test_an_unknown_name_is_refused_with_the_nearest_or_the_known_ones() -> None:
+    for name, told in (("grop", "did you mean 'grpo'"), ("x", "reinforce_pp_baseline")):
+        with pytest.raises(InputError, match=f"algorithm.estimator.*{told}"):
+            estimate(name, torch.ones(1), torch.zeros(1), mask("p"))
 
 
 @pytest.mark.parametrize("name", [*GROUP_RELATIVE, "reinforce_pp_baseline"])
@@ -340,3 +341,40 @@ def test_shapes_that_do_not_belong_together_are_refused_not_broadcast(name, wron
     estimate(name, **right)
     with pytest.raises(ValueError, match=r"the mask is \(B, T\)"):
         estimate(name, **(right | wrong))
+
+
+def test_rewards_by_turn_are_returns_from_where_they_were_earned() -> None:
+    """One step of R3-RAG: three tokens, k1 = .1, −.2, .3 at β = .01, .96 at the last one."""
+    kl_BT = torch.tensor([[0.1, -0.2, 0.3]])
+    value_BT = torch.tensor([[0.5, 0.4, 0.6]])
+    given = {"kl_BT": kl_BT, "kl_coef": 0.01, "value_BT": value_BT}
+    mask_BT = torch.ones(1, 3, dtype=torch.bool)
+    for earned_BT in (None, torch.tensor([[0.0, 0.0, 0.96]])):
+        found = estimate(
+            "gae", torch.tensor([0.96]), torch.tensor([0]), mask_BT, earned_BT=earned_BT, **given
+        )
+        torch.testing.assert_close(found, torch.tensor([[0.458, 0.559, 0.357]]), rtol=0, atol=5e-4)
+    early = estimate(
+        "gae",
+        torch.tensor([0.96]),
+        torch.tensor([0]),
+        mask_BT,
+        value_BT=torch.zeros(1, 3),
+        gamma=0.5,
+        earned_BT=torch.tensor([[0.0, 0.96, 0.0]]),
+    )
+    torch.testing.assert_close(early, torch.tensor([[0.48, 0.96, 0.0]]))
+
+
+def test_facts_say_of_every_estimator_what_it_compares_and_uses() -> None:
+    compared = {name: facts.compares for name, facts in ESTIMATORS.items()}
+    assert {name for name, what in compared.items() if what == "critic"} == {"gae"}
+    rewards, groups = torch.tensor([1.0, 1.0]), torch.tensor([0, 0])
+    for name, what in compared.items():
+        if what == "group":
+            assert not estimate(name, rewards, groups, mask("pp", "p.")).any(), name
+    for name, facts in ESTIMATORS.items():
+        if "gamma" in facts.uses:
+            continue
+        given = (name, torch.tensor([1.0, 0.0]), groups, mask("ppp", "ppp"))
+        assert torch.equal(estimate(*given, gamma=0.5), estimate(*given, gamma=1.0)), name

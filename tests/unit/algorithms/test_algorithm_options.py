@@ -4,10 +4,8 @@ from typing import get_args
 
 import pytest
 
-from ur2.algorithms.advantages import ESTIMATORS
 from ur2.algorithms.corrections import CORRECTIONS
 from ur2.algorithms.kl import KL_ESTIMATORS
-from ur2.algorithms.losses import LOSSES
 from ur2.algorithms.options import AlgorithmOptions
 from ur2.algorithms.reductions import REDUCTIONS
 from ur2.errors import InputError
@@ -16,8 +14,6 @@ from ur2.errors import InputError
 @pytest.mark.parametrize(
     ("field", "registry"),
     [
-        ("estimator", ESTIMATORS),
-        ("loss", LOSSES),
         ("reduction", REDUCTIONS),
         ("correction", CORRECTIONS),
         ("kl_estimator", KL_ESTIMATORS),

@@ -32,7 +32,9 @@ def surrogate(
     """(loss, clipped, gradient with respect to the new logprob, which is -1 everywhere)."""
     logprob_N = torch.full((len(log_ratios),), -1.0, requires_grad=True)
     old_N = -1.0 - torch.tensor(log_ratios)
-    loss_N, clipped_N = LOSSES[name](logprob_N, old_N, torch.tensor(advantages), sequences, clip)
+    loss_N, clipped_N = LOSSES[name].compute(
+        logprob_N, old_N, torch.tensor(advantages), sequences, clip
+    )
     (gradient_N,) = torch.autograd.grad(loss_N.sum(), logprob_N)
     return loss_N.detach(), clipped_N, gradient_N
 
@@ -78,7 +80,7 @@ def test_gspo_has_the_gradient_of_the_sequence_objective() -> None:
     logprob_N = (old_N + 0.1 * torch.linspace(-1, 1, 8)).requires_grad_()
     ratio_B = torch.stack([part.mean() for part in (logprob_N - old_N).split(lengths)]).exp()
     (expected_N,) = torch.autograd.grad(-(ratio_B * advantage_B).mean(), logprob_N)
-    loss_N, clipped_N = LOSSES["gspo"](
+    loss_N, clipped_N = LOSSES["gspo"].compute(
         logprob_N, old_N, advantage_B[sequences.sequence_N], sequences, Clip(low=0.9, high=9.0)
     )
     counts = Denominators(num_tokens=8, num_sequences=3, norm_length=1)
@@ -133,12 +135,14 @@ def test_order_of_tokens_and_company_of_other_sequences_do_not_matter(seed: int,
     generator = torch.Generator().manual_seed(seed)
     sequences = sequences_of(2, 5, 1)
     logprob_N, old_N, advantage_N = torch.randn(3, 8, generator=generator)
-    whole, clipped = LOSSES[name](logprob_N, old_N, advantage_N, sequences, Clip())
+    whole, clipped = LOSSES[name].compute(logprob_N, old_N, advantage_N, sequences, Clip())
     order = torch.randperm(8, generator=generator)
     mixed = Sequences(sequence_N=sequences.sequence_N[order], length_B=sequences.length_B)
-    shuffled, _ = LOSSES[name](logprob_N[order], old_N[order], advantage_N[order], mixed, Clip())
+    shuffled, _ = LOSSES[name].compute(
+        logprob_N[order], old_N[order], advantage_N[order], mixed, Clip()
+    )
     torch.testing.assert_close(shuffled, whole[order])
-    alone, alone_clipped = LOSSES[name](
+    alone, alone_clipped = LOSSES[name].compute(
         logprob_N[2:7], old_N[2:7], advantage_N[2:7], sequences_of(5), Clip()
     )
     torch.testing.assert_close(alone, whole[2:7])
@@ -165,7 +169,7 @@ def test_ppo_and_gspo_never_gain_from_leaving_the_bounds(seed: int) -> None:
 
 def test_reinforce_with_advantage_one_is_negative_log_likelihood() -> None:
     logprob_N = torch.tensor([-1.0, -2.5])
-    loss_N, _ = LOSSES["reinforce"](
+    loss_N, _ = LOSSES["reinforce"].compute(
         logprob_N, torch.zeros(2), torch.ones(2), sequences_of(2), Clip()
     )
     assert loss_N.tolist() == [1.0, 2.5]

@@ -44,13 +44,13 @@ def library():
 
 @pytest.fixture
 def react(library):
-    async def react(text, *, number=1, num_searches=0, retrieval=True, max_turns=9):
+    async def react(text, *, number=1, num_searches=0, retrieval=True, max_turns=9, is_cut=False):
         assignment = Assignment(
             id="0-0", question=QUESTION, retrieval=retrieval, reason="test", step=0
         )
         services = Services(knowledge=library, wording=Wording(PROMPT))
         game = SearchEnvironment(assignment, SearchOptions(max_turns=max_turns), services)
-        turn = Turn(text=text, number=number, events=(USED,) * num_searches)
+        turn = Turn(text=text, number=number, events=(USED,) * num_searches, is_cut=is_cut)
         return await game.react(turn)
 
     return react
@@ -103,3 +103,9 @@ async def test_an_answer_counts_in_the_last_turn_and_without_retrieval(react):
 
 async def test_a_turn_with_neither_ends_without_an_answer(react):
     assert (await react("hm")).then == End(status=Status.NO_ANSWER)
+
+
+async def test_a_turn_that_was_cut_counts_for_the_answer_that_it_had_given(react):
+    reply = await react("<answer> Paris </answer> and", is_cut=True)
+    assert reply.then == End(status=Status.TRUNCATED, answer="Paris")
+    assert (await react(SEARCH, is_cut=True)).then == End(status=Status.TRUNCATED)

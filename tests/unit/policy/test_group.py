@@ -11,6 +11,7 @@ from ur2.errors import ComponentError
 from ur2.policy.group import PolicyGroup
 from ur2.policy.options import PolicyOptions
 from ur2.transfer.publication import Files, Stream
+from ur2.transfer.records import WeightFolder
 from ur2.types import Batch, Sample
 
 
@@ -44,7 +45,8 @@ async def test_files_are_written_by_every_rank_into_a_folder_per_version(tmp_pat
     published = await group.publish(12)
     assert isinstance(published, Files)
     assert (published.folder, published.version) == (tmp_path / "v000012", 12)
-    assert [rank.calls for rank in ranks] == [[("publish", str(tmp_path / "v000012"), 12)]] * 2
+    given = ("give", WeightFolder(str(tmp_path / "v000012")), 12)
+    assert [rank.calls for rank in ranks] == [[given]] * 2
 
 
 async def test_a_channel_writes_nothing_and_follows_the_weights(tmp_path: Path) -> None:
@@ -75,10 +77,10 @@ async def test_what_a_rank_does_is_traced_though_it_fails(tmp_path: Path) -> Non
         trace=lambda *span: spans.append(span),
     )
     with pytest.raises(ComponentError):
-        await group.call_all("send")
+        await group.call_all("save")
     assert sorted(span[:2] for span in spans) == [
-        ("policy rank 0", "send"),
-        ("policy rank 1", "send"),
+        ("policy rank 0", "save"),
+        ("policy rank 1", "save"),
     ]
 
 

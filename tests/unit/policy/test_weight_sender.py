@@ -62,7 +62,7 @@ def joined(rank: int) -> tuple[WeightSender, ScriptedEngine, tcp.TcpChannel | No
     engine, port = ScriptedEngine(rank), free_port()
     sender = WeightSender(engine, PolicyOptions(), rank)  # type: ignore[arg-type]
     with ThreadPoolExecutor(1) as pool:
-        joining = pool.submit(sender.join, rendezvous(0, port))
+        joining = pool.submit(sender.give, rendezvous(0, port), 0)
         far = tcp.TcpChannel(rendezvous(1, port), 1, CPU) if rank == 0 else None
         joining.result()
     return sender, engine, far
@@ -74,13 +74,13 @@ def test_rank_0_sends_what_is_gathered_and_the_others_only_gather() -> None:
     taken: list[tuple[str, Tensor]] = []
     with ThreadPoolExecutor(1) as pool:
         receiving = pool.submit(far.receive, MANIFEST, taken.extend)
-        sender.send(MANIFEST)
+        sender.give(MANIFEST, 1)
         receiving.result()
     assert [(name, float(t[-1])) for name, t in taken] == [
         (f"w{i}", float(i)) for i in range(NUM_PARTS)
     ]
     other, engine, _ = joined(1)
-    other.send(MANIFEST)
+    other.give(MANIFEST, 1)
     assert engine.num_gathered == NUM_PARTS
 
 
@@ -89,7 +89,7 @@ def test_an_engine_that_leaves_is_an_error_after_everything_is_gathered() -> Non
     assert far is not None
     far.close()
     with pytest.raises(ChannelError, match="did not leave"):
-        sender.send(MANIFEST)
+        sender.give(MANIFEST, 1)
     assert engine.num_gathered == NUM_PARTS
 
 
@@ -97,7 +97,7 @@ def test_engines_that_do_not_come_are_an_error(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(tcp, "JOIN_TIMEOUT_S", 0.1)
     sender = WeightSender(ScriptedEngine(0), PolicyOptions(), 0)  # type: ignore[arg-type]
     with pytest.raises(ChannelError, match="no engines"):
-        sender.join(rendezvous(0, free_port()))
+        sender.give(rendezvous(0, free_port()), 0)
 
 
 def test_every_rank_has_the_weights_where_each_serves_an_engine(
@@ -114,7 +114,7 @@ def test_every_rank_has_the_weights_where_each_serves_an_engine(
     monkeypatch.setattr("ur2.policy.weight_sender.CHANNELS", {"ipc": Channel})
     engine = ScriptedEngine(3)
     sender = WeightSender(engine, PolicyOptions(), 3)  # type: ignore[arg-type]
-    sender.join(rendezvous(0, 1, "ipc"))
-    sender.send(MANIFEST)
+    sender.give(rendezvous(0, 1, "ipc"), 0)
+    sender.give(MANIFEST, 1)
     assert made == [list(MANIFEST.names)]
     assert engine.everywhere == [True]

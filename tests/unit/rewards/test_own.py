@@ -127,14 +127,14 @@ async def test_what_the_environment_gave_is_a_part_and_belongs_to_its_turns(scor
     terms = {"brevity": {"kind": "mine:brevity"}, "answer": {"kind": "answer"}}
     shown = await score("a", ANSWER, terms=terms, rewards=[-0.5, 0.25])
     assert shown.turns == (0.5, 1.25)
-    assert shown.parts == {"brevity": 2.0, "answer": 1.0, "earned": -0.25}
+    assert shown.parts == {"brevity": 2.0, "answer": 1.0, "turns": -0.25}
     assert shown.total == 2.75
     assert (await score("a", ANSWER, rewards=[0.0, 0.25])).turns == (0.0, 0.25)
 
 
 async def test_the_name_of_what_the_environment_gave_is_no_terms(score):
-    with pytest.raises(InputError, match="cannot be called 'earned'"):
-        await score("a", terms={"earned": {"kind": "answer"}})
+    with pytest.raises(InputError, match="cannot be called 'turns'"):
+        await score("a", terms={"turns": {"kind": "answer"}})
 
 
 @pytest.mark.parametrize(

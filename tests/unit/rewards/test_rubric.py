@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import hydra
 import pytest
 from omegaconf import OmegaConf
@@ -7,7 +9,7 @@ from ur2.errors import InputError
 from ur2.rewards.options import RewardOptions
 from ur2.rewards.rubric import Rubric
 from ur2.rewards.terms import TERMS
-from ur2.types import Assignment, Group
+from ur2.types import Assignment, Author, Group
 
 REWARDS = sorted(path.stem for path in (CONFIGS / "reward").glob("*.yaml"))
 RIGHT, WRONG = "<answer>Paris</answer>", "<answer>Rome</answer>"
@@ -356,3 +358,30 @@ async def test_a_task_without_grader_is_refused_by_name(score, atlas):
 def test_bad_terms_are_refused(atlas, term, message):
     with pytest.raises(InputError, match=message):
         Rubric.from_options(options(**term), atlas)
+
+
+async def test_what_an_environment_gives_a_turn_counts_unless_a_term_weighs_it(
+    make_question, make_trajectory, atlas
+):
+    plain = make_trajectory("look", RIGHT)
+    rewards = iter((0.25, -0.5))
+    segments = tuple(
+        replace(s, reward=next(rewards)) if s.author is Author.POLICY else s for s in plain.segments
+    )
+    played = replace(plain, segments=segments, answer="Paris")
+    assignment = Assignment(
+        id="g", question=make_question(answers=("Paris",)), retrieval=True, reason="", step=1
+    )
+
+    async def score(**terms):
+        tree = {"terms": terms, "graders": {"qa": "exact_match"}}
+        rubric = Rubric.from_options(RewardOptions.load(tree, where="reward"), atlas)
+        scored = await rubric.score(Group(assignment=assignment, trajectories=(played,)), 1)
+        return scored.scores[0]
+
+    as_given = await score(answer={"kind": "answer"})
+    assert as_given.parts == {"answer": 1.0, "turns": -0.25}
+    assert (as_given.total, as_given.turns) == (0.75, (0.25, -0.5))
+    weighed = await score(mine={"kind": "earned", "weight": 2.0})
+    assert weighed.parts == {"mine": -0.5}
+    assert (weighed.total, weighed.turns) == (-0.5, (0.5, -1.0))

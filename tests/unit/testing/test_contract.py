@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 
 from ur2.environments import Ask, End, Piece, Reply, Turn
-from ur2.environments.search import SearchEnvironment
+from ur2.environments.game import ENVIRONMENTS
 from ur2.options import Options
 from ur2.testing import check_environment, make_question
 from ur2.types import Status
@@ -130,8 +130,10 @@ class Remembers(Fair):
 
 
 class CutsBadly(Fair):
-    def cut_short(self, turn):
-        return len(turn.text)
+    reads_cut_turns = True
+
+    async def react(self, turn):
+        return None if turn.is_cut else await super().react(turn)
 
 
 class Counting(Fair):
@@ -169,7 +171,7 @@ class Forks(Shares):
         return twin
 
 
-@pytest.mark.parametrize("kind", [Fair, Counting, Forks, SearchEnvironment])
+@pytest.mark.parametrize("kind", [Fair, Counting, Forks, *ENVIRONMENTS.values()])
 def test_an_environment_that_keeps_the_contract_is_told_so(kind):
     report = check_environment(kind)
     assert report.ok, str(report)
@@ -196,7 +198,7 @@ def test_an_environment_that_keeps_the_contract_is_told_so(kind):
         (Rich, "the reward of a turn is inf"),
         (Moody, "the same turns led to something else"),
         (Remembers, "the same turns led to something else"),
-        (CutsBadly, "cut_short gave int"),
+        (CutsBadly, "react gave NoneType, not a Reply .*a turn that was cut"),
         (Shares, "a fork played changed its original"),
         (Forgets, "a fork went on otherwise"),
     ],

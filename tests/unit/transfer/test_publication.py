@@ -58,7 +58,7 @@ class ScriptedPolicy:
         return {"rendezvous_place": ("127.0.0.1", 9, "secret"), "manifest": MANIFEST}[method]
 
     async def call_all(self, method: str, *args: Any) -> None:
-        if method == "join_engines":
+        if isinstance(args[0], Rendezvous):
             self.rendezvous_made.append(args[0])
             self.wire.num_ranks = args[0].num_ranks
         else:
@@ -66,7 +66,7 @@ class ScriptedPolicy:
             if self.hangs:
                 await asyncio.Event().wait()
         await self.wire.meet("policy", 1)
-        if method == "send" and self.error is not None:
+        if self.error is not None and isinstance(args[0], WeightsManifest):
             raise self.error
 
 
@@ -201,13 +201,13 @@ class RealPolicy(ScriptedPolicy):
 
     async def call_all(self, method: str, *args: Any) -> None:
         try:
-            if method == "join_engines":
+            if isinstance(args[0], Rendezvous):
                 self.rendezvous_made.append(args[0])
                 self.channel = await asyncio.to_thread(TcpChannel, args[0], 0, CPU)
             else:
                 await asyncio.to_thread(self.channel.send, args[0], WEIGHTS)
         except OSError as error:
-            if method == "send":
+            if isinstance(args[0], WeightsManifest):
                 self.channel.close()
             raise ChannelError(str(error)) from error
 

@@ -18,7 +18,7 @@ from ur2.types import Sample
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackedRow:
-    """What a model reads in one forward pass; no token sees another sequence."""
+    """The sequences of one forward pass; no token sees another sequence."""
 
     input_ids_T: Tensor
     position_ids_T: Tensor
@@ -26,12 +26,12 @@ class PackedRow:
     offset_S: Tensor
     """Where each sequence begins, and T, (S + 1,) int32."""
     lengths: tuple[int, ...]
-    """Of the sequences, on the host."""
+    """Lengths of the sequences, on the host."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MicrobatchInputs:
-    """What the model reads and what is asked of it."""
+    """The row that the model reads, and the tokens that it is asked about."""
 
     row: PackedRow
     position_N: Tensor

@@ -18,7 +18,7 @@ def per_token(
     *,
     max_tokens_per_microbatch: int,
 ) -> list[NDArray[np.float32]]:
-    """What `compute` finds for the trained tokens of a microbatch, (N,), for all samples.
+    """Runs `compute` for the trained tokens of each microbatch, (N,), and joins all samples.
 
     Args:
         samples: the same on all ranks, with distinct ids.

@@ -17,7 +17,7 @@ PACKED = "ur2_packed"
 """The name under which transformers finds this attention."""
 LAYER_TYPES = {"full_attention", "sliding_attention"}
 UNKNOWN_TERMS = ("softcap", "s_aux", "position_bias")
-"""What some models add to the scores, and this attention does not compute."""
+"""Terms that some models add to the scores, and this attention does not compute."""
 
 
 def packed_attention(
@@ -33,7 +33,7 @@ def packed_attention(
     sliding_window: int | None = None,
     **terms: Any,
 ) -> tuple[Tensor, None]:
-    """What transformers calls in each layer. (1, H, T, D) three times -> (1, T, H, D).
+    """The function that transformers calls in each layer. (1, H, T, D) three times -> (1, T, H, D).
 
     Args:
         module: the attention layer.

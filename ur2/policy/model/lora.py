@@ -71,14 +71,14 @@ class Weight:
     """One weight of the language model, with its adapter if it has one."""
 
     name: str
-    """Of the model without adapters."""
+    """The parameter's name in the model without adapters."""
     parameter: nn.Parameter
     layer: Any = None
     """peft's layer that adapts it."""
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """What `merged` reads."""
+        """The parameters that `merged` reads."""
         if self.layer is None:
             return [self.parameter]
         adapters = (self.layer.lora_A[ADAPTER].weight, self.layer.lora_B[ADAPTER].weight)

@@ -38,7 +38,7 @@ PASSING_STATUSES = frozenset({408, OVERLOADED, 500, 502, 503, 504})
 
 
 class Retriever(Protocol):
-    """What an episode needs: passages or a typed failure for each query, never an exception."""
+    """The search of episodes: passages or a typed failure for each query, never an exception."""
 
     async def search(
         self, queries: Sequence[str], top_k: int, corpus: str | None = None
@@ -182,7 +182,7 @@ class HttpTransport:
     async def search(
         self, queries: Sequence[str], top_k: int, corpus: str | None, within_s: float
     ) -> list[Passages]:
-        """See `Transport`."""
+        """One attempt over HTTP."""
         body = RetrieveRequest(
             queries=list(queries),
             topk=top_k,
@@ -211,7 +211,7 @@ class HttpTransport:
         return [tuple(map(to_passage, documents)) for documents in result]
 
     async def close(self) -> None:
-        """See `Transport`."""
+        """Closes the connections."""
         if self._http is not None:
             await self._http.aclose()
             self._http = None
@@ -250,11 +250,11 @@ class LocalTransport:
     async def search(
         self, queries: Sequence[str], top_k: int, corpus: str | None, within_s: float
     ) -> list[Passages]:
-        """See `Transport`."""
+        """One attempt in this process."""
         return await self.service.search(queries, top_k, corpus, within_s)
 
     async def close(self) -> None:
-        """See `Transport`."""
+        """Leaves the service open, since others may use it."""
 
 
 def _failure(response: httpx.Response, url: str) -> RetrievalError:

@@ -10,13 +10,13 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from ur2.types import Passage
 
 DEFAULT_SOURCE = "default_source"
-"""What UR²'s callers send where they name no source."""
+"""The source that UR²'s callers send where they name none."""
 
 MAX_DEADLINE_S = 86_400
 
 
 def _sendable(text: str) -> str:
-    """What is no Unicode, which JSON can bring but not take away, becomes `?`."""
+    """The text with `?` for what is no Unicode, which JSON can bring but not take away."""
     return text if text.isascii() else text.encode("utf-8", errors="replace").decode()
 
 
@@ -25,7 +25,7 @@ Seconds = Annotated[float, Field(gt=0, le=MAX_DEADLINE_S)]
 
 
 class RetrieveRequest(BaseModel):
-    """What a caller asks; the first three are Search-R1's."""
+    """The body of a search; the first three fields are Search-R1's."""
 
     queries: list[Text]
     topk: int | None = None

@@ -49,7 +49,7 @@ class Position(NamedTuple):
 
 
 class ConversionState(BaseModel):
-    """What is good of unfinished work."""
+    """The part of unfinished work that is good."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -61,13 +61,13 @@ class ConversionState(BaseModel):
 
 
 def corpus_sha256(names: Paths, options: ReadOptions, *, known: Path) -> str:
-    """As `sources_sha256`, or of the ready corpus that `names` stand for."""
+    """The hash of these files' corpus, or of the ready corpus that `names` stand for."""
     ready = ready_corpus(names)
     return sources_sha256(names, options, known=known) if ready is None else Corpus(ready).sha256
 
 
 def sources_sha256(names: Paths, options: ReadOptions, *, known: Path) -> str:
-    """What tells the corpus of these files, read like this, from any other.
+    """A hash that tells the corpus of these files, read like this, from any other.
 
     Where `known` was made of the very same files, they are not read again.
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 PLACE = np.dtype([("digest", "<u8"), ("file", "<u4"), ("member", "<u4"), ("line", "<u8")])
-"""Of a passage: a digest of its id, and where it comes from."""
+"""A passage: a digest of its id, and where it comes from."""
 
 
 def id_digest(id_: str) -> int:

@@ -15,10 +15,10 @@ from ur2.types import Passage
 SUFFIX = ".arrow"
 ROWS_PER_CHUNK = 4096
 MAX_MAPPED_BYTES = 48 * 2**20
-"""Of the pages that reading single passages maps; then all are let go (the page cache keeps them).
+"""Pages that reading single passages may map; then all are let go (the page cache keeps them).
 """
 MAPPED_PER_PASSAGE = 3 * 2**16
-"""What that may map: the kernel brings the 64 KiB around a missing page, in each column."""
+"""Bytes that one passage may map: the kernel brings 64 KiB around a missing page, per column."""
 _HASH_KEY, _STAMP_KEY = b"corpus_sha256", b"sources_stamp"
 _END = b"\xff\xff\xff\xff\0\0\0\0"
 """Ends an Arrow stream."""
@@ -65,7 +65,7 @@ class Corpus:
         return str(self._columns[0][row].as_py())
 
     def texts(self, start: int, stop: int) -> list[str]:
-        """What stands for the passages of rows [start, stop) in an index."""
+        """The texts that stand for the passages of rows [start, stop) in an index."""
         _, titles, texts = (
             column.slice(start, stop - start).to_pylist() for column in self._columns
         )

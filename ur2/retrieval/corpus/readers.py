@@ -35,7 +35,7 @@ _QUOTED = re.compile(r'"[^"]*(?:""[^"]*)*"')
 
 
 class Bad(NamedTuple):
-    """What is wrong with a row."""
+    """A fault of a row."""
 
     reason: str
 
@@ -98,7 +98,7 @@ def _read_member(member: Member, options: ReadOptions, start: int) -> Iterator[t
 
 
 def _head(stream: BinaryIO) -> bytes:
-    """What comes next, without reading on."""
+    """The next bytes, without reading on."""
     head: bytes = stream.peek(1)  # type: ignore[attr-defined]
     return head.removeprefix(BYTE_ORDER_MARK).lstrip()
 
@@ -198,7 +198,7 @@ def _unquoted(cell: str) -> str:
 
 
 def _text(line: bytes) -> str:
-    """What is no UTF-8 is found when the passage is checked."""
+    """The text of a line; bytes that are no UTF-8 are found when the passage is checked."""
     return line.decode("utf-8", errors="surrogateescape")
 
 

@@ -1,4 +1,4 @@
-"""What a row of a file says: one passage, or a page that becomes several."""
+"""From a row of a file to passages: one, or several where it is a page."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ ID_FIELDS = ("id", "_id", "docid")
 TEXT_FIELDS = ("text", "content", "contents", "passage")
 TITLE_FIELD = "title"
 LINE = "line"
-"""As `id_field`: ids are made of the file's name and the line."""
+"""The `id_field` for ids made of the file's name and the line."""
 PAGE_ID_FIELDS = ("wikipedia_id", *ID_FIELDS, "wikipedia_title")
 
 Row = Mapping[str, Any]
@@ -28,11 +28,11 @@ class Draft(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """What the rows of a file have in common."""
+    """The facts that the rows of a file have in common."""
 
     options: ReadOptions
     name: str
-    """Of the file."""
+    """The file's name."""
 
 
 Reader = Callable[[Row, int, Context], Iterator[Draft]]

@@ -72,7 +72,7 @@ def find_sources(names: str | Sequence[str]) -> tuple[PassageFile, ...]:
 
 
 def source_sha256(sources: Sequence[PassageFile], options: ReadOptions) -> str:
-    """Of the files' bytes and of how they are read; equal hashes mean equal passages.
+    """A hash of the files' bytes and of how they are read; equal hashes mean equal passages.
 
     Raises:
         InputError: a file cannot be read.
@@ -86,7 +86,7 @@ def source_sha256(sources: Sequence[PassageFile], options: ReadOptions) -> str:
 
 
 def source_stamp(sources: Sequence[PassageFile], options: ReadOptions) -> str:
-    """Of sizes and times instead of bytes: as long as it is the same, so is `source_sha256`.
+    """A hash of sizes and times instead of bytes: as long as it is the same, so is `source_sha256`.
 
     Raises:
         InputError: a file cannot be found.

@@ -27,7 +27,7 @@ MAX_OPEN_SHARDS = 64
 
 
 class VectorsRecord(BaseModel):
-    """What decides the content of every shard."""
+    """The facts that decide the content of every shard."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 

@@ -1,4 +1,4 @@
-"""What faiss does on GPUs, where it was built for them and there are some.
+"""The work of faiss on GPUs, where it was built for them and there are some.
 
 Vectors and lists are searched there; of making an index the costly steps are: placing centroids,
 and finding the list of each vector. Graphs and scalar-quantised flat vectors stay on the CPU.
@@ -63,7 +63,7 @@ def can_move(index: Any) -> bool:
 
 
 def set_breadth(moved: Any, breadth: int | None) -> None:
-    """Of an index with lists on GPUs: how many a search visits."""
+    """Sets how many lists a search visits, of an index with lists on GPUs."""
     if breadth is not None:
         faiss.GpuParameterSpace().set_index_parameter(moved, "nprobe", min(breadth, MAX_ROWS))
 
@@ -83,7 +83,7 @@ def train(index: Any, sample_ND: NDArray[np.float32], move: Move | None) -> None
 
 
 def adder(index: Any, move: Move | None) -> Callable[[NDArray[np.float32]], None]:
-    """What appends vectors; their lists are found by centroids that `move` has put elsewhere."""
+    """A function that appends vectors; `move` has put the centroids of lists elsewhere."""
     lists = lists_of(index)
     if move is None or lists is None:
         return index.add  # type: ignore[no-any-return]

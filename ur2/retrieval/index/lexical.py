@@ -32,7 +32,7 @@ DATA_FILE, ROWS_FILE, STARTS_FILE = (
 VOCABULARY_FILE = "vocab.index.json"
 PARAMETERS_FILE = "params.index.json"
 TEXTS_PER_ROUND = 20_000
-"""Whose words are counted at once while an index is made."""
+"""Texts whose words are counted at once while an index is made."""
 
 Progress = Callable[[str, int, int], None]
 """(stage, done, total), called as work proceeds."""

@@ -117,11 +117,11 @@ class VectorIndex:
 
     @property
     def breadth_name(self) -> str:
-        """What faiss calls it."""
+        """The name of the breadth in faiss."""
         return "efSearch" if isinstance(self._faiss, faiss.IndexHNSW) else "nprobe"
 
     def search_exactly(self, query_QD: Matrix, k: int, *, num_threads: int = 1) -> Ranking:
-        """As `search`, but over all vectors as they are kept."""
+        """The nearest of all vectors as they are kept, whatever the breadth."""
         if isinstance(self._faiss, faiss.IndexHNSW):
             return VectorIndex(self._faiss.storage).search(query_QD, k, num_threads=num_threads)
         breadth = max(self.breadths(k), default=None)
@@ -197,7 +197,7 @@ def load(path: Path, *, breadth: int | None = None, device: str = "cpu") -> Vect
 def exact_search(
     vectors: VectorSource, query_QD: Matrix, k: int, *, num_threads: int = 1
 ) -> Ranking:
-    """As `VectorIndex.search`, by looking at every vector of a source."""
+    """The nearest vectors of a source, found by looking at each of them."""
     faiss.omp_set_num_threads(num_threads)
     best = faiss.ResultHeap(len(query_QD), k, keep_max=True)
     for start in range(0, len(vectors), ROWS_PER_ROUND):

@@ -41,14 +41,14 @@ class IndexOptions(Options):
     pq_rotate: bool = True
     """Whether `ivf_pq` first learns a rotation that loses less (OPQ)."""
     index_device: str = "cpu"
-    """What learns and finds the lists of `ivf` and `ivf_pq`: `cpu`, `cuda:0`, or `auto`: all GPUs
-    where faiss was built for them."""
+    """The device that learns and finds the lists of `ivf` and `ivf_pq`: `cpu`, `cuda:0`, or `auto`:
+    all GPUs where faiss was built for them."""
     bm25_k1: Annotated[float, Field(ge=0)] = 0.9
     """How soon another occurrence of a word stops to count."""
     bm25_b: Annotated[float, Field(ge=0, le=1)] = 0.4
     """How much long passages are held back."""
     fusion_k: Annotated[float, Field(ge=0)] = 60.0
-    """Of reciprocal-rank fusion: a passage at rank r of a list counts 1 / (k + r)."""
+    """The constant of reciprocal-rank fusion: a passage at rank r of a list counts 1 / (k + r)."""
     fusion_depth: Count = 100
     """Passages that each part of a `hybrid` index contributes to the fusion."""
     autotune_queries: str | None = None

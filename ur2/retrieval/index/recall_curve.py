@@ -20,7 +20,7 @@ NEAR_PERFECT = 0.999
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """What a breadth costs and finds."""
+    """The cost and the recall of a breadth."""
 
     breadth: int
     recall: float
@@ -31,7 +31,7 @@ Measure = Callable[[int], Point]
 
 
 def ladder(breadths: range) -> list[int]:
-    """Of `breadths` the first, the last, and between them powers of 2 and thrice those."""
+    """The first and the last of `breadths`, and between them powers of 2 and thrice those."""
     first, last = breadths[0], breadths[-1]
     steps = sorted({2**n for n in range(32)} | {3 * 2**n for n in range(31)})
     return sorted({first, *(step for step in steps if step in breadths), last})

@@ -24,7 +24,7 @@ PROBED_SHARE = 16
 
 
 def index_spec(options: IndexOptions) -> IndexSpec:
-    """What `options` ask for."""
+    """The index that `options` ask for."""
     kind = options.index
     words = LexicalSpec(k1=options.bm25_k1, b=options.bm25_b)
     if kind == "lexical":

@@ -1,4 +1,4 @@
-"""What an episode asks: passages from the corpus of its task, or what a summariser makes of them.
+"""Answers to look-ups: passages from the corpus of the task, or what a summariser makes of them.
 
 Lookup -> retriever (corpus by task) -> summariser? -> Finding
 """
@@ -23,7 +23,7 @@ class RoutedKnowledge:
     summariser: Summariser | None = None
 
     async def look_up(self, lookup: Lookup) -> Finding:
-        """What is known about `lookup.query`; nothing is summarised where nothing was found."""
+        """Searches the corpus of the task; nothing is summarised where nothing was found."""
         corpus = self.routes.get(lookup.task)
         (found,) = await self.retriever.search([lookup.query], self.top_k, corpus)
         if self.summariser is None or not found or isinstance(found, RetrievalFailed):

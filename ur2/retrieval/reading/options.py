@@ -23,15 +23,15 @@ class SummariserOptions(Options):
     form: SummariserForm = "strong"
     """`strong`: judges first whether the query can be searched at all; `weak`: only extracts."""
     fallback: SummaryFallback = "passages"
-    """What an episode gets where no summary came: the `passages` as they are, which
+    """The result of an episode's search where no summary came: the `passages` as they are, which
     `retrieval/fallback_rate` counts, or `fail`: a failed search."""
     unsearchable_reply: str = Field(
         "This cannot be looked up. Work it out by reasoning, and search for facts only.",
         min_length=1,
     )
-    """What the policy is told about a query that cannot be searched; `strong` only."""
+    """The reply to a query that cannot be searched; `strong` only."""
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.2
-    """Of the model's sampling."""
+    """The temperature of the model's sampling."""
     max_tokens: Count = 1024
     """The longest reply, the thoughts of a model that thinks included."""
     max_reasoning_chars: Count = 12_000
@@ -39,7 +39,7 @@ class SummariserOptions(Options):
 
 
 class KnowledgeOptions(Options):
-    """What a look-up is beside a search of the one corpus there is."""
+    """Options of look-ups that are more than a search of the one corpus there is."""
 
     routes: dict[Task, str] = Field(default_factory=dict)
     """The corpus of each task, e.g. `routes.math=wiki`; others search the default one."""

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from ur2.endpoints.chat import ChatClient, Reply, json_object, quoted
+from ur2.endpoints.chat import ChatClient, ChatReply, json_object, quoted
 from ur2.endpoints.options import EndpointOptions
 from ur2.errors import InputError
 from ur2.retrieval.reading.options import SummariserForm, SummariserOptions
@@ -55,7 +55,7 @@ and reply with one JSON object: {{"searchable": true, "facts": "..."}}""",
 {_FACTS}
 Reply with one JSON object: {{"facts": "..."}}""",
 }
-"""What the model is told: `strong` judges first whether the query can be searched."""
+"""Instructions to the model: `strong` judges first whether the query can be searched."""
 
 
 class Read(NamedTuple):
@@ -83,7 +83,7 @@ class Summariser:
         self._last_failure = ""
 
     async def summarise(self, lookup: Lookup, passages: tuple[Passage, ...]) -> Finding:
-        """What the passages tell about the query, or the configured fallback."""
+        """The facts in the passages about the query, or the configured fallback."""
         started = time.perf_counter()
         reply = await self._chat_by_task.get(lookup.task, self._chat).ask(
             INSTRUCTIONS[self._options.form],
@@ -105,7 +105,7 @@ class Summariser:
         for chat in (self._chat, *self._chat_by_task.values()):
             await chat.close()
 
-    def _outcome(self, reply: Reply[Read], passages: tuple[Passage, ...]) -> Outcome:
+    def _outcome(self, reply: ChatReply[Read], passages: tuple[Passage, ...]) -> Outcome:
         if reply.value is None:
             if reply.failure != self._last_failure:  # one that stays is told once
                 logger.warning("no summary: %s", reply.failure)

@@ -162,7 +162,7 @@ class RetrievalService:
         }
 
     def prometheus(self) -> bytes:
-        """See `Meters`."""
+        """The figures of the service in the text format of Prometheus."""
         num_passages = {index.name: index.manifest.num_passages for index in self.corpora}
         return self._meters.text(num_waiting=len(self._waiting), num_passages=num_passages)
 
@@ -189,7 +189,7 @@ class RetrievalService:
         raise RetrievalOverloadedError(f"{num_waiting} queries wait already", retry_after_s=rest_s)
 
     def _ask(self, key: _Key, now_s: float, until_s: float) -> Passages | Answer:
-        """What is known, or the answer to come."""
+        """Passages from the cache, or the answer to come."""
         if key in self._cache:
             self._cache.move_to_end(key)
             return self._cache[key]

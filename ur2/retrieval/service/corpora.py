@@ -16,7 +16,7 @@ from ur2.retrieval.service.store import PassageStore
 from ur2.types import Passage
 
 QUERIES_AT_ONCE = 32
-"""Of like length; larger ones pad more than they gain."""
+"""Queries of like length that are encoded together; more pad more than they gain."""
 LoadEncoder = Callable[[EncoderSpec, ServiceOptions], Encoder]
 
 
@@ -41,7 +41,7 @@ class OpenIndex:
 
     @property
     def manifest(self) -> StoreManifest:
-        """What the index holds, and what made it."""
+        """The content of the index, and what made it."""
         return self.searcher.store.manifest
 
     def search(self, queries: Sequence[str], top_k: int) -> list[tuple[Passage, ...]]:
@@ -74,7 +74,7 @@ class Corpora:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of all corpora, the default first."""
+        """Names of all corpora, the default first."""
         return tuple(self._folders)
 
     @property
@@ -86,7 +86,7 @@ class Corpora:
         return iter(list(self._open.values()))
 
     def __getitem__(self, name: str | None) -> OpenIndex:
-        """What is open under `name`; None is the default.
+        """The index that is open under `name`; None is the default.
 
         Raises:
             UnknownCorpusError: there is no corpus of this name.

@@ -1,4 +1,4 @@
-"""What keeps a request from costing more than it may, before anything reads it."""
+"""Limits that keep a request from costing more than it may, before anything reads it."""
 
 from fastapi import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send

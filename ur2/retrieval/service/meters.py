@@ -1,4 +1,4 @@
-"""What a service tells Prometheus about itself."""
+"""The service's figures for Prometheus."""
 
 from collections.abc import Mapping
 

@@ -17,7 +17,7 @@ class WebSearchOptions(ServiceAccessOptions):
     """Where it takes queries, e.g. `https://google.serper.dev/search`, or `/search` of a SearxNG
     instance that offers JSON."""
     provider: ProviderName = "serper"
-    """Whose dialect it speaks."""
+    """The provider whose dialect it speaks."""
     api_key_env: str = "WEB_SEARCH_API_KEY"
     """The environment variable that holds the key, read where the asking is done; unset: no key is
     sent."""

@@ -27,7 +27,7 @@ class SearchProvider:
     key_header: str | None
     """The header that carries the key; None: it is a bearer token."""
     ask: Callable[[str, int], dict[str, str | int]]
-    """What to send for a query and a number of results."""
+    """The body to send for a query and a number of results."""
     results: tuple[str, ...]
     """The keys that lead to the list of results."""
     sign: str

@@ -1,4 +1,4 @@
-"""What an episode asks of an inference engine: token ids in, sampled ids and logprobs out."""
+"""The interface of inference engines: token ids in, sampled ids and logprobs out."""
 
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -34,7 +34,7 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:
-    """What was sampled."""
+    """A sampled turn."""
 
     token_ids: tuple[int, ...]
     """As sampled, with the stop token."""

@@ -52,7 +52,7 @@ class HfEngine:
         self._abandoned: list[RunningRequest] = []
         """Given up; the step under way may still add a token."""
         self._num_abandoned_tokens = 0
-        """Of those given up before."""
+        """Tokens of requests that were given up before the last admission."""
         self._work = asyncio.Event()
         self._stepping = asyncio.Lock()
         self._going = asyncio.Event()
@@ -107,7 +107,7 @@ class HfEngine:
 
     @property
     def num_abandoned_tokens(self) -> int:
-        """See `Engine`."""
+        """Tokens sampled so far for requests that were given up."""
         return self._num_abandoned_tokens + sum(len(row.token_ids) for row in self._abandoned)
 
     async def take(self, handover: Handover, version: int) -> None:

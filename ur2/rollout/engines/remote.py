@@ -14,7 +14,7 @@ _FINISHES: dict[str, Finish] = {"stop": "stop", "length": "length"}
 
 
 class RemoteEngine:
-    """See `Engine` for the contract, from which it departs in two points.
+    """An engine behind an endpoint, which departs from the contract of `Engine` in two points.
 
     Its weights are fixed, and its logprobs are what the endpoint calls so: those of the sampling
     distribution where the server runs with `--logprobs-mode processed_logprobs`.
@@ -38,7 +38,7 @@ class RemoteEngine:
         self._max_model_len = max_model_len
         self._tokenizer: Any = None
         self.num_abandoned_tokens = 0
-        """What was sampled for requests that were given up, the endpoint does not tell."""
+        """The endpoint does not tell how many tokens it sampled for requests that were given up."""
 
     async def start(self) -> None:
         """Loads the tokenizer and looks for the model at the endpoint.

@@ -129,7 +129,7 @@ class VllmEngine:
         )
 
     async def _sample(self, request: GenerationRequest, id_: str) -> Any:
-        """What vllm says of a request that is finished or aborted."""
+        """The output of vllm for a request that is finished or aborted."""
         from vllm.inputs import tokens_input
 
         prompt, final = tokens_input(list(request.token_ids)), None
@@ -175,7 +175,11 @@ class VllmEngine:
         )
 
     async def take(self, handover: Handover, version: int) -> None:
-        """Replaces the weights while requests are in flight; these keep their tokens."""
+        """Pauses, replaces the weights in place, empties the prefix cache, resumes.
+
+        Requests in flight keep their tokens; their KV cache is computed again under the new
+        weights, so that every logprob is exact for the weights that sampled its token.
+        """
         match handover:
             case WeightFolder(path):
                 await self._reload(path, version)
@@ -185,11 +189,6 @@ class VllmEngine:
                 await self._receive(handover, version)
 
     async def _reload(self, path: str, version: int) -> None:
-        """Pauses, reloads in place, empties the prefix cache, resumes.
-
-        Requests in flight keep their tokens; their KV cache is computed again under the new
-        weights, so that every logprob is exact for the weights that sampled its token.
-        """
         weight_files(path)
         async with self._replacing(version):
             problems = await self._llm.collective_rpc("ur2_reload", args=(path,))
@@ -209,7 +208,6 @@ class VllmEngine:
                 self._refuse_broken(await self._llm.collective_rpc("ur2_outcome"))
 
     async def _receive(self, manifest: WeightsManifest, version: int) -> None:
-        """Replaces the weights by what comes over the channel, as `_reload` does."""
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
         request = WeightTransferUpdateRequest(update_info=dataclasses.asdict(manifest))

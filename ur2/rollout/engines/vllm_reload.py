@@ -111,11 +111,11 @@ class Call:
     """One call of a layer's weight loader, without the tensor."""
 
     parameter: str
-    """Of the layer."""
+    """The parameter's name in the layer."""
     source: str
     """Name of the tensor that is loaded."""
     argument: str
-    """What the loader calls it."""
+    """The loader's name for it."""
     bound: inspect.BoundArguments
     """The other arguments."""
 
@@ -192,7 +192,7 @@ class Recorder:
                     tensor.weight_loader = self._listening(layer, name, tensor)
 
     def expect(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        """What loaders are called with from now on."""
+        """Notes the arguments with which loaders are called from now on."""
         self._sources = {id(tensor): name for name, tensor in weights}
 
     def route(self) -> Route | None:

@@ -1,4 +1,4 @@
-"""What vllm is told before it starts: its environment, and what differs between CPU and GPU."""
+"""Settings of vllm before it starts: its environment, and what differs between CPU and GPU."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ def on_cpu() -> bool:
 
 
 def environment(options: EngineOptions) -> dict[str, str]:
-    """What vllm and its children read from the environment."""
+    """The environment that vllm and its children read."""
     return {
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_ENGINE_READY_TIMEOUT_S": str(int(options.start_timeout_s)),

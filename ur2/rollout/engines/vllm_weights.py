@@ -21,7 +21,7 @@ T = TypeVar("T")
 BACKEND = "ur2"
 """The name by which vllm finds `ChannelEngine`."""
 MISFITS = (AssertionError, KeyError, ValueError, RuntimeError, OSError)
-"""What models raise at weights that are not theirs."""
+"""Errors that models raise at weights that are not theirs."""
 
 
 class ChannelEngine(WeightTransferEngine):  # type: ignore[misc]
@@ -46,9 +46,9 @@ class ChannelEngine(WeightTransferEngine):  # type: ignore[misc]
         self._arrived: dict[str, int] = {}
         self._sums: dict[tuple[str, torch.dtype], int] = {}
         self.broken = ""
-        """What is wrong with the channel."""
+        """The fault of the channel; empty where there is none."""
         self.problem = ""
-        """What is wrong with the weights."""
+        """The fault of the weights; empty where there is none."""
 
     def init_transfer_engine(self, init_info: Rendezvous) -> None:
         """Opens a channel, in the place of an earlier one."""
@@ -162,7 +162,7 @@ class WeightReloader:
         return self.ur2_reloader.differing(lambda name, dtype: checksum(weights[name].to(dtype)))
 
     def ur2_outcome(self) -> tuple[str, str, list[str]]:
-        """What was wrong, empty where nothing was: the channel, the weights, which of them."""
+        """Faults of the last update, empty where none: channel, weights, names of tensors."""
         engine: ChannelEngine = self.weight_transfer_engine
         return engine.broken, engine.problem, engine.differing()
 

@@ -52,7 +52,7 @@ class RolloutPool:
         self._loss = NO_LOSS
 
     async def start(self) -> None:
-        """See `WorkerSupervisor.start`."""
+        """Starts all workers at once."""
         await self._supervisor.start()
 
     async def play(
@@ -117,11 +117,11 @@ class RolloutPool:
         await self._supervisor.take(publication)
 
     async def sleep(self, *, keep_weights: bool) -> None:
-        """See `WorkerSupervisor.sleep`."""
+        """Makes all engines give their memory back; what is in play waits."""
         await self._supervisor.sleep(keep_weights=keep_weights)
 
     async def wake(self) -> None:
-        """See `WorkerSupervisor.wake`."""
+        """Gives all engines their memory again."""
         await self._supervisor.wake()
 
     @property
@@ -133,7 +133,7 @@ class RolloutPool:
         return min(self._began_s, default=time.time())
 
     def take_account(self) -> PlayAccount:
-        """What the workers did since the last call."""
+        """The work of all workers since the last call."""
         return self._seating.take_account()
 
     async def take_writing_s(self) -> float:
@@ -141,7 +141,7 @@ class RolloutPool:
         return await self._supervisor.take_writing_s()
 
     async def take_loss(self) -> Loss:
-        """What was lost since the last call."""
+        """Tokens and time that were lost since the last call."""
         loss, self._loss = self._loss, NO_LOSS
         num_tokens = loss.num_tokens + await self._supervisor.take_lost_tokens()
         return replace(loss, num_tokens=num_tokens)
@@ -152,7 +152,7 @@ class RolloutPool:
         self._lose(tokens, sum(group.played_s for group in groups))
 
     async def close(self) -> None:
-        """See `WorkerSupervisor.close`."""
+        """Closes all workers; safe to call twice."""
         await self._supervisor.close()
 
     async def _play(

@@ -1,4 +1,4 @@
-"""Who plays what: places on workers, first come first served, and what each worker did."""
+"""Places on workers, first come first served, and the account of what each worker did."""
 
 import asyncio
 import time
@@ -11,7 +11,7 @@ from ur2.types import Group
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerAccount:
-    """What one worker did in a span of time."""
+    """The work of one worker in a span of time."""
 
     num_groups: int = 0
     """Groups, or parts of them where groups are spread, that were finished."""
@@ -22,7 +22,7 @@ class WorkerAccount:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlayAccount:
-    """What the workers did in a span of time."""
+    """The work of all workers in a span of time."""
 
     wall_s: float
     workers: tuple[WorkerAccount, ...]
@@ -50,12 +50,12 @@ class PlayAccount:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loss:
-    """What went into groups that came to nothing: they were given up, or their worker failed."""
+    """Work for groups that came to nothing: they were given up, or their worker failed."""
 
     num_tokens: int
     """Sampled; without those of workers that died, which nobody knows."""
     played_s: float
-    """See `Group.played_s`."""
+    """Seconds, counted like `Group.played_s`."""
 
 
 @dataclass(slots=True)
@@ -122,7 +122,7 @@ class Seating:
         self._serve()
 
     def take_account(self) -> PlayAccount:
-        """What was done since the last call; starts a new account."""
+        """The work since the last call; starts another account."""
         now = self._clock()
         accounts = []
         for seat in self._seats:

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 class Worker(TakesWeights, Protocol):
-    """What the pool asks of a worker, wherever it runs."""
+    """A worker as the pool sees it, wherever it runs."""
 
     def start(self) -> Coroutine[Any, Any, None]:
         """Loads the model."""
@@ -109,11 +109,11 @@ class WorkerSupervisor:
         await gather_or_cancel(self._start(i, w) for i, w in enumerate(self._workers))
 
     async def take_lost_tokens(self) -> int:
-        """Of all workers, see `Worker`; what one sampled that died, nobody knows."""
+        """Tokens that all workers lost since the last call, without those of a worker that died."""
         return int(await self._total(lambda worker: worker.take_lost_tokens()))
 
     async def take_writing_s(self) -> float:
-        """Of all workers, see `Worker`; what one wrote that died, nobody knows."""
+        """Seconds in which engines wrote since the last call, without workers that died."""
         return await self._total(lambda worker: worker.take_writing_s())
 
     async def take(self, publication: Publication) -> None:

@@ -81,11 +81,11 @@ class Whereabouts:
     """As its node numbers them."""
     pid: int
     num_threads: int
-    """Of its kernels on CPU."""
+    """Threads of its kernels on CPU."""
 
 
 class Process:
-    """What every actor can do besides its work."""
+    """The methods that every actor has besides its work."""
 
     def whereabouts(self) -> Whereabouts:
         """Where it runs."""
@@ -102,7 +102,7 @@ class Process:
             (Path(folder) / PROBE).write_text(text)
 
     def sees_probe(self, folder: str, text: str) -> bool:
-        """See `sees_probe`."""
+        """Whether the file of a probe is seen from this process."""
         return sees_probe(folder, text)
 
 
@@ -131,7 +131,7 @@ class RolloutProcess(RolloutWorker, Process):
         gpus: Sequence[str] | None = None,
         **kwargs: Any,
     ) -> None:
-        """As `make_players`; `number` tells the workers of one run apart.
+        """Makes the players of a worker; `number` tells the workers of one run apart.
 
         Trajectories have seeds of their own, which must not depend on who plays them. `gpus` are
         those of policy ranks, which ray does not know to be this worker's, too.
@@ -176,15 +176,15 @@ class RetrievalProcess(Process):
     async def search(
         self, queries: Sequence[str], top_k: int, corpus: str | None, within_s: float
     ) -> list[Passages]:
-        """See `RetrievalService.search`."""
+        """Searches in the service's batches."""
         return await self.service.search(queries, top_k, corpus, within_s)
 
     async def metrics(self) -> dict[str, float]:
-        """See `RetrievalService.metrics`."""
+        """The figures of the service."""
         return self.service.metrics()
 
     async def close(self) -> None:
-        """See `RetrievalService.close`."""
+        """Ends the service."""
         await self.service.close()
 
 
@@ -219,40 +219,40 @@ class RemoteRollouts:
         self.actor = actor
 
     async def start(self) -> None:
-        """See `RolloutWorker.start`."""
+        """Loads the model."""
         await self._call("start")
 
     async def run_group(
         self, assignment: Assignment, num_samples: int, sampling: SamplingOptions, first: int = 0
     ) -> Group:
-        """See `RolloutWorker.run_group`."""
+        """Plays a part of a group."""
         group: Group = await self._call("run_group", assignment, num_samples, sampling, first)
         return group
 
     async def take_lost_tokens(self) -> int:
-        """See `RolloutWorker.take_lost_tokens`."""
+        """Tokens sampled since the last call for groups that were given up or failed."""
         num_tokens: int = await self._call("take_lost_tokens")
         return num_tokens
 
     async def take_writing_s(self) -> float:
-        """See `RolloutWorker.take_writing_s`."""
+        """Seconds since the last call in which the engine had a turn to write."""
         seconds: float = await self._call("take_writing_s")
         return seconds
 
     async def take(self, handover: Handover, version: int) -> None:
-        """See `RolloutWorker.take`."""
+        """Gives the engine weights, or the channel for them."""
         await self._call("take", handover, version)
 
     async def sleep(self, *, keep_weights: bool) -> None:
-        """See `RolloutWorker.sleep`."""
+        """Gives the engine's memory back."""
         await self._call("sleep", keep_weights)
 
     async def wake(self) -> None:
-        """See `RolloutWorker.wake`."""
+        """Takes it again."""
         await self._call("wake")
 
     async def close(self) -> None:
-        """See `RolloutWorker.close`."""
+        """Stops the engine; safe to call twice."""
         await self._call("close")
 
     async def _call(self, method: str, *args: Any) -> Any:

@@ -18,7 +18,7 @@ import psutil
 
 SHARED_MEMORY = Path("/dev/shm")
 FOLDER_PREFIX = f"ur2-weights-{socket.gethostname()}_"
-"""Of this node only: on a shared file system locks may not reach the others."""
+"""A prefix for this node only: on a shared file system locks may not reach the others."""
 NOTES_PREFIX = "ur2-engine-"
 LOCK = "owner"
 

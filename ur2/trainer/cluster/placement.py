@@ -1,4 +1,4 @@
-"""Who sits where: policy ranks and engines on the nodes of a cluster.
+"""Places of policy ranks and engines on the nodes of a cluster.
 
     disaggregated  │ rank 0 │ rank 1 │ engine 0, two GPUs │
     colocated      │ rank 0   rank 1 │ rank 2      rank 3 │
@@ -34,7 +34,7 @@ class Machine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demand:
-    """What a run wants to place."""
+    """The ranks and engines that a run wants to place."""
 
     options: ClusterOptions
     num_ranks: int = 0
@@ -70,7 +70,7 @@ class Demand:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bundle:
-    """What is reserved as one, on one node."""
+    """Resources that are reserved as one, on one node."""
 
     node: Machine
     gpus: int
@@ -93,7 +93,7 @@ class _Kind:
 def placement_problems(
     options: ClusterOptions, *, num_ranks: int, num_engines: int
 ) -> Iterator[str]:
-    """What cannot be placed on any cluster."""
+    """Demands that no cluster can meet."""
     rank, engine = options.num_gpus_per_policy_rank, options.num_gpus_per_rollout_worker
     if options.placement != "colocated":
         return

@@ -46,14 +46,14 @@ class Seat:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seats:
-    """Of a run's ranks and engines, in order."""
+    """Seats of a run's ranks and engines, in order."""
 
     ranks: tuple[Seat, ...]
     engines: tuple[Seat, ...]
     hosts: tuple[tuple[int, ...], ...]
     """By engine, the ranks whose GPUs it shares."""
     group: PlacementGroup | None
-    """What is set aside for them, where they need anything."""
+    """The resources that are set aside for them, where they need anything."""
 
 
 class Cluster:

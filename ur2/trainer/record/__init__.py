@@ -1,4 +1,4 @@
-"""What a run leaves for people to see.
+"""The record of a run, for people to see.
 
 Enters: scored groups, metrics and spans of time. Leaves: the run directory with metrics,
 trajectories, checkpoints' places, the timeline and pictures, and what trackers show. Invariant: a

@@ -50,7 +50,7 @@ def step_metrics(groups: Sequence[ScoredGroup], *, version: int) -> dict[str, fl
 
 
 def acceptance_metrics(step_groups: StepGroups, loss: Loss) -> dict[str, float]:
-    """What became of all that was sampled: it is trained on, was rejected, or came to nothing.
+    """Accounts for all that was sampled: it is trained on, was rejected, or came to nothing.
 
     Args:
         step_groups: the groups of the step.
@@ -147,7 +147,7 @@ def retrieval_metrics(groups: Sequence[ScoredGroup]) -> dict[str, float]:
 
 
 def _summary_metrics(searches: Sequence[ToolUse]) -> dict[str, float]:
-    """What a summariser made of the searches, and its tokens and cost; nothing without one."""
+    """Tells what a summariser made of searches, and its tokens and cost; nothing without one."""
     summaries = [search.summary for search in searches if search.summary is not None]
     if not summaries:
         return {}

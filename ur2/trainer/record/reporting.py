@@ -1,4 +1,4 @@
-"""What the user sees while a run goes on, and what stays on disk."""
+"""The progress of a run on the terminal, and its record on disk."""
 
 import logging
 import time

@@ -1,4 +1,4 @@
-"""Who did what when, as a Chrome trace: open RUN_DIR/timeline.json in ui.perfetto.dev.
+"""A Chrome trace of a run's spans of work: open RUN_DIR/timeline.json in ui.perfetto.dev.
 
 Each lane (the loop, a worker, the searches) is a process of the trace. What overlaps in a lane is
 spread over rows, its threads, because viewers show overlapping spans of one thread wrongly.
@@ -43,7 +43,7 @@ class Timeline:
         self._previous = path.with_stem(f"{path.stem}.previous")
         self._max_bytes = max_bytes
         self.idleness = Idleness()
-        """Of what was added, whether or not it was written."""
+        """Idle time in what was added, whether or not it was written."""
         self._spans: list[_Span] = []
         self._ends_us: dict[str, list[int]] = defaultdict(list)
         """By lane, when the last span of each row ended."""

@@ -1,0 +1,133 @@
+"""R3-RAG (arXiv 2505.23794): reason and retrieve step by step, each step in a context of its own.
+
+The history of steps stands in the user's message, with what was retrieved; a step is one turn. What
+each retrieval was worth is judged on the way, and is the turn's own reward; the reward term `steps`
+scales it by how the episode ended.
+
+Departures from the published code, unless `as_published`: an answer keeps its last letter, a failed
+search ends the episode as such, and a step's heading is counted in the turn alone, so that no
+document can break the format.
+"""
+
+import time
+from typing import ClassVar
+
+from pydantic import Field
+
+from ur2.environments.base import Ask, End, Piece, Reply, Services, Turn
+from ur2.environments.search import search_event
+from ur2.options import Options
+from ur2.prompts.steps import StepAnswer, StepQuery, opened_once, read_step, shown_step
+from ur2.retrieval.reading.relevance import RelevanceOptions, make_relevance
+from ur2.types import Assignment, Author, Facts, Lookup, Passage, RetrievalFailed, Status
+
+BAD_FORMAT = -0.9
+
+
+class StepsOptions(Options):
+    """The budgets of one episode."""
+
+    max_steps: int = Field(5, ge=1)
+    """Steps; a query in the last one is still retrieved and judged."""
+    max_tries: int = Field(3, ge=1)
+    """Turns that a step may take until it begins with its heading."""
+    max_tokens_per_step: int = Field(512, ge=1)
+    """Tokens that the policy may write in a turn."""
+    hits: int = Field(2, ge=1)
+    """Passages of each search that are looked at; those seen before are left out."""
+    max_documents: int = Field(10, ge=1)
+    """Passages that an episode shows."""
+    max_document_chars: int = Field(512, ge=1)
+    """Characters of what one step shows."""
+    as_published: bool = False
+    """Repeats the published code's mistakes."""
+    relevance: RelevanceOptions = RelevanceOptions()
+    """What judges each retrieval."""
+
+
+class StepsEnvironment:
+    """One episode."""
+
+    Options: ClassVar = StepsOptions
+    reads_cut_turns = True
+    """A step that ran out of tokens is read for what it says."""
+
+    def __init__(self, assignment: Assignment, options: StepsOptions, services: Services) -> None:
+        self._question = assignment.question
+        self._retrieval = assignment.retrieval
+        self._options = options
+        self._services = services
+        self._relevance = make_relevance(options.relevance)
+        self._history = ""
+        self._seen: set[str] = set()
+        self._number, self._tries = 1, 0
+
+    def opening(self) -> Ask:
+        """Shows the question and the steps so far."""
+        question = Piece(before="The question: ", text=self._question.text, author=Author.PROMPT)
+        history = Piece(text=self._history, author=Author.PROMPT)
+        return Ask(
+            pieces=(question, history), fresh=True, max_tokens=self._options.max_tokens_per_step
+        )
+
+    async def react(self, turn: Turn) -> Reply:
+        """Retrieves for a query, ends with an answer, or asks again for the step."""
+        self._tries += 1
+        counted = self._history + turn.text if self._options.as_published else turn.text
+        if not opened_once(counted, self._number):
+            again = self._tries < self._options.max_tries
+            return Reply(then=self.opening()) if again else self._bad_format()
+        match read_step(turn.text, as_published=self._options.as_published):
+            case StepAnswer(text=text):
+                return Reply(then=End(status=Status.ANSWERED, answer=text))
+            case StepQuery() as step:
+                return await self._retrieve(step)
+            case _:
+                return self._bad_format()
+
+    def _bad_format(self) -> Reply:
+        return Reply(then=End(status=Status.NO_ANSWER), reward=BAD_FORMAT)
+
+    async def _retrieve(self, step: StepQuery) -> Reply:
+        lookup = Lookup(
+            task=self._question.task,
+            question=self._question.text,
+            reasoning=step.analysis,
+            query=step.query,
+        )
+        start_s, started = time.time(), time.perf_counter()
+        finding = await self._services.knowledge.look_up(lookup)
+        latency_s = time.perf_counter() - started
+        event = search_event(step.query, finding, start_s=start_s, latency_s=latency_s)
+        if isinstance(finding.outcome, RetrievalFailed) and not self._options.as_published:
+            return Reply(then=End(status=Status.TOOL_FAILED), events=(event,))
+        documents = self._documents(finding.outcome)
+        worth = await self._relevance.judge(
+            question=self._question.text,
+            analysis=step.analysis,
+            query=step.query,
+            documents=documents,
+        )
+        self._history += shown_step(self._number, step, documents)
+        self._number, self._tries = self._number + 1, 0
+        over = self._number > self._options.max_steps
+        then = End(status=Status.OUT_OF_TURNS) if over else self.opening()
+        return Reply(then=then, events=(event,), reward=worth)
+
+    def _documents(self, found: object) -> str:
+        """The new ones among the first hits, cut to the step's characters."""
+        if isinstance(found, Facts):
+            return found.text[: self._options.max_document_chars]
+        if not isinstance(found, tuple):
+            return ""
+        texts = []
+        for passage in found[: self._options.hits]:
+            if passage.id not in self._seen and len(self._seen) < self._options.max_documents:
+                self._seen.add(passage.id)
+                texts.append(contents(passage))
+        return "\n".join(texts)[: self._options.max_document_chars]
+
+
+def contents(passage: Passage) -> str:
+    """Title and text, as the published index has them."""
+    return f"{passage.title}\n{passage.text}" if passage.title else passage.text
