@@ -15,6 +15,7 @@ from ur2.config.load import run_composed
 from ur2.config.schema import RunOptions
 from ur2.datasets import load_demonstrations
 from ur2.demonstrations import Demonstration
+from ur2.environments.game import Game
 from ur2.errors import InputError, run_entry
 from ur2.policy.model.scratch import make_model
 from ur2.rollout.worker import make_renderer
@@ -41,7 +42,7 @@ def coldstart(options: RunOptions) -> None:
     if not cold.phases:
         raise InputError("coldstart.phases: there are none, so that nothing would be trained")
     demonstrations = [_read(phase.demonstrations) for phase in cold.phases]
-    out, wanted = Path(cold.out), fingerprint(cold, options.prompt)
+    out, wanted = Path(cold.out), fingerprint(cold, options.prompt, options.environment)
     if _fingerprint_of(out) == wanted:
         console.print(f"cold start: {out} is up to date")
         return
@@ -80,14 +81,8 @@ async def _train(
     """
     base = _base(cold, staged)
     renderer = make_renderer(options.rollout, options.prompt, base)
-    samples = [
-        to_samples(
-            examples,
-            renderer,
-            max_observation_tokens=options.environment.search.max_observation_tokens,
-        )
-        for examples in demonstrations
-    ]
+    game = Game.load(options.environment)
+    samples = [to_samples(examples, renderer, game) for examples in demonstrations]
     for phase, trained in zip(cold.phases, samples, strict=True):
         if not trained:
             raise InputError(f"coldstart: '{phase.demonstrations}' has nothing to train on")

@@ -97,7 +97,8 @@ class Environment(Protocol):
 
     An episode whose turn ran out of tokens is over, as TRUNCATED. An environment that sets
     `reads_cut_turns = True` gets to react to such turns, too. One that keeps state which a branch
-    of the episode must start from has `fork() -> Environment`.
+    of the episode must start from has `fork() -> Environment`; one that cold starts can use has
+    `written(turn) -> str`, the text of a demonstrated turn.
     """
 
     Options: ClassVar[Any]
@@ -140,3 +141,5 @@ class Services:
     """The words of the prompt's config, with its markers."""
     tools: Mapping[str, Tool] = field(default_factory=dict)
     """By name."""
+    demonstrates: bool = False
+    """The turns are given, and nothing is judged."""

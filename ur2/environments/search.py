@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
+from ur2.demonstrations import DemonstratedTurn
 from ur2.environments.base import Ask, End, Piece, Reply, Services, Turn
 from ur2.options import Options
 from ur2.prompts.dialect import Answer, Search, Stop, Wrapped
@@ -83,6 +84,17 @@ class SearchEnvironment:
                     return await self._search(query, turn)
                 event = ToolUse(tool=SEARCH, arguments={"query": query}, outcome="refused")
                 return Reply(then=End(status=refusal), events=(event,))
+
+    def written(self, turn: DemonstratedTurn) -> str:
+        """A demonstrated turn as the policy should write it.
+
+        Raises:
+            InputError: it would not be read back as that turn.
+        """
+        task = self._question.task
+        return self._dialect.render_turn(
+            turn.thought, search=turn.search, answer=turn.answer, task=task
+        )
 
     def _refusal(self, number: int, num_searches: int) -> Status | None:
         """How the episode ends where turn `number` searches, after `num_searches` searches."""

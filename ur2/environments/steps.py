@@ -14,10 +14,19 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from ur2.demonstrations import DemonstratedTurn
 from ur2.environments.base import Ask, End, Piece, Reply, Services, Turn
 from ur2.environments.search import search_event
 from ur2.options import Options
-from ur2.prompts.steps import StepAnswer, StepQuery, opened_once, read_step, shown_step
+from ur2.prompts.steps import (
+    Step,
+    StepAnswer,
+    StepQuery,
+    opened_once,
+    read_step,
+    shown_step,
+    written_step,
+)
 from ur2.retrieval.reading.relevance import RelevanceOptions, make_relevance
 from ur2.types import Assignment, Author, Facts, Lookup, Passage, RetrievalFailed, Status
 
@@ -85,6 +94,15 @@ class StepsEnvironment:
             case _:
                 return self._bad_format()
 
+    def written(self, turn: DemonstratedTurn) -> str:
+        """A demonstrated turn as the policy should write it."""
+        step: Step = (
+            StepAnswer(analysis=turn.thought, text=turn.answer or "")
+            if turn.search is None
+            else StepQuery(analysis=turn.thought, query=turn.search)
+        )
+        return written_step(self._number, step)
+
     def _bad_format(self) -> Reply:
         return Reply(then=End(status=Status.NO_ANSWER), reward=BAD_FORMAT)
 
@@ -102,12 +120,14 @@ class StepsEnvironment:
         if isinstance(finding.outcome, RetrievalFailed) and not self._options.as_published:
             return Reply(then=End(status=Status.TOOL_FAILED), events=(event,))
         documents = self._documents(finding.outcome)
-        worth = await self._relevance.judge(
-            question=self._question.text,
-            analysis=step.analysis,
-            query=step.query,
-            documents=documents,
-        )
+        worth = 0.0
+        if not self._services.demonstrates:
+            worth = await self._relevance.judge(
+                question=self._question.text,
+                analysis=step.analysis,
+                query=step.query,
+                documents=documents,
+            )
         self._history += shown_step(self._number, step, documents)
         self._number, self._tries = self._number + 1, 0
         over = self._number > self._options.max_steps

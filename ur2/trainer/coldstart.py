@@ -12,10 +12,11 @@ import numpy as np
 
 from ur2.algorithms.options import AlgorithmOptions
 from ur2.demonstrations import Demonstration
+from ur2.environments.game import Game
+from ur2.options import Options
 from ur2.policy.group import PolicyGroup
-from ur2.prompts.demonstration import demonstration_segments
-from ur2.prompts.options import PromptOptions
 from ur2.prompts.render import PromptRenderer
+from ur2.rollout.demonstrated import demonstrated
 from ur2.trainer.cluster.actors import PolicyProcess
 from ur2.trainer.cluster.ray_cluster import Cluster
 from ur2.trainer.options import ColdstartOptions, PhaseOptions
@@ -68,18 +69,13 @@ async def train_phase(
 def to_samples(
     demonstrations: Sequence[Demonstration],
     renderer: PromptRenderer,
-    *,
-    max_observation_tokens: int,
+    game: Game,
 ) -> list[Sample]:
-    """Demonstrations as training sequences; those without a trained token are left out."""
+    """Demonstrations as training sequences, one per context; those without loss are left out."""
     samples = [
-        to_sample(
-            f"{demonstration.question.id}#{position}",
-            demonstration_segments(
-                renderer, demonstration, max_observation_tokens=max_observation_tokens
-            ),
-        )
+        to_sample(f"{demonstration.question.id}#{position}.{number}", segments)
         for position, demonstration in enumerate(demonstrations)
+        for number, segments in enumerate(demonstrated(renderer, game, demonstration))
     ]
     return [sample for sample in samples if sample.mask.any()]
 
@@ -116,9 +112,10 @@ def batches(
         yield Batch(samples=tuple(samples[i] for i in chosen))
 
 
-def fingerprint(options: ColdstartOptions, prompt: PromptOptions) -> str:
-    """A hash of all that a cold start depends on: options, prompts and contents of files."""
-    digest = hashlib.sha256((options.model_dump_json() + prompt.model_dump_json()).encode())
+def fingerprint(options: ColdstartOptions, *others: Options) -> str:
+    """A hash of all that a cold start depends on: options, among them others', and files."""
+    told = "".join(each.model_dump_json() for each in (options, *others))
+    digest = hashlib.sha256(told.encode())
     files = [*(phase.demonstrations for phase in options.phases), *options.scratch_texts]
     for file in files:
         digest.update(Path(file).read_bytes())

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 import pytest
 
 from ur2.demonstrations import DemonstratedTurn, Demonstration
+from ur2.environments.game import Game
+from ur2.environments.options import EnvironmentOptions
 from ur2.errors import InputError
-from ur2.prompts.demonstration import demonstration_segments
 from ur2.prompts.dialect import Answer, Search
 from ur2.prompts.options import PromptOptions
 from ur2.prompts.render import PromptRenderer
+from ur2.rollout.demonstrated import demonstrated
 from ur2.rollout.engines.text import generation_eos
 from ur2.types import Level, Passage, Question, Segment
 
@@ -222,7 +224,7 @@ def test_the_dialects_markers_are_plain_text_that_is_read_back(name, shipped):
         DemonstratedTurn(thought="So", answer="Paris"),
     )
     demo = Demonstration(question=question("qa"), retrieval=True, turns=turns)
-    _, search, _, answer = demonstration_segments(made, demo)
+    ((_, search, _, answer),) = demonstrated(made, Game.load(EnvironmentOptions()), demo)
     dialect = made.wording.dialect
     read = [dialect.parse(tokenizer.decode(s.token_ids), "qa") for s in (search, answer)]
     assert read == [Search("capital"), Answer("Paris")]

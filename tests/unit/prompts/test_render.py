@@ -4,9 +4,7 @@ import sys
 
 import pytest
 
-from ur2.demonstrations import DemonstratedTurn, Demonstration
 from ur2.errors import InputError
-from ur2.prompts.demonstration import demonstration_segments
 from ur2.prompts.options import PromptOptions
 from ur2.prompts.render import PromptRenderer
 from ur2.types import Author, Level, Passage, Question, Segment
@@ -115,40 +113,6 @@ def test_short_documents_are_not_cut(tokenizer, atlas):
 def test_stop_ids_are_those_of_tokenizer_and_generation_config(tokenizer, atlas):
     end = tokenizer.eos_token_id
     assert make(tokenizer, atlas, generation_eos=(7, end, 9)).stop_token_ids == (end, 7, 9)
-
-
-def demonstration(**changes) -> Demonstration:
-    turns = (
-        DemonstratedTurn(
-            thought="Look.", search="capital", documents=(Passage(id="1", text="Paris."),)
-        ),
-        DemonstratedTurn(thought="So", answer="Paris", **changes),
-    )
-    return Demonstration(question=make_question(), retrieval=True, turns=turns)
-
-
-def test_a_demonstration_is_recorded_like_an_episode(tokenizer, atlas):
-    renderer = make(tokenizer, atlas)
-    segments = demonstration_segments(renderer, demonstration())
-    assert [(s.author, s.text, s.turn) for s in segments[1:]] == [
-        (Author.POLICY, "Look. <search> capital </search>", 0),
-        (Author.ENVIRONMENT, "<information> Paris. </information>", 0),
-        (Author.POLICY, "So <answer> Paris </answer>", 1),
-    ]
-    assert segments[0] == prompt(renderer, make_question())
-    assert all(tokenizer.decode(s.token_ids) == s.text for s in segments)
-
-
-def test_a_turn_that_is_not_to_be_learned_carries_no_loss(tokenizer, atlas):
-    segments = demonstration_segments(make(tokenizer, atlas), demonstration(learn=False))
-    authors = [s.author for s in segments]
-    assert authors == [Author.PROMPT, Author.POLICY, Author.ENVIRONMENT, Author.INJECTED]
-
-
-def test_an_answer_that_does_not_stop_by_itself_ends_with_eos(tokenizer, ur2):
-    last = demonstration_segments(make(tokenizer, ur2), demonstration())[-1]
-    assert last.text == r"So \boxed{Paris}<|end|>"
-    assert last.token_ids[-1] == tokenizer.eos_token_id
 
 
 def test_a_tokenizer_without_chat_template_is_refused(atlas):
