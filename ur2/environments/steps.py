@@ -28,7 +28,17 @@ from ur2.prompts.steps import (
     written_step,
 )
 from ur2.retrieval.reading.relevance import RelevanceOptions, make_relevance
-from ur2.types import Assignment, Author, Facts, Lookup, Passage, RetrievalFailed, Status
+from ur2.types import (
+    SEARCH,
+    Assignment,
+    Author,
+    Facts,
+    Lookup,
+    Passage,
+    RetrievalFailed,
+    Status,
+    ToolUse,
+)
 
 BAD_FORMAT = -0.9
 
@@ -89,6 +99,9 @@ class StepsEnvironment:
         match read_step(turn.text, as_published=self._options.as_published):
             case StepAnswer(text=text):
                 return Reply(then=End(status=Status.ANSWERED, answer=text))
+            case StepQuery(query=query) if not self._retrieval:
+                event = ToolUse(tool=SEARCH, arguments={"query": query}, outcome="refused")
+                return Reply(then=End(status=Status.NO_ANSWER), events=(event,))
             case StepQuery() as step:
                 return await self._retrieve(step)
             case _:

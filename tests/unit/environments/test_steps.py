@@ -81,11 +81,11 @@ class Shelf:
         return Finding(outcome=tuple(Passage(id=str(i), text=f"text {i}") for i in found))
 
 
-def play(*turns, shelf=None, **options):
+def play(*turns, shelf=None, retrieval=True, **options):
     """The replies to turns, of an environment whose judge is the formula by length."""
     tree = {"relevance": {"by": "length"}, **options}
     services = Services(knowledge=shelf or Shelf(), wording=Wording(PROMPT))
-    assignment = Assignment(id="0-0", question=QUESTION, retrieval=True, reason="", step=0)
+    assignment = Assignment(id="0-0", question=QUESTION, retrieval=retrieval, reason="", step=0)
     game = StepsEnvironment(assignment, StepsOptions.load(tree, where="test"), services)
     asks, replies = [game.opening()], []
 
@@ -167,6 +167,14 @@ def test_no_document_breaks_the_format_unless_as_published():
 
 async def _found(text):
     return Finding(outcome=(Passage(id="p", text=text),))
+
+
+def test_a_query_is_refused_where_retrieval_is_off():
+    shelf = Shelf()
+    _, replies = play(query(1), shelf=shelf, retrieval=False)
+    assert replies[0].then == End(status=Status.NO_ANSWER)
+    assert [event.outcome for event in replies[0].events] == ["refused"]
+    assert shelf.queries == []
 
 
 def test_a_failed_search_is_a_typed_end_and_empty_documents_as_published():
