@@ -7,10 +7,19 @@ still possible go on with the same token, it is written without being sampled: i
 import zlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from ur2.errors import ComponentError, InputError
 from ur2.rollout.engines.base import Generation, GenerationRequest
-from ur2.types import version_runs
+from ur2.types import Author, Segment, version_runs
+
+
+class TurnRenderer(Protocol):
+    """How a turn that is known beforehand gets its tokens."""
+
+    def piece(self, text: str, *, before: str, author: Author) -> Segment:
+        """Renders `before` as it is, as what continues a context."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +51,7 @@ class Choices:
         return tuple(self.next_ids(token_ids[:place]) for place in range(len(token_ids)))
 
 
-def read_choices(texts: tuple[str, ...], encode: Callable[[str], tuple[int, ...]]) -> Choices:
+def read_choices(texts: tuple[str, ...], renderer: TurnRenderer) -> Choices:
     """The tokens of strings, at least two, of which none begins another.
 
     Raises:
@@ -50,7 +59,8 @@ def read_choices(texts: tuple[str, ...], encode: Callable[[str], tuple[int, ...]
     """
     if isinstance(texts, str) or len(texts) < 2:
         raise InputError(f"Ask.choices {texts!r}: give two strings or more")
-    choices = Choices(texts=tuple(texts), token_ids=tuple(map(encode, texts)))
+    turns = [renderer.piece("", before=text, author=Author.POLICY) for text in texts]
+    choices = Choices(texts=tuple(texts), token_ids=tuple(turn.token_ids for turn in turns))
     for place, ids in enumerate(choices.token_ids):
         for other, longer in enumerate(choices.token_ids):
             if place != other and longer[: len(ids)] == ids:

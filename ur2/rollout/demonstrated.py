@@ -10,7 +10,7 @@ from ur2.environments.game import Game
 from ur2.errors import InputError
 from ur2.prompts.render import PromptRenderer
 from ur2.rollout.choices import read_choices
-from ur2.rollout.episode import encoded, read_ask
+from ur2.rollout.episode import read_ask
 from ur2.types import Assignment, Author, Finding, Lookup, Segment, ToolUse
 
 
@@ -72,7 +72,7 @@ def _written(renderer: PromptRenderer, ask: Ask, text: str, author: Author) -> S
         return renderer.piece("", before=text + end, author=author)
     if text not in ask.choices:
         raise InputError(f"a demonstration writes {text!r:.80}, which is none of {ask.choices}")
-    choices = read_choices(ask.choices, lambda choice: encoded(renderer, choice))
+    choices = read_choices(ask.choices, renderer)
     written = renderer.piece("", before=text, author=author)
     return replace(written, allowed=choices.allowed(written.token_ids))
 

@@ -258,12 +258,7 @@ def _choices(players: Players, ask: Ask) -> Choices | None:
             "endpoint can sample; set rollout.engine.remote.api=completions for a `vllm serve`, "
             "or rollout.engine.name=vllm"
         )
-    return read_choices(ask.choices, lambda text: encoded(players.renderer, text))
-
-
-def encoded(renderer: Renderer, text: str) -> tuple[int, ...]:
-    """A text of the policy's as the tokens that continue a context."""
-    return renderer.piece("", before=text, author=Author.POLICY).token_ids
+    return read_choices(ask.choices, players.renderer)
 
 
 async def _write(

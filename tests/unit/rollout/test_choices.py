@@ -8,23 +8,37 @@ import pytest
 import torch
 
 from ur2.algorithms.options import AlgorithmOptions
+from ur2.demonstrations import DemonstratedTurn, Demonstration
 from ur2.environments import Ask, End, Piece, Reply
 from ur2.environments.game import Game
 from ur2.errors import ComponentError, InputError
 from ur2.options import Options
+from ur2.prompts.render import PromptRenderer
 from ur2.rollout.choices import choose, read_choices
+from ur2.rollout.demonstrated import demonstrated
 from ur2.rollout.engines.base import Generation, GenerationRequest
 from ur2.rollout.engines.hf_batch import RunningRequest, sample
 from ur2.rollout.options import RolloutOptions
 from ur2.testing import ScriptedEngine, check_environment, play, scripted_players, turns
-from ur2.testing.players import play_scripted
-from ur2.testing.records import make_assignment
+from ur2.testing.players import PROMPT, TOKENIZER, play_scripted
+from ur2.testing.records import make_assignment, make_question
 from ur2.trainer.batching import to_batch
-from ur2.types import Author, Group, Score, ScoredGroup, Status, VersionRun
+from ur2.trainer.coldstart import to_sample
+from ur2.types import Author, Group, Score, ScoredGroup, Segment, Status, VersionRun
 
 TEXTS = ("FETCH", "NO_FETCH", "FEED")
 TOKENS = {"FETCH": (3, 5, 7), "NO_FETCH": (4, 4, 5, 7), "FEED": (3, 6, 8)}
-CHOICES = read_choices(TEXTS, TOKENS.__getitem__)
+
+
+class Table:
+    """A renderer that looks tokens up, or has one per character."""
+
+    def piece(self, text: str, *, before: str, author: Author) -> Segment:
+        token_ids = TOKENS.get(before, tuple(map(ord, before)))
+        return Segment(author=author, token_ids=token_ids, text=before)
+
+
+CHOICES = read_choices(TEXTS, Table())
 REQUEST = GenerationRequest(token_ids=(1, 2), max_tokens=1, temperature=0.7, top_p=0.1, top_k=1)
 VOCABULARY = 12
 
@@ -102,7 +116,7 @@ async def test_tokens_that_must_follow_are_written_without_being_sampled() -> No
 
 
 async def test_tokens_before_the_first_draw_are_of_the_weights_that_draw() -> None:
-    choices = read_choices(("ax", "ay"), lambda text: tuple(map(ord, text)))
+    choices = read_choices(("ax", "ay"), Table())
 
     async def generate(request: GenerationRequest) -> Generation:
         assert request.token_ids == (1, 2, ord("a"))
@@ -141,7 +155,7 @@ async def test_an_engine_that_samples_something_else_is_refused() -> None:
 @pytest.mark.parametrize("texts", [("A",), "AB", ("A", "AB"), ("A", "A"), ("", "A")], ids=str)
 def test_choices_that_cannot_be_told_apart_are_refused(texts) -> None:
     with pytest.raises(InputError, match="choices"):
-        read_choices(texts, lambda text: tuple(map(ord, text)))
+        read_choices(texts, Table())
 
 
 class Gate:
@@ -164,6 +178,9 @@ class Gate:
             max_tokens=1,
             choices=self.choices,
         )
+
+    def written(self, turn: DemonstratedTurn) -> str:
+        return turn.thought
 
     async def react(self, turn) -> Reply:
         self._turns.append(turn.text)
@@ -211,5 +228,34 @@ async def test_chat_endpoints_are_refused_with_a_remedy() -> None:
         await play_scripted(players, make_assignment())
 
 
+def test_a_demonstrated_choice_is_the_turn_that_would_have_been_drawn() -> None:
+    question = make_question("qa")
+    demonstration = Demonstration(
+        question=question,
+        retrieval=True,
+        turns=(DemonstratedTurn(thought="FETCH"), DemonstratedTurn(thought="Paris")),
+    )
+    game = Game(name="gate", kind=Gate, options=Gate.Options())
+    renderer = PromptRenderer(TOKENIZER, PROMPT)
+    (segments,) = demonstrated(renderer, game, demonstration)
+    assert [(s.text, len(s.allowed)) for s in segments if s.author is Author.POLICY] == [
+        ("FETCH", 5),
+        ("Paris<|end|>", 0),
+    ]
+    assert list(to_sample("one", segments).allowed) == [
+        len(segments[0].token_ids) + place for place in range(5)
+    ]
+    other = replace(demonstration, turns=(DemonstratedTurn(thought="fetch"),))
+    with pytest.raises(InputError, match="'fetch'"):
+        demonstrated(renderer, game, other)
+
+
 def test_hostile_turns_are_cut_to_choices() -> None:
     assert not check_environment(Gate).findings
+
+
+def test_choices_that_are_the_same_are_found_before_the_run() -> None:
+    class Unclear(Gate):
+        choices = ("A", "A")
+
+    assert any("different texts" in finding for finding in check_environment(Unclear).findings)
