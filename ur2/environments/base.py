@@ -40,6 +40,9 @@ class Ask:
     """Begins a context, which is a training sample of its own."""
     role: str = "policy"
     """The part that is asked to play; names baselines and metrics."""
+    choices: tuple[str, ...] = ()
+    """The turn is one of these, sampled and trained under the distribution that they leave; it ends
+    with them, whatever `stop_strings` and `max_tokens` are. None may begin another."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
