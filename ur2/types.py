@@ -323,8 +323,12 @@ class ScoredGroup:
 
 def allowed_positions(segments: Iterable[Segment]) -> dict[int, tuple[int, ...]]:
     """By position in a context, the ids that its token was drawn among, where not among all."""
-    allowed = [ids for s in segments for ids in (s.allowed or ((),) * len(s.token_ids))]
-    return {position: ids for position, ids in enumerate(allowed) if ids}
+    found: dict[int, tuple[int, ...]] = {}
+    start = 0
+    for segment in segments:
+        found |= {start + place: ids for place, ids in enumerate(segment.allowed) if ids}
+        start += len(segment.token_ids)
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
