@@ -90,7 +90,7 @@ def make_row(sequences: Sequence[NDArray[np.int64]], device: torch.device) -> Pa
 def _allowed(
     samples: Sequence[Sample], targets: Sequence[NDArray[np.int64]], device: torch.device
 ) -> Tensor | None:
-    """See `MicrobatchInputs.allowed_2M`."""
+    """Pairs of a trained token and an id that it was drawn among; None where there are none."""
     pairs: list[tuple[int, int]] = []
     start = 0
     for sample, target in zip(samples, targets, strict=True):
