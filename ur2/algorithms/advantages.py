@@ -60,6 +60,11 @@ class Signals:
         return self.reward_B - self.penalty_BT.sum(dim=1)
 
     @property
+    def comparison(self) -> Comparison:
+        """Net rewards beside the others of their group."""
+        return Comparison.of(self.net_reward_B, self.group_B, self.trajectory_B)
+
+    @property
     def token_reward_BT(self) -> Tensor:
         """r_t = what was earned at t − β·KL_t."""
         return self.earned_BT - self.penalty_BT
@@ -179,7 +184,7 @@ def _check_shapes(mask_BT: Tensor, of_B: Sequence[Tensor], of_BT: Sequence[Tenso
 
 def grpo(signals: Signals) -> Tensor:
     """A = (r − mean_g) / (std_g + 1e-6), std with n − 1. Shao et al. 2024, eq. 4. (B, T)."""
-    group = Comparison.of(signals.net_reward_B, signals.group_B, signals.trajectory_B)
+    group = signals.comparison
     variance_B = group.total(group.centred_B**2) / (group.size_B - 1).clamp(min=1)
     return _broadcast(group.centred_B / (variance_B.sqrt() + GROUP_STD_EPS), signals.mask_BT)
 
@@ -187,14 +192,14 @@ def grpo(signals: Signals) -> Tensor:
 def dr_grpo(signals: Signals) -> Tensor:
     """A = r − mean_g; with reduction `seq_mean_token_sum_norm`. Liu et al. 2025. (B, T)."""
     return _broadcast(
-        Comparison.of(signals.net_reward_B, signals.group_B, signals.trajectory_B).centred_B,
+        signals.comparison.centred_B,
         signals.mask_BT,
     )
 
 
 def rloo(signals: Signals) -> Tensor:
     """A = r − mean of the group's other rewards. Ahmadian et al. 2024, eq. 8. (B, T)."""
-    group = Comparison.of(signals.net_reward_B, signals.group_B, signals.trajectory_B)
+    group = signals.comparison
     # With c the distance from the group's mean and o that of the trajectory's own mean:
     # r − (n·mean − own) / (n − 1) = c + o / (n − 1)
     others_B = group.centred_B + group.own_centred_B / (group.size_B - 1).clamp(min=1)
@@ -215,7 +220,7 @@ def reinforce_pp(signals: Signals) -> Tensor:
 
 def reinforce_pp_baseline(signals: Signals) -> Tensor:
     """A = whiten(r − mean_g), mean 0 for groups of one. Hu 2025, `-baseline` variant. (B, T)."""
-    group = Comparison.of(signals.net_reward_B, signals.group_B, signals.trajectory_B)
+    group = signals.comparison
     shaped_B = torch.where(group.size_B > 1, group.centred_B, signals.net_reward_B)
     return _whiten(_broadcast(shaped_B, signals.mask_BT), signals.mask_BT)
 
