@@ -15,7 +15,7 @@ from ur2.types import Status, ToolUse
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContractReport:
-    """What an environment broke."""
+    """Something that an environment broke."""
 
     findings: tuple[str, ...]
     """One sentence each; the same breach is told once."""
