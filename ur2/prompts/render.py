@@ -165,8 +165,9 @@ class PromptRenderer:
             InputError: the chat template cannot be used with tools.
         """
         template = self._between(len(texts))
-        before, *afters = template.parts
-        befores = [before if ended else template.end_of_turn + before, *[""] * (len(texts) - 1)]
+        befores, afters = self._frames(template.parts)
+        if not ended:
+            befores[0] = template.end_of_turn + befores[0]
         forbidden = (*CALL_TAGS, *re.findall(r"</?\w+>", "".join(template.parts)))
         return tuple(
             self.piece(
@@ -179,6 +180,18 @@ class PromptRenderer:
             )
             for text, limit, opened, closed in zip(texts, max_tokens, befores, afters, strict=True)
         )
+
+    def _frames(self, parts: Sequence[str]) -> tuple[list[str], list[str]]:
+        """The texts before and after each reply; parts between replies are cut at a special token.
+
+        Text on both sides of such a cut has the same tokens as if it were encoded as one.
+        """
+        befores, afters = [parts[0]], []
+        for part in parts[1:-1]:
+            cut = max((part.rfind(s) + len(s) for s in self._special if s in part), default=None)
+            afters.append(part[:cut])
+            befores.append("" if cut is None else part[cut:])
+        return befores, [*afters, parts[-1]]
 
     def _probing(self) -> Render:
         """The chat template, told of a tool."""

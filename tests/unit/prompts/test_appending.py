@@ -35,7 +35,7 @@ LLAMA31 = (  # the parts of Meta's template that tools pass through
     "{{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n'"
     " + message['content'] | trim + '<|eot_id|>' }}"
     "{%- elif 'tool_calls' in message %}"
-    "{%- if message.tool_calls|length != 1 %}{{- raise_exception('single calls only') }}{%- endif %}"
+    "{%- if message.tool_calls|length != 1 %}{{- raise_exception('one call only') }}{%- endif %}"
     "{%- set tool_call = message.tool_calls[0].function %}"
     "{{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}"
     '{{- \'{"name": "\' + tool_call.name + \'", "parameters": \' }}'
@@ -96,7 +96,7 @@ def conversation(tokenizer, turns):
 WORDS = st.text("abc é1.,\n'\"\\{}", min_size=1, max_size=30).map(str.strip).filter(bool)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=100)
 @given(st.lists(st.tuples(WORDS, st.lists(WORDS, min_size=1, max_size=3)), max_size=3))
 def test_what_is_appended_is_what_the_template_writes(tokenizer, turns):
     token_ids, text, whole = conversation(tokenizer, turns)
