@@ -214,8 +214,6 @@ class Segment:
     """The role that is asked, of a PROMPT; the one that wrote, of a POLICY segment."""
     reward: float = 0.0
     """The turn's own reward; POLICY segments only."""
-    choices: tuple[tuple[int, ...], ...] = ()
-    """The token ids of the strings that the turn had to be one of; empty where it was free."""
 
     @property
     def is_trained(self) -> bool:

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from ur2.assembly.workers import NoRetriever
 from ur2.benchmarks.store import EvaluationFolder
-from ur2.config.evaluation import load_benchmarks, settings
+from ur2.config.evaluation import evaluation_settings, load_benchmarks
 from ur2.config.load import compose_evaluation
 from ur2.config.measuring import resolve_model
 from ur2.config.schema import EvaluationOptions
@@ -51,7 +51,7 @@ async def play(options: EvaluationOptions) -> EvaluationFolder:
     options = resolve_model(options)
     benchmarks = load_benchmarks(options)
     store = EvaluationFolder(str(options.out))
-    store.open(settings(options))
+    store.open(evaluation_settings(options))
     players = make_players(
         options.rollout,
         options.prompt,

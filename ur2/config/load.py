@@ -1,6 +1,8 @@
 """Hydra composes, this types: `+experiment=NAME key=value` to options, or one clear error."""
 
 import os
+import sys
+import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -132,6 +134,7 @@ def _run_composed(
                 raise
             failures.append(refused(error))
 
+    sys.argv[1:] = [_may_add(argument, root) for argument in sys.argv[1:]]
     composed = hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=root)(job)
     try:
         composed()
@@ -149,9 +152,20 @@ def _compose(overrides: list[str], root: str) -> DictConfig:
     _store_schemas()
     with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
         try:
-            return hydra.compose(root, overrides=overrides)
+            return hydra.compose(root, overrides=[_may_add(each, root) for each in overrides])
         except HydraException as error:
             raise InputError(_explain(error, root)) from error
+
+
+def _may_add(override: str, root: str) -> str:
+    """An override that may name a key which nothing has set, where its options are open."""
+    key = override.partition("=")[0]
+    mappings = (
+        name
+        for name, info in option_keys(ROOTS[root])
+        if typing.get_origin(info.annotation) is dict
+    )
+    return f"++{override}" if any(key.startswith(f"{name}.") for name in mappings) else override
 
 
 def _store_schemas() -> None:

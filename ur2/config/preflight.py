@@ -24,6 +24,7 @@ from ur2.rollout.engines.factory import check_installed
 from ur2.rollout.openings import Openings, check_observations
 from ur2.rollout.worker import make_renderer
 from ur2.trainer.cluster.placement import Demand
+from ur2.trainer.credit import credit_rule
 from ur2.trainer.options import ClusterOptions
 from ur2.types import Question
 
@@ -52,6 +53,7 @@ def check_options(options: RunOptions) -> None:
     if problems:
         raise InputError("config: " + "; ".join(problems))
     Game.load(options.environment)
+    credit_rule(options.algorithm.credit)
     for reward in (options.reward, *options.rewards.values()):
         Rubric.from_options(reward, Dialect(options.prompt.protocol))
     check_installed(options.rollout.engine)

@@ -40,8 +40,6 @@ class Ask:
     """Begins a context, which is a training sample of its own."""
     role: str = "policy"
     """The part that is asked to play; names baselines and metrics."""
-    choices: tuple[str, ...] = ()
-    """The turn is one of these, sampled and trained under the distribution restricted to them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -36,8 +36,11 @@ class Game:
         )
         if options.name in ENVIRONMENTS:
             return cls(name=options.name, kind=kind, options=getattr(options, options.name))
-        if not issubclass(kind.Options, Options):
-            raise InputError(f"environment.name: '{options.name}' has Options that are no options")
+        if not (isinstance(kind.Options, type) and issubclass(kind.Options, Options)):
+            raise InputError(
+                f"environment.name: the Options of '{options.name}' are no subclass of "
+                "ur2.options.Options"
+            )
         own = kind.Options.load(options.options, where="environment.options")
         return cls(name=options.name, kind=kind, options=own)
 

@@ -1,16 +1,15 @@
 """One trajectory: the policy and its environment take turns, token by token accounted for."""
 
-import traceback
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Protocol
 
 from ur2.environments.base import Ask, Branch, End, Reply, Services, Turn
 from ur2.environments.game import Game
-from ur2.errors import ComponentError, InputError, PluginError, Ur2Error
+from ur2.errors import ComponentError, InputError, Ur2Error
+from ur2.plugins import blame
 from ur2.rollout.busy_time import BusyTime
 from ur2.rollout.engines.base import Engine, Generation, GenerationRequest
 from ur2.rollout.options import RolloutOptions, SamplingOptions
@@ -279,11 +278,8 @@ def _blamed(name: str, record: _Record) -> Iterator[None]:
     except Ur2Error:  # of what it called: its message is clear, and its kind decides what follows
         raise
     except Exception as error:  # someone else's code may raise whatever it likes
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        raise PluginError(
-            f"environment '{name}' failed in trajectory '{record.id}', turn {record.num_turns}: "
-            f"{type(error).__name__}: {error} ({Path(last.filename).name}, line {last.lineno})"
-        ) from error
+        what = f"environment '{name}' in trajectory '{record.id}', turn {record.num_turns}"
+        raise blame(what, error) from error
 
 
 def _checked(reply: Reply) -> Reply:

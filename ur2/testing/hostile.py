@@ -50,9 +50,7 @@ def replayed(texts: Sequence[str]) -> Write:
 
 
 def cut(text: str, ask: Ask) -> str:
-    """What an engine would give: one of the choices, or a text up to the first stop string."""
-    if ask.choices:
-        return text if text in ask.choices else ask.choices[len(text) % len(ask.choices)]
+    """The text that an engine would give: up to the first stop string."""
     ends = [text.find(stop) + len(stop) for stop in ask.stop_strings if stop and stop in text]
     return text[: min(ends)] if ends else text
 

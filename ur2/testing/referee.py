@@ -82,8 +82,6 @@ class Referee:
             self.note("an Ask has nothing to read", where)
         if ask.max_tokens < 1:
             self.note(f"max_tokens is {ask.max_tokens}: the policy cannot write", where)
-        if len(set(ask.choices)) < len(ask.choices) or not all(ask.choices):
-            self.note("choices are not distinct texts", where)
         if not all(ask.stop_strings):
             self.note("an empty stop string ends every turn at once", where)
         for piece in ask.pieces:

@@ -1,8 +1,8 @@
 """The loop.
 
-questions ─▶ curriculum ─▶ rollouts ⇄ retrieval ─▶ rubric ─▶ advantages ─▶ policy ─▶ weights ─┐
-                ▲                                                                             │
-                └────────── what was solved, per bucket ◀────────── new weights ◀─────────────┘
+questions ─▶ curriculum ─▶ environment ⇄ rollout ─▶ rubric ─▶ credit ─▶ advantages ─▶ policy ─┐
+                ▲                                                                            │
+                └──────── what was solved, per bucket ◀── new weights in the engines ◀───────┘
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from ur2.policy.group import PolicyGroup
 from ur2.rewards.rubric import Rubric
 from ur2.rollout.options import RolloutOptions
 from ur2.rollout.pool.rollout_pool import RolloutPool
-from ur2.trainer.batching import make_batch
+from ur2.trainer.batching import make_batch, to_batch
 from ur2.trainer.checkpoint import Checkpoints, LoopState
 from ur2.trainer.evaluation import Evaluation, evaluate
 from ur2.trainer.feed import Feed, StepGroups
@@ -28,7 +28,6 @@ from ur2.trainer.options import TrainerOptions
 from ur2.trainer.record.clock import Clock
 from ur2.trainer.record.metrics import (
     acceptance_metrics,
-    has_zero_variance,
     retrieval_metrics,
     step_metrics,
 )
@@ -205,12 +204,13 @@ class Trainer:
         self.rollouts.write_off(scored.group)
 
     def _is_informative(self, group: ScoredGroup) -> bool:
-        """Whether a group carries signal."""
+        """Whether a group carries signal; where its samples are compared, equal ones carry none."""
         algorithm = self.algorithm
-        compares = algorithm.compares == "group"
         equal_rewards_teach = algorithm.kl_in == "reward" and algorithm.kl_coef > 0
-        filtered = compares and self.options.filter_zero_variance and not equal_rewards_teach
-        return not (filtered and has_zero_variance(group))
+        filters = algorithm.compares == "group" and self.options.filter_zero_variance
+        if not filters or equal_rewards_teach:
+            return True
+        return any(sample.advantages.any() for sample in to_batch([group], algorithm).samples)
 
     async def _measure(self, label: str) -> Evaluation | None:
         """A held-out measurement outside any step, with its own entry in the run's account."""

@@ -187,3 +187,19 @@ def test_a_shipped_cluster_holds_the_run_that_it_configures(
     nodes = [Machine(id=str(i), address=str(i), gpus=per_node, cpus=64) for i in range(num_nodes)]
     assert plan(wanted, nodes)
     assert not plan(wanted, nodes[1:])
+
+
+def test_keys_of_open_options_need_no_plus():
+    options = compose(
+        ["+experiment=smoke", "environment.options.a=1", "prompt.chat_template_kwargs.x=true"]
+    )
+    assert options.environment.options == {"a": 1}
+    assert options.prompt.chat_template_kwargs == {"x": True}
+    with pytest.raises(InputError, match=r"unknown key 'reward\.terms\.correct\.wieght'"):
+        compose(["+experiment=smoke", "reward.terms.correct.wieght=2"])
+
+
+def test_a_credit_rule_that_does_not_exist_is_refused_before_anything_starts():
+    options = compose(["+experiment=smoke", "algorithm.credit=contxt"])
+    with pytest.raises(InputError, match=r"algorithm\.credit.*did you mean 'context'"):
+        check_options(options)

@@ -18,7 +18,13 @@ from ur2.train import main
 EXPERIMENTS = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 QUESTIONS = {"math_rag_stage1": "math", "math_rag": "mixed", "medqa": "choice"}
-QUESTIONS |= {"vanilla_rl": "choice", "search_r1": "qa", "quickstart": "qa", "smoke": "qa"}
+QUESTIONS |= {
+    "vanilla_rl": "choice",
+    "r3rag": "qa",
+    "search_r1": "qa",
+    "quickstart": "qa",
+    "smoke": "qa",
+}
 
 
 def questions(experiment: str) -> str:

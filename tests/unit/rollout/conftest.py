@@ -37,7 +37,8 @@ def make_players(
     **options: Any,
 ) -> Players:
     """Players of the search game, whose budgets may be given among the options."""
-    own = {key: options.pop(key) for key in SearchOptions.model_fields if key in options}
+    searched = SearchOptions.model_fields if environment is None else ()
+    own = {key: options.pop(key) for key in searched if key in options}
     return scripted_players(
         engine,
         Game.load(environment or EnvironmentOptions(search=SearchOptions(**own))),

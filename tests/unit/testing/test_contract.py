@@ -65,11 +65,6 @@ class Mute(Fair):
         return self.ask("?", fresh=True, max_tokens=0)
 
 
-class Twice(Fair):
-    def opening(self):
-        return self.ask("?", fresh=True, choices=("a", "a"))
-
-
 class Trusting(Fair):
     async def react(self, turn):
         if turn.number == 2:
@@ -186,7 +181,6 @@ def test_an_environment_that_keeps_the_contract_is_told_so(kind):
         (Stale, "the opening is not fresh"),
         (Silent, "an Ask has nothing to read"),
         (Mute, "max_tokens is 0"),
-        (Twice, "choices are not distinct"),
         (Trusting, "put it into `text`"),
         (TrustsQuestions, "put it into `text`"),
         (Parses, r"react raised: ValueError: invalid literal .*\(test_contract.py, line \d+\)"),

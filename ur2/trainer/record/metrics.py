@@ -8,7 +8,7 @@ import numpy as np
 
 from ur2.rollout.pool.seating import Loss
 from ur2.trainer.feed import StepGroups
-from ur2.types import Level, Score, ScoredGroup, Status, ToolUse, Trajectory
+from ur2.types import Author, Level, Score, ScoredGroup, Status, ToolUse, Trajectory
 
 
 def accuracy_by_bucket(groups: Sequence[ScoredGroup]) -> dict[str, float]:
@@ -46,6 +46,7 @@ def step_metrics(groups: Sequence[ScoredGroup], *, version: int) -> dict[str, fl
         "rollout/policy_tokens_mean": fmean(t.num_policy_tokens for t in trajectories),
         "rollout/turns_mean": fmean(len(t.policy_texts) for t in trajectories),
         "rollout/staleness_mean": _staleness(trajectories, version),
+        **_by_role(groups),
     }
 
 
@@ -106,6 +107,27 @@ def by_difficulty(bucket: str) -> tuple[str, int]:
     """Sorts buckets by task, then from easy to very hard."""
     task, _, level = bucket.partition("/")
     return task, list(Level).index(Level(level))
+
+
+def _by_role(groups: Sequence[ScoredGroup]) -> dict[str, float]:
+    """Turns and tokens per trajectory, and reward per turn, by role; nothing where there is one."""
+    turns: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    num_trajectories = 0
+    for scored in groups:
+        for trajectory, score in zip(scored.group.trajectories, scored.scores, strict=True):
+            num_trajectories += 1
+            written = [s for s in trajectory.segments if s.author is Author.POLICY]
+            rewards = score.turns or (0.0,) * len(written)
+            for segment, reward in zip(written, rewards, strict=True):
+                turns[segment.role].append((len(segment.token_ids), reward))
+    if len(turns) < 2:
+        return {}
+    metrics = {}
+    for role, of_role in sorted(turns.items()):
+        metrics[f"role/{role}/turns_mean"] = len(of_role) / num_trajectories
+        metrics[f"role/{role}/policy_tokens_mean"] = sum(n for n, _ in of_role) / num_trajectories
+        metrics[f"role/{role}/turn_reward_mean"] = fmean(reward for _, reward in of_role)
+    return metrics
 
 
 def _part_means(scores: Sequence[Score]) -> dict[str, float]:

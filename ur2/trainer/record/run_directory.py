@@ -213,8 +213,10 @@ def _trajectory_records(groups: Iterable[ScoredGroup]) -> Iterator[dict[str, Any
                 "status": trajectory.status,
                 "reward": score.total,
                 "parts": dict(score.parts),
+                "turns": score.turns,
                 "correct": score.correct,
                 "unscored": score.unscored,
+                "parent": trajectory.parent,
                 "answer": trajectory.answer,
                 "events": [
                     {

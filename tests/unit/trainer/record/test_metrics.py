@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from ur2.trainer.record.metrics import retrieval_metrics, step_metrics
@@ -64,3 +66,24 @@ def test_summaries_show_their_verdicts_fallbacks_tokens_and_cost(group_of) -> No
     assert metrics["retrieval/fallback_rate"] == pytest.approx(1 / 3)
     assert metrics["retrieval/summary_tokens"] == 120 * count
     assert metrics["retrieval/summary_cost_usd"] == 0.75 * count
+
+
+def test_roles_are_told_apart_where_there_are_several(group_of) -> None:  # type: ignore[no-untyped-def]
+    alone = group_of((1.0, 0.0))
+    assert not [key for key in step_metrics([alone], version=0) if key.startswith("role/")]
+    trajectory = alone.group.trajectories[0]
+    prompt, wrote = trajectory.segments
+    two = replace(trajectory, segments=(prompt, wrote, prompt, replace(wrote, role="judge")))
+    score = replace(alone.scores[0], turns=(0.5, -1.0))
+    group = replace(
+        alone, group=replace(alone.group, trajectories=(two, two)), scores=(score, score)
+    )
+    metrics = step_metrics([group], version=0)
+    assert {key: value for key, value in metrics.items() if key.startswith("role/")} == {
+        "role/judge/policy_tokens_mean": 3.0,
+        "role/judge/turn_reward_mean": -1.0,
+        "role/judge/turns_mean": 1.0,
+        "role/policy/policy_tokens_mean": 3.0,
+        "role/policy/turn_reward_mean": 0.5,
+        "role/policy/turns_mean": 1.0,
+    }
