@@ -8,6 +8,8 @@ from typing import Protocol
 
 from ur2.environments.base import Ask, Branch, End, Reply, Services, Turn
 from ur2.environments.game import Game
+from ur2.environments.toolbox.box import Toolbox
+from ur2.environments.toolbox.options import ToolboxOptions
 from ur2.errors import ComponentError, InputError, Ur2Error
 from ur2.plugins import blame
 from ur2.prompts.tool_calls import ToolSchema
@@ -77,6 +79,8 @@ class Players:
     services: Services
     """The services that environments may call."""
     options: RolloutOptions
+    toolbox: Toolbox = field(default_factory=lambda: Toolbox(ToolboxOptions()))
+    """Owns the tools among the services."""
     timeouts: PausableTimeouts = field(default_factory=PausableTimeouts)
     """For turns, which wait while the engine sleeps."""
     busy: BusyTime = field(default_factory=BusyTime)
