@@ -16,7 +16,7 @@ from pydantic import Field
 from ur2.environments.base import Ask, End, Piece, Reply, Services, Tool, Turn
 from ur2.environments.toolbox.base import misfit
 from ur2.options import Options
-from ur2.prompts.tool_calls import BadCall, Call, acted, parse_calls
+from ur2.prompts.tool_calls import BadCall, ToolCall, acted, parse_calls
 from ur2.types import Assignment, Author, Status, ToolOutcome, ToolUse
 
 UNREADABLE = "unreadable"
@@ -101,7 +101,7 @@ class ToolsEnvironment:
         answers = [span.content for span in form.spans(acted(text)) if span.content]
         return answers[-1] if answers else None
 
-    async def _use(self, call: Call | BadCall, turn: Turn) -> ToolUse:
+    async def _use(self, call: ToolCall | BadCall, turn: Turn) -> ToolUse:
         if isinstance(call, BadCall):
             return _event(call, "invalid", f"The call cannot be read: {call.reason}")
         tool = self._tools.get(call.name)
@@ -141,10 +141,10 @@ class ToolsEnvironment:
 
 
 def _event(
-    call: Call | BadCall, outcome: ToolOutcome, reason: str, *, known: bool = False
+    call: ToolCall | BadCall, outcome: ToolOutcome, reason: str, *, known: bool = False
 ) -> ToolUse:
     """A call that no tool was asked."""
-    if isinstance(call, Call) and known:
+    if isinstance(call, ToolCall) and known:
         return ToolUse(tool=call.name, arguments=call.arguments, outcome=outcome, facts=reason)
     arguments = {} if isinstance(call, BadCall) else {"name": call.name}
     return ToolUse(tool=UNREADABLE, arguments=arguments, outcome=outcome, facts=reason)

@@ -34,7 +34,7 @@ class ToolSchema:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class ToolCall:
     """A call that can be tried."""
 
     name: str
@@ -53,12 +53,12 @@ def acted(turn: str) -> str:
     return turn.rpartition("</think>")[2].partition("<think>")[0]
 
 
-def parse_calls(turn: str, form: CallFormat) -> tuple[Call | BadCall, ...]:
+def parse_calls(turn: str, form: CallFormat) -> tuple[ToolCall | BadCall, ...]:
     """All calls of a turn, in order; thoughts are skipped. Raises nothing, whatever was written."""
     return tuple(_READERS[form](acted(turn)))
 
 
-def _hermes(text: str) -> Iterator[Call | BadCall]:
+def _hermes(text: str) -> Iterator[ToolCall | BadCall]:
     """Reads `<tool_call>{"name": ..., "arguments": {...}}</tool_call>`, as often as it stands."""
     opening, closing = CALL_TAGS
     start = text.find(opening)
@@ -67,13 +67,13 @@ def _hermes(text: str) -> Iterator[Call | BadCall]:
         closed = text.find(closing, end)
         if closed < 0:
             call = BadCall(f"a call is not closed by {closing}")
-        elif isinstance(call, Call) and text[end:closed].strip():
+        elif isinstance(call, ToolCall) and text[end:closed].strip():
             call = BadCall("more than one JSON object in a call")
         yield call
         start = text.find(opening, end if closed < 0 else closed)
 
 
-def _llama(text: str) -> Iterator[Call | BadCall]:
+def _llama(text: str) -> Iterator[ToolCall | BadCall]:
     """Reads a turn that is `{"name": ..., "parameters": {...}}`, or several of them."""
     before, tag, after = text.partition("<|python_tag|>")
     body = after if tag else before
@@ -90,7 +90,7 @@ def _llama(text: str) -> Iterator[Call | BadCall]:
         position = gap.end() if gap else end
 
 
-def _read(text: str, start: int, arguments_key: str) -> tuple[Call | BadCall, int]:
+def _read(text: str, start: int, arguments_key: str) -> tuple[ToolCall | BadCall, int]:
     """The call whose JSON stands at `start`, and where it ends."""
     while start < len(text) and text[start].isspace():
         start += 1
@@ -101,7 +101,7 @@ def _read(text: str, start: int, arguments_key: str) -> tuple[Call | BadCall, in
     return _call(found, arguments_key), end
 
 
-def _call(found: object, arguments_key: str) -> Call | BadCall:
+def _call(found: object, arguments_key: str) -> ToolCall | BadCall:
     if not isinstance(found, dict):
         return BadCall('no JSON object with "name"')
     name, arguments = found.get("name"), found.get(arguments_key, {})
@@ -113,7 +113,7 @@ def _call(found: object, arguments_key: str) -> Call | BadCall:
         json.dumps([name, arguments], ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError) as error:  # 1e999, half of a surrogate pair
         return BadCall(f"a value that JSON does not have: {error}")
-    return Call(name, arguments)
+    return ToolCall(name, arguments)
 
 
 def _no_constant(name: str) -> NoReturn:
@@ -122,7 +122,7 @@ def _no_constant(name: str) -> NoReturn:
 
 _DECODER = json.JSONDecoder(parse_constant=_no_constant)
 
-_READERS: Mapping[CallFormat, Callable[[str], Iterator[Call | BadCall]]] = {
+_READERS: Mapping[CallFormat, Callable[[str], Iterator[ToolCall | BadCall]]] = {
     "hermes": _hermes,
     "llama": _llama,
 }

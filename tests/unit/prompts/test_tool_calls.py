@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ur2.prompts.tool_calls import BadCall, Call, parse_calls
+from ur2.prompts.tool_calls import BadCall, ToolCall, parse_calls
 
 GOOD = '<tool_call>\n{"name": "search", "arguments": {"query": "x"}}\n</tool_call>'
 JSON = st.recursive(
@@ -31,8 +31,8 @@ JSON = st.recursive(
 def test_reading_never_raises(parts, form):
     for text in ("".join(parts), "<tool_call>" + "".join(parts)):
         for call in parse_calls(text, form):
-            assert isinstance(call, Call | BadCall)
-            if isinstance(call, Call):
+            assert isinstance(call, ToolCall | BadCall)
+            if isinstance(call, ToolCall):
                 json.dumps(dict(call.arguments), allow_nan=False, ensure_ascii=False).encode()
 
 
@@ -40,7 +40,7 @@ def test_reading_never_raises(parts, form):
 def test_several_calls_are_read_as_they_are_written(arguments):
     written = [{"name": f"t{n}", "arguments": given} for n, given in enumerate(arguments)]
     text = "".join(f"say <tool_call>\n{json.dumps(call)}\n</tool_call>\n" for call in written)
-    expected = tuple(Call(f"t{n}", given) for n, given in enumerate(arguments))
+    expected = tuple(ToolCall(f"t{n}", given) for n, given in enumerate(arguments))
     assert parse_calls(text, "hermes") == expected
     several = "; ".join(
         json.dumps({"name": f"t{n}", "parameters": given}) for n, given in enumerate(arguments)
@@ -75,13 +75,13 @@ def test_bad_calls_say_why(text, reason):
 def test_a_bad_call_does_not_hide_the_next_one():
     bad, good = parse_calls(f"<tool_call>{{bad</tool_call>{GOOD}", "hermes")
     assert isinstance(bad, BadCall)
-    assert good == Call("search", {"query": "x"})
+    assert good == ToolCall("search", {"query": "x"})
 
 
 def test_an_argument_may_hold_the_closing_tag():
     written = json.dumps({"name": "say", "arguments": {"text": "a</tool_call>b"}})
     text = f"<tool_call>{written}</tool_call>"
-    assert parse_calls(text, "hermes") == (Call("say", {"text": "a</tool_call>b"}),)
+    assert parse_calls(text, "hermes") == (ToolCall("say", {"text": "a</tool_call>b"}),)
 
 
 @pytest.mark.parametrize(
@@ -102,4 +102,4 @@ def test_llama_answers_in_json_or_words_are_no_calls():
     assert parse_calls("The answer is Rome.<|eot_id|>", "llama") == ()
     assert parse_calls('{"answer": "Rome"}', "llama") == ()
     (call,) = parse_calls('{"type": "function", "name": "a", "parameters": {}}<|eot_id|>', "llama")
-    assert call == Call("a", {})
+    assert call == ToolCall("a", {})

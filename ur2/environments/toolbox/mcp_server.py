@@ -38,8 +38,8 @@ class McpServer:
         self._client: Client | None = None
         self._owner: asyncio.Task[None] | None = None
         self._leave = asyncio.Event()
-        self._breaks = 0
-        """Connections that broke since a call succeeded."""
+        self._num_tries = 0
+        """Connections made since a call succeeded, the one of that call included."""
 
     async def start(self) -> list["McpTool"]:
         """Connects, and gives the tools to offer.
@@ -92,17 +92,20 @@ class McpServer:
         except Exception as error:  # noqa: BLE001 the client raises what its transports raise
             await self._drop(client)
             return Said(text=self._cut(_reason(error)), outcome="failed")
-        self._breaks = 0
+        self._num_tries = 1
         blocks = (getattr(block, "text", f"[{block.type}]") for block in result.content)
         outcome: ToolOutcome = "failed" if result.is_error else "found"
         return Said(text=self._cut("\n".join(map(str, blocks))), outcome=outcome)
 
     async def close(self) -> None:
         """Ends the connection and, where it is a process, the server; safe to call twice."""
-        owner, self._owner, self._client = self._owner, None, None
+        owner, client = self._owner, self._client
+        self._owner = self._client = None
         if owner is None:
             return
         self._leave.set()
+        if client is None:  # it is still connecting
+            owner.cancel()
         _, late = await asyncio.wait([owner], timeout=CLOSE_TIMEOUT_S)
         if late:
             owner.cancel()
@@ -124,9 +127,9 @@ class McpServer:
         async with self._lock:
             if self._client is not None:
                 return self._client
-            if self._breaks > self._options.max_restarts:
-                raise ComponentError(f"it broke {self._breaks} times in a row, and stays down")
-            self._breaks += 1
+            if self._num_tries > self._options.max_restarts:
+                raise ComponentError(f"it broke {self._num_tries} times in a row, and stays down")
+            self._num_tries += 1
             await self.close()
             self._leave = asyncio.Event()
             ready: asyncio.Future[Client] = asyncio.get_running_loop().create_future()
@@ -146,8 +149,9 @@ class McpServer:
 
         try:
             async with Client(_transport(self._options)) as client:
-                if not ready.done():
-                    ready.set_result(client)
+                if ready.done():  # nobody waits for it any longer
+                    return
+                ready.set_result(client)
                 await leave.wait()
         except BaseException as error:  # noqa: BLE001 who waits for the connection is told
             if not ready.done():
