@@ -11,6 +11,7 @@ from ray.cluster_utils import Cluster as Machines
 
 from ur2.assembly.workers import NoRetriever
 from ur2.config.load import CONFIGS
+from ur2.environments.options import EnvironmentOptions
 from ur2.errors import ComponentError, InputError
 from ur2.prompts.options import PromptOptions
 from ur2.retrieval.reading.knowledge import RoutedKnowledge
@@ -108,6 +109,7 @@ async def test_a_colocated_engine_gets_the_gpus_of_ranks_on_its_node(
             RolloutProcess,
             RolloutOptions(engine=EngineOptions(name="hf")),
             prompt_options(),
+            EnvironmentOptions(),
             model_path=tiny_model,
             dtype="float32",
             knowledge=RoutedKnowledge(retriever=NoRetriever(), top_k=1),

@@ -13,6 +13,7 @@ pytest.importorskip("vllm")
 
 from ur2.algorithms.options import AlgorithmOptions
 from ur2.config.load import CONFIGS
+from ur2.environments.options import EnvironmentOptions
 from ur2.policy.group import PolicyGroup
 from ur2.policy.options import LoraOptions, PolicyOptions
 from ur2.prompts.options import PromptOptions
@@ -124,6 +125,7 @@ class Parts:
             RolloutProcess,
             ROLLOUT,
             self.prompt,
+            EnvironmentOptions(),
             model_path=self.model,
             dtype="float32",
             knowledge=RoutedKnowledge(retriever=retriever, top_k=1),

@@ -28,8 +28,8 @@ from typing import Literal, Self
 import torch
 from torch import Tensor
 
-from ur2.errors import InputError
-from ur2.plugins import find_facts
+from ur2.errors import InputError, Ur2Error
+from ur2.plugins import blame, find_facts
 
 GROUP_STD_EPS = 1e-6
 WHITEN_EPS = 1e-8
@@ -116,6 +116,7 @@ def estimate(
     Raises:
         InputError: `name` is not known, or `gae` has no values.
         ValueError: the shapes do not belong together.
+        PluginError: an estimator of one's own failed.
     """
     facts = estimator_facts(name)
     own_B = [x for x in (reward_B, group_B, trajectory_B) if x is not None]
@@ -141,7 +142,12 @@ def estimate(
         gamma=gamma,
         lam=lam,
     )
-    return torch.where(mask_BT, facts.compute(signals), 0.0).float()
+    try:
+        return torch.where(mask_BT, facts.compute(signals), 0.0).float()
+    except Ur2Error:
+        raise
+    except Exception as error:  # someone else's code may raise whatever it likes
+        raise blame(f"algorithm.estimator '{name}'", error) from error
 
 
 def estimator_facts(name: str) -> EstimatorFacts:

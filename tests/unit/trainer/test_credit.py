@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ur2.algorithms.options import AlgorithmOptions
-from ur2.errors import InputError
+from ur2.errors import InputError, PluginError
 from ur2.trainer.batching import to_batch
 from ur2.trainer.credit import CREDIT, at_tokens
 from ur2.types import (
@@ -180,6 +180,8 @@ def test_an_estimator_and_a_rule_of_ones_own_are_named_by_import_path(tmp_path, 
     group = scored((steps("policy"), 3.0, ()))
     found = advantages([group], estimator="my_maths:double", credit="my_maths:halves")
     assert found == {"g/0": 3.0}
+    with pytest.raises(PluginError, match=r"algorithm\.estimator 'math:sqrt': TypeError"):
+        advantages([group], estimator="math:sqrt")
     for key in ("estimator", "loss"):
         with pytest.raises(
             InputError, match=f"algorithm.{key}: 'my_maths:none' cannot be imported"
