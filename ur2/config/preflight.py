@@ -14,6 +14,7 @@ from ur2.datasets import load_questions
 from ur2.datasets.matching import without_overlap
 from ur2.datasets.sources import local_path
 from ur2.environments.game import Game
+from ur2.environments.toolbox.box import Toolbox
 from ur2.errors import InputError
 from ur2.processor import warn_if_emulated
 from ur2.prompts.dialect import Dialect
@@ -21,7 +22,7 @@ from ur2.retrieval.manifest import load_manifest
 from ur2.rewards.options import RewardOptions
 from ur2.rewards.rubric import Rubric
 from ur2.rollout.engines.factory import check_installed
-from ur2.rollout.openings import Openings, check_observations
+from ur2.rollout.openings import NoKnowledge, Openings, check_observations, make_services
 from ur2.rollout.worker import make_renderer
 from ur2.trainer.cluster.placement import Demand
 from ur2.trainer.credit import credit_rule
@@ -114,13 +115,15 @@ def make_openings(options: InferenceOptions) -> Openings:
 
     Raises:
         InputError: the model has no tokenizer, or one without a chat template; or there is no such
-            environment, or no document fits into an observation.
+            environment or tool, or no document fits into an observation.
     """
     model = options.model
     renderer = make_renderer(options.rollout, options.prompt, model.path, model.revision)
     game = Game.load(options.environment)
     check_observations(renderer, game)
-    return Openings(renderer=renderer, game=game, options=options.rollout)
+    toolbox = Toolbox(options.environment.toolbox)
+    make_services(renderer, game, toolbox, NoKnowledge())
+    return Openings(renderer=renderer, game=game, options=options.rollout, toolbox=toolbox)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,10 +5,11 @@ opening ─▶ Ask ─▶ the policy's turn ─▶ react ─▶ Ask ─▶ ... �
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from pydantic import JsonValue
 
+from ur2.prompts.tool_calls import CallFormat, ToolSchema
 from ur2.prompts.wording import Wording
 from ur2.types import Assignment, Author, Finding, Lookup, Segment, Status, ToolUse
 
@@ -23,6 +24,9 @@ class Piece:
     author: Author = Author.ENVIRONMENT
     max_tokens: int | None = None
     """Tokens that the piece may take with `before` and `after`; None: what the context holds."""
+    role: Literal["", "tool"] = ""
+    """`tool`: `text` is a message of that role, within what the model's chat template writes around
+    it. Such pieces come first, in the order of the calls."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +47,8 @@ class Ask:
     choices: tuple[str, ...] = ()
     """The turn is one of these, sampled and trained under the distribution that they leave; it ends
     with them, whatever `stop_strings` and `max_tokens` are. None may begin another."""
+    tools: tuple[ToolSchema, ...] = ()
+    """With `fresh`: the functions that the model's chat template shows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +124,16 @@ class Environment(Protocol):
 
 
 class Tool(Protocol):
-    """Something that a policy may use."""
+    """Something that a policy may use.
+
+    One that must know of the episode has `for_turn(turn, question, services) -> Tool`, whose result
+    is used instead.
+    """
+
+    @property
+    def schema(self) -> ToolSchema:
+        """Tells its name, its purpose and the arguments that it takes."""
+        ...
 
     async def use(self, arguments: Mapping[str, JsonValue], transcript: str) -> ToolUse:
         """Uses it; returns within its own deadline, and failures as values."""
@@ -142,5 +157,7 @@ class Services:
     """The words of the prompt's config, with its markers."""
     tools: Mapping[str, Tool] = field(default_factory=dict)
     """By name."""
+    call_format: CallFormat = "hermes"
+    """How the model writes calls of tools."""
     demonstrates: bool = False
     """The turns are given, and nothing is judged."""

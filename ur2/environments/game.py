@@ -7,6 +7,7 @@ from ur2.environments.base import Environment, Services
 from ur2.environments.options import EnvironmentOptions
 from ur2.environments.search import SearchEnvironment
 from ur2.environments.steps import StepsEnvironment
+from ur2.environments.tools import ToolsEnvironment
 from ur2.errors import InputError
 from ur2.options import Options
 from ur2.plugins import find
@@ -52,4 +53,5 @@ class Game:
 ENVIRONMENTS: Mapping[str, type[Environment]] = {
     "search": SearchEnvironment,
     "steps": StepsEnvironment,
+    "tools": ToolsEnvironment,
 }

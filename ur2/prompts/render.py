@@ -1,5 +1,7 @@
 """Text as token ids, through the tokenizer's chat template."""
 
+import functools
+import json
 import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -7,8 +9,17 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 
 from ur2.errors import InputError
+from ur2.prompts.appending import (
+    PROBE_TOOL,
+    Messages,
+    Render,
+    between,
+    call_format,
+    check_tools_shown,
+)
 from ur2.prompts.dialect import neutralise
 from ur2.prompts.options import PromptOptions
+from ur2.prompts.tool_calls import CALL_TAGS, CallFormat, ToolSchema
 from ur2.prompts.wording import Wording
 from ur2.types import Author, Segment
 
@@ -55,11 +66,30 @@ class PromptRenderer:
         """Ids that end a turn of the model."""
         self.end_of_turn: str = tokenizer.eos_token or ""
         """The text of the token that ends a turn."""
+        added = tokenizer.added_tokens_decoder.items()
+        stop_texts = tuple(token.content for id, token in added if id in self.stop_token_ids)
+        self._between = functools.cache(
+            lambda num_replies: between(self._probing(), stop_texts, num_replies)
+        )
         self._chat("?")
 
-    def opening(self, message: str, *, turn: int = 0, role: str = "policy") -> Segment:
-        """A user's message that begins a context, up to where the policy starts to write."""
-        text = self._chat(message)
+    def opening(
+        self,
+        message: str,
+        *,
+        tools: Sequence[ToolSchema] = (),
+        turn: int = 0,
+        role: str = "policy",
+    ) -> Segment:
+        """A user's message that begins a context, up to where the policy starts to write.
+
+        Args:
+            message: the text.
+            tools: the functions that the template shows.
+            turn: of the episode.
+            role: the part that is asked to play.
+        """
+        text = self._chat(message, tools)
         token_ids = self._encode(text)
         return Segment(author=Author.PROMPT, token_ids=token_ids, text=text, turn=turn, role=role)
 
@@ -105,21 +135,93 @@ class PromptRenderer:
             fitting = segment(max_chars)
         return fitting
 
-    def _chat(self, message: str) -> str:
-        messages = [{"role": "user", "content": message}]
-        if self._system is not None:
-            messages.insert(0, {"role": "system", "content": self._system})
-        try:
-            text: str = self._tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True, **self._chat_kwargs
+    def call_format(self) -> CallFormat:
+        """How the model writes calls of tools.
+
+        Raises:
+            InputError: its chat template cannot be used with tools.
+        """
+        check_tools_shown(self._probing())
+        self._between(1)
+        return call_format(self._probing())
+
+    def replies(
+        self,
+        texts: Sequence[str],
+        *,
+        max_tokens: Sequence[int | None],
+        ended: bool = True,
+        turn: int = 0,
+    ) -> tuple[Segment, ...]:
+        """Messages of tools that follow a turn, up to where the policy starts to write again.
+
+        Args:
+            texts: what the tools say; cut until each segment fits, and made harmless.
+            max_tokens: of each segment.
+            ended: whether the turn stands with the token that ends it; otherwise it is added.
+            turn: of the episode.
+
+        Raises:
+            InputError: the chat template cannot be used with tools.
+        """
+        template = self._between(len(texts))
+        befores, afters = self._frames(template.parts)
+        if not ended:
+            befores[0] = template.end_of_turn + befores[0]
+        forbidden = (*CALL_TAGS, *re.findall(r"</?\w+>", "".join(template.parts)))
+        return tuple(
+            self.piece(
+                template.written(text.strip()),
+                before=opened,
+                after=closed,
+                forbidden=forbidden,
+                max_tokens=limit,
+                turn=turn,
             )
+            for text, limit, opened, closed in zip(texts, max_tokens, befores, afters, strict=True)
+        )
+
+    def _frames(self, parts: Sequence[str]) -> tuple[list[str], list[str]]:
+        """The texts before and after each reply; parts between replies are cut at a special token.
+
+        Text on both sides of such a cut has the same tokens as if it were encoded as one.
+        """
+        befores, afters = [parts[0]], []
+        for part in parts[1:-1]:
+            cut = max((part.rfind(s) + len(s) for s in self._special if s in part), default=None)
+            afters.append(part[:cut])
+            befores.append("" if cut is None else part[cut:])
+        return befores, [*afters, parts[-1]]
+
+    def _probing(self) -> Render:
+        """The chat template, told of a tool."""
+        return lambda messages, prompted: self._template(messages, (PROBE_TOOL,), prompted)
+
+    def _chat(self, message: str, tools: Sequence[ToolSchema] = ()) -> str:
+        messages = [{"role": "user", "content": message}]
+        try:
+            return self._template(messages, tools)
         except (jinja2.TemplateError, TypeError, ValueError) as error:
             raise InputError(
                 f"the chat template of '{self._tokenizer.name_or_path}' does not take the prompt's "
-                f"messages ({', '.join(m['role'] for m in messages)}) with these "
+                f"messages ({'system, ' if self._system is not None else ''}user) with these "
                 f"prompt.chat_template_kwargs: {error}"
             ) from error
-        return text
+
+    def _template(
+        self, messages: Messages, tools: Sequence[ToolSchema], prompted: bool = True
+    ) -> str:
+        if self._system is not None:
+            messages = [{"role": "system", "content": self._system}, *messages]
+        given = dict(self._chat_kwargs)
+        if tools:  # described by strangers, who must not forge a turn
+            functions = json.dumps([tool.as_function() for tool in tools], ensure_ascii=False)
+            given["tools"] = json.loads(neutralise(functions, self._special))
+        return str(
+            self._tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=prompted, **given
+            )
+        )
 
     def _encode(self, text: str) -> tuple[int, ...]:
         # The chat template writes the special tokens itself: adding them would double the BOS.

@@ -8,8 +8,11 @@ from typing import Protocol
 
 from ur2.environments.base import Ask, Branch, End, Reply, Services, Turn
 from ur2.environments.game import Game
+from ur2.environments.toolbox.box import Toolbox
+from ur2.environments.toolbox.options import ToolboxOptions
 from ur2.errors import ComponentError, InputError, Ur2Error
 from ur2.plugins import blame
+from ur2.prompts.tool_calls import ToolSchema
 from ur2.rollout.busy_time import BusyTime
 from ur2.rollout.choices import Choices, choose, read_choices
 from ur2.rollout.engines.base import Engine, Generation, GenerationRequest
@@ -17,7 +20,7 @@ from ur2.rollout.options import RolloutOptions, SamplingOptions
 from ur2.rollout.timeouts import PausableTimeouts
 from ur2.types import Assignment, Author, Segment, Status, ToolUse, Trajectory
 
-Read = Callable[[Ask, int], tuple[Segment, ...]]
+Read = Callable[[Ask, int, bool], tuple[Segment, ...]]
 """The segments of what is asked in a turn; see `read_ask`."""
 
 
@@ -26,8 +29,26 @@ class Renderer(Protocol):
 
     stop_token_ids: tuple[int, ...]
 
-    def opening(self, message: str, *, turn: int = 0, role: str = "policy") -> Segment:
+    def opening(
+        self,
+        message: str,
+        *,
+        tools: Sequence[ToolSchema] = (),
+        turn: int = 0,
+        role: str = "policy",
+    ) -> Segment:
         """A user's message that begins a context, up to where the policy starts to write."""
+        ...
+
+    def replies(
+        self,
+        texts: Sequence[str],
+        *,
+        max_tokens: Sequence[int | None],
+        ended: bool = True,
+        turn: int = 0,
+    ) -> tuple[Segment, ...]:
+        """Messages of tools that follow a turn, up to where the policy starts to write again."""
         ...
 
     def harmless(self, text: str) -> str:
@@ -59,6 +80,8 @@ class Players:
     services: Services
     """The services that environments may call."""
     options: RolloutOptions
+    toolbox: Toolbox = field(default_factory=lambda: Toolbox(ToolboxOptions()))
+    """Owns the tools among the services."""
     timeouts: PausableTimeouts = field(default_factory=PausableTimeouts)
     """For turns, which wait while the engine sleeps."""
     busy: BusyTime = field(default_factory=BusyTime)
@@ -102,12 +125,12 @@ async def run_episode(
     if branch is not None:
         ask = replace(ask, pieces=(branch.inject,), fresh=False)
     else:
-        check_prompt(read(ask, 0)[0], assignment, options)
+        check_prompt(read(ask, 0, False)[0], assignment, options)
+    stop_ids = players.renderer.stop_token_ids
     while record.num_turns < options.max_turns:
         choices = _choices(players, ask)
-        if not record.take(read(ask, record.num_turns), options) or (
-            choices is not None and choices.max_tokens > record.num_left(options)
-        ):
+        fits = record.take(read(ask, record.num_turns, record.ended(stop_ids)), options)
+        if not fits or (choices is not None and choices.max_tokens > record.num_left(options)):
             return record.end(Status.TRUNCATED)
         written = await _write(players, record, ask, choices, sampling, seed)
         on_sampled(len(written.token_ids))
@@ -123,16 +146,31 @@ async def run_episode(
     return record.end(Status.OUT_OF_TURNS)
 
 
-def read_ask(renderer: Renderer, ask: Ask, turn: int) -> tuple[Segment, ...]:
+def read_ask(renderer: Renderer, ask: Ask, turn: int, ended: bool = True) -> tuple[Segment, ...]:
     """Renders what is asked in a turn: one message that opens a context, or what continues one.
 
     A message is a prompt whoever wrote its pieces; in it, `text` may show markers, but cannot forge
     a turn of the chat.
+
+    Args:
+        renderer: how texts become tokens.
+        ask: the pieces.
+        turn: of the episode.
+        ended: whether the turn before stands with the token that ends a turn of the model.
     """
     if ask.fresh:
         message = "".join(p.before + renderer.harmless(p.text) + p.after for p in ask.pieces)
-        return (renderer.opening(message, turn=turn, role=ask.role),)
-    return tuple(
+        return (renderer.opening(message, tools=ask.tools, turn=turn, role=ask.role),)
+    said = [piece for piece in ask.pieces if piece.role == "tool"]
+    replies: tuple[Segment, ...] = ()
+    if said:
+        replies = renderer.replies(
+            [piece.text for piece in said],
+            max_tokens=[piece.max_tokens for piece in said],
+            ended=ended,
+            turn=max(turn - 1, 0),
+        )
+    return replies + tuple(
         renderer.piece(
             piece.text,
             before=piece.before,
@@ -142,7 +180,7 @@ def read_ask(renderer: Renderer, ask: Ask, turn: int) -> tuple[Segment, ...]:
             max_tokens=piece.max_tokens,
             turn=max(turn - 1, 0),
         )
-        for piece in ask.pieces
+        for piece in ask.pieces[len(said) :]
     )
 
 
@@ -182,6 +220,10 @@ class _Record:
     def context(self) -> tuple[Segment, ...]:
         """The segments of the current context."""
         return tuple(self._segments[self._start :])
+
+    def ended(self, stop_token_ids: Sequence[int]) -> bool:
+        """Whether the context stands with a token that ends a turn of the model."""
+        return bool(self.token_ids) and self.token_ids[-1] in stop_token_ids
 
     def num_left(self, options: RolloutOptions) -> int:
         """Tokens that the current context still holds."""

@@ -1,10 +1,12 @@
 """The first words that a policy reads, rendered as the workers do, before there is a worker."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from ur2.environments.base import Services
+from ur2.environments.base import Knowledge, Services
 from ur2.environments.game import Game
 from ur2.environments.search import SearchOptions
+from ur2.environments.toolbox.box import Toolbox
+from ur2.environments.toolbox.options import ToolboxOptions
 from ur2.errors import InputError
 from ur2.prompts.render import PromptRenderer
 from ur2.rollout.episode import check_prompt, read_ask
@@ -27,6 +29,8 @@ class Openings:
     renderer: PromptRenderer
     game: Game
     options: RolloutOptions
+    toolbox: Toolbox = field(default_factory=lambda: Toolbox(ToolboxOptions()))
+    """Not started: tools of servers are missing from these openings."""
 
     def prompt(self, question: Question, retrieval: bool) -> Segment:
         """Where the episodes of a question begin.
@@ -37,11 +41,28 @@ class Openings:
         assignment = Assignment(
             id=question.id, question=question, retrieval=retrieval, reason="opening", step=0
         )
-        services = Services(knowledge=NoKnowledge(), wording=self.renderer.wording)
+        services = make_services(self.renderer, self.game, self.toolbox, NoKnowledge())
         ask = self.game.environment(assignment, services).opening()
         (prompt,) = read_ask(self.renderer, ask, 0)
         check_prompt(prompt, assignment, self.options)
         return prompt
+
+
+def make_services(
+    renderer: PromptRenderer, game: Game, toolbox: Toolbox, knowledge: Knowledge
+) -> Services:
+    """The services of environments.
+
+    Raises:
+        InputError: the environment's tools are shown by the model's chat template, which cannot.
+    """
+    wording = renderer.wording
+    if not getattr(game.kind, "calls_tools", False):
+        return Services(knowledge=knowledge, wording=wording, tools=toolbox.tools)
+    call_format = renderer.call_format()
+    return Services(
+        knowledge=knowledge, wording=wording, tools=toolbox.tools, call_format=call_format
+    )
 
 
 def check_observations(renderer: PromptRenderer, game: Game) -> None:

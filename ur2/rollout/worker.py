@@ -4,9 +4,10 @@ import asyncio
 from dataclasses import replace
 from functools import cache, partial
 
-from ur2.environments.base import Knowledge, Services
+from ur2.environments.base import Knowledge
 from ur2.environments.game import Game
 from ur2.environments.options import EnvironmentOptions
+from ur2.environments.toolbox.box import Toolbox
 from ur2.errors import ComponentError
 from ur2.prompts.options import PromptOptions
 from ur2.prompts.render import PromptRenderer
@@ -14,6 +15,7 @@ from ur2.rollout.engines.chat import text_renderer
 from ur2.rollout.engines.factory import make_engine
 from ur2.rollout.engines.text import generation_eos, load_tokenizer
 from ur2.rollout.episode import Players, read_ask, run_episode
+from ur2.rollout.openings import make_services
 from ur2.rollout.options import RolloutOptions, SamplingOptions
 from ur2.rollout.tasks import gather_or_cancel
 from ur2.transfer.records import Handover
@@ -37,12 +39,13 @@ class RolloutWorker:
         self._num_told_tokens = 0
 
     async def start(self) -> None:
-        """Loads the model.
+        """Loads the model, and starts the servers of tools.
 
         Raises:
             InputError: the engine is not installed or does not know the model.
-            ComponentError: it did not come up.
+            ComponentError: it, or a server, did not come up.
         """
+        await self._players.toolbox.start()
         await self._players.engine.start()
 
     async def run_group(
@@ -113,7 +116,8 @@ class RolloutWorker:
         self._players.timeouts.go_on()
 
     async def close(self) -> None:
-        """Stops the engine; safe to call twice."""
+        """Stops the engine and the servers of tools; safe to call twice."""
+        await self._players.toolbox.close()
         await self._players.engine.close()
 
 
@@ -164,12 +168,15 @@ def make_players(
         revision=revision,
         markers=renderer.wording.dialect.pairs,
     )
+    game = Game.load(environment)
+    toolbox = Toolbox(environment.toolbox)
     return Players(
         engine=engine,
         renderer=renderer,
-        game=Game.load(environment),
-        services=Services(knowledge=knowledge, wording=renderer.wording),
+        game=game,
+        services=make_services(renderer, game, toolbox, knowledge),
         options=options,
+        toolbox=toolbox,
     )
 
 
