@@ -5,6 +5,7 @@ import json
 import shutil
 import time
 from collections.abc import AsyncIterator, Iterator
+from itertools import chain, repeat
 from pathlib import Path
 from statistics import fmean
 
@@ -26,6 +27,8 @@ from ur2.trainer.options import ColdstartOptions
 from ur2.types import Sample
 
 RECORD = "coldstart.json"
+LINE_COUNT = 1000
+"""How often a line of the options counts for the tokenizer."""
 
 
 def main() -> None:
@@ -138,7 +141,8 @@ def _base(cold: ColdstartOptions, staged: Path) -> str:
             raise InputError("coldstart: give `scratch` (a model from nothing) or `base`")
         return cold.base
     texts = (text for file in cold.scratch_texts for text in _strings(file))
-    make_model(cold.scratch, texts, str(staged / "scratch"), cold.seed)
+    lines = chain.from_iterable(repeat(line, LINE_COUNT) for line in cold.scratch_lines)
+    make_model(cold.scratch, chain(texts, lines), str(staged / "scratch"), cold.seed)
     return str(staged / "scratch")
 
 

@@ -208,6 +208,9 @@ class Segment:
     """The sampler's log-probabilities, one per token; POLICY segments only."""
     weight_versions: tuple[VersionRun, ...] = ()
     """The published weights that sampled each token, in order; POLICY segments only."""
+    allowed: tuple[tuple[int, ...], ...] = ()
+    """The ids that each token was drawn among, where the turn is one of given choices; empty where
+    all of the vocabulary was allowed."""
     turn: int = 0
     """The turn of the episode, from 0."""
     role: str = "policy"
@@ -318,6 +321,16 @@ class ScoredGroup:
     scores: tuple[Score, ...]
 
 
+def allowed_positions(segments: Iterable[Segment]) -> dict[int, tuple[int, ...]]:
+    """By position in a context, the ids that its token was drawn among, where not among all."""
+    found: dict[int, tuple[int, ...]] = {}
+    start = 0
+    for segment in segments:
+        found |= {start + place: ids for place, ids in enumerate(segment.allowed) if ids}
+        start += len(segment.token_ids)
+    return found
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Sample:
     """One training sequence of T tokens."""
@@ -335,6 +348,8 @@ class Sample:
     """(T,) the critic's, from which advantages were computed; empty without a critic."""
     role: str = "policy"
     """The role that was asked in the context that the sample is of."""
+    allowed: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    """By position, the ids that its token was drawn among; all others are drawn among all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -21,6 +21,7 @@ import torch
 pytest.importorskip("vllm")
 
 from ur2.errors import InputError
+from ur2.rollout.choices import Choices, choose
 from ur2.rollout.engines.base import Generation, GenerationRequest
 from ur2.rollout.engines.hf import HfEngine
 from ur2.rollout.engines.remote import RemoteEngine
@@ -168,6 +169,34 @@ def test_sampled_logprobs_are_the_models_own_and_stops_are_kept(url: str, model:
     stopped = [turn for turn in drawn if "a" in turn.text]
     assert stopped
     assert all(turn.finish == "stop" for turn in stopped)
+
+
+def test_choices_are_drawn_and_told_under_the_distribution_that_they_leave(
+    url: str, model: str
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    choices = Choices(texts=("one", "two"), token_ids=((40, 50), (41, 50)))
+
+    async def chosen() -> list[Generation]:
+        engine = remote(url, model)
+        await engine.start()
+        try:
+            requests = [
+                GenerationRequest(token_ids=p, max_tokens=1, temperature=0.7, seed=i)
+                for i, p in enumerate(PROMPTS)
+            ]
+            return await asyncio.gather(*(choose(engine.generate, r, choices) for r in requests))
+        finally:
+            await engine.close()
+
+    drawn = asyncio.run(chosen())
+    reference = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    for prompt, turn in zip(PROMPTS, drawn, strict=True):
+        with torch.no_grad():
+            logits = reference(torch.tensor([prompt])).logits[0, -1, [40, 41]] / 0.7
+        expected = torch.log_softmax(logits, -1)[turn.token_ids[0] - 40].item()
+        assert turn.logprobs == pytest.approx((expected, 0.0), abs=1e-4)
 
 
 def test_a_server_of_shorter_contexts_is_refused_at_once(url: str, model: str) -> None:

@@ -23,11 +23,12 @@ Departures from the papers:
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from ur2.algorithms.comparison import Comparison
 from ur2.errors import InputError, Ur2Error
 from ur2.plugins import blame, find_facts
 
@@ -178,19 +179,22 @@ def _check_shapes(mask_BT: Tensor, of_B: Sequence[Tensor], of_BT: Sequence[Tenso
 
 def grpo(signals: Signals) -> Tensor:
     """A = (r − mean_g) / (std_g + 1e-6), std with n − 1. Shao et al. 2024, eq. 4. (B, T)."""
-    group = _Comparison.of(signals)
+    group = Comparison.of(signals.net_reward_B, signals.group_B, signals.trajectory_B)
     variance_B = group.total(group.centred_B**2) / (group.size_B - 1).clamp(min=1)
     return _broadcast(group.centred_B / (variance_B.sqrt() + GROUP_STD_EPS), signals.mask_BT)
 
 
 def dr_grpo(signals: Signals) -> Tensor:
     """A = r − mean_g; with reduction `seq_mean_token_sum_norm`. Liu et al. 2025. (B, T)."""
-    return _broadcast(_Comparison.of(signals).centred_B, signals.mask_BT)
+    return _broadcast(
+        Comparison.of(signals.net_reward_B, signals.group_B, signals.trajectory_B).centred_B,
+        signals.mask_BT,
+    )
 
 
 def rloo(signals: Signals) -> Tensor:
     """A = r − mean of the group's other rewards. Ahmadian et al. 2024, eq. 8. (B, T)."""
-    group = _Comparison.of(signals)
+    group = Comparison.of(signals.net_reward_B, signals.group_B, signals.trajectory_B)
     # With c the distance from the group's mean and o that of the trajectory's own mean:
     # r − (n·mean − own) / (n − 1) = c + o / (n − 1)
     others_B = group.centred_B + group.own_centred_B / (group.size_B - 1).clamp(min=1)
@@ -211,7 +215,7 @@ def reinforce_pp(signals: Signals) -> Tensor:
 
 def reinforce_pp_baseline(signals: Signals) -> Tensor:
     """A = whiten(r − mean_g), mean 0 for groups of one. Hu 2025, `-baseline` variant. (B, T)."""
-    group = _Comparison.of(signals)
+    group = Comparison.of(signals.net_reward_B, signals.group_B, signals.trajectory_B)
     shaped_B = torch.where(group.size_B > 1, group.centred_B, signals.net_reward_B)
     return _whiten(_broadcast(shaped_B, signals.mask_BT), signals.mask_BT)
 
@@ -226,56 +230,6 @@ def gae(signals: Signals) -> Tensor:
     delta_BT = signals.token_reward_BT - signals.value_BT
     delta_BT = delta_BT + signals.gamma * _next_policy_value(signals.value_BT, signals.mask_BT)
     return _discounted_sum(delta_BT, signals.mask_BT, signals.gamma * signals.lam)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Comparison:
-    """Net rewards within their groups, in which each trajectory counts once."""
-
-    group_B: Tensor
-    weight_B: Tensor
-    """1 / the sequences that the trajectory has in the group."""
-    size_B: Tensor
-    """Trajectories of each sequence's group."""
-    centred_B: Tensor
-    """The distance from the group's mean; exactly 0 where its rewards are all equal."""
-    own_centred_B: Tensor
-    """The mean of it over the trajectory's sequences in the group."""
-
-    @classmethod
-    def of(cls, signals: Signals) -> Self:
-        reward_B, group_B = signals.net_reward_B, signals.group_B
-        part_B = torch.unique(
-            torch.stack([group_B, signals.trajectory_B]), dim=1, return_inverse=True
-        )[1]
-        weight_B = 1.0 / _sum_within(torch.ones_like(reward_B), part_B)
-        size_B = _sum_within(weight_B, group_B).round()
-        offset_B = reward_B - _group_first(reward_B, group_B)
-        centred_B = offset_B - _sum_within(weight_B * offset_B, group_B) / size_B
-        return cls(
-            group_B=group_B,
-            weight_B=weight_B,
-            size_B=size_B,
-            centred_B=centred_B,
-            own_centred_B=_sum_within(weight_B * centred_B, part_B),
-        )
-
-    def total(self, value_B: Tensor) -> Tensor:
-        """Each sequence's group total over trajectories. (B,) -> (B,)."""
-        return _sum_within(self.weight_B * value_B, self.group_B)
-
-
-def _sum_within(value_B: Tensor, group_B: Tensor) -> Tensor:
-    """Each sequence's group total. (B,) -> (B,)."""
-    num_groups = int(group_B.max()) + 1 if group_B.numel() else 0
-    return value_B.new_zeros(num_groups).index_add(0, group_B, value_B)[group_B]
-
-
-def _group_first(value_B: Tensor, group_B: Tensor) -> Tensor:
-    """One member's value for every member of its group, so that differences cancel exactly."""
-    picked = torch.zeros_like(value_B[: int(group_B.max()) + 1 if group_B.numel() else 0])
-    picked[group_B.flip(0)] = value_B.flip(0)
-    return picked[group_B]
 
 
 def _broadcast(value_B: Tensor, mask_BT: Tensor) -> Tensor:

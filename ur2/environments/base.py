@@ -46,6 +46,9 @@ class Ask:
     """The part that is asked to play; names baselines and metrics."""
     tools: tuple[ToolSchema, ...] = ()
     """With `fresh`: the functions that the model's chat template shows."""
+    choices: tuple[str, ...] = ()
+    """The turn is one of these, sampled and trained under the distribution that they leave; it ends
+    with them, whatever `stop_strings` and `max_tokens` are. None may begin another."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -61,7 +61,7 @@ class StepsOptions(Options):
     as_published: bool = False
     """Repeats the published code's mistakes."""
     relevance: RelevanceOptions = RelevanceOptions()
-    """What judges each retrieval."""
+    """The judge of each retrieval."""
 
 
 class StepsEnvironment:

@@ -191,7 +191,7 @@ def code_digest(root: Path) -> str:
 
 
 def plugin_digest(name: str) -> str | None:
-    """Of a user's package, wherever it is imported from; None where it is not here."""
+    """A digest of a user's package, wherever it is imported from; None where it is not here."""
     files = package_files(name)
     if not files:
         return None

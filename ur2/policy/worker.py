@@ -259,7 +259,7 @@ class PolicyWorker:
         for number, microbatch in enumerate(step.microbatches, start=1):
             inputs = collate(microbatch, self.device)
             logprob_N, entropy_N = self.engine.forward(
-                inputs.row, inputs.position_N, inputs.target_N
+                inputs.row, inputs.position_N, inputs.target_N, inputs.allowed_2M
             )
             loss, report = microbatch_loss(
                 logprob_N,
@@ -280,7 +280,9 @@ class PolicyWorker:
     ) -> Tensor:
         """Log-probabilities of the trained tokens of a microbatch, (N,)."""
         inputs = collate(microbatch, self.device)
-        logprob_N: Tensor = engine.forward(inputs.row, inputs.position_N, inputs.target_N)[0]
+        logprob_N: Tensor = engine.forward(
+            inputs.row, inputs.position_N, inputs.target_N, inputs.allowed_2M
+        )[0]
         return logprob_N
 
     def _per_token(

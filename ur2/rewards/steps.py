@@ -32,7 +32,7 @@ class StepsRewardOptions(Options):
 def step_rewards(
     trajectory: Trajectory, grade: float, options: StepsRewardOptions
 ) -> Sequence[float]:
-    """What each turn earned."""
+    """The reward of each turn."""
     worth = [s.reward for s in trajectory.segments if s.author is Author.POLICY]
     answered, right = trajectory.status is Status.ANSWERED, grade >= 1
     factor = _FACTORS[options.variant](trajectory.status, right, options)

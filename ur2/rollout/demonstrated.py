@@ -1,6 +1,7 @@
 """Worked examples as episodes: the environment plays them, with the turns that are given."""
 
 from collections.abc import Coroutine, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ur2.demonstrations import DemonstratedTurn, Demonstration
@@ -8,6 +9,7 @@ from ur2.environments.base import Ask, End, Reply, Services, Turn
 from ur2.environments.game import Game
 from ur2.errors import InputError
 from ur2.prompts.render import PromptRenderer
+from ur2.rollout.choices import read_choices
 from ur2.rollout.episode import read_ask
 from ur2.types import Assignment, Author, Finding, Lookup, Segment, ToolUse
 
@@ -56,12 +58,23 @@ def demonstrated(
             contexts.append([])
         contexts[-1] += read_ask(renderer, then, number - 1)
         text = environment.written(turn)
-        end = "" if text.endswith(then.stop_strings) else renderer.end_of_turn
         author = Author.POLICY if turn.learn else Author.INJECTED
-        contexts[-1].append(renderer.piece("", before=text + end, author=author, turn=number - 1))
+        contexts[-1].append(replace(_written(renderer, then, text, author), turn=number - 1))
         reply = _now(environment.react(Turn(text=text, number=number, events=events)))
         events, then = events + reply.events, reply.then
     return tuple(map(tuple, contexts))
+
+
+def _written(renderer: PromptRenderer, ask: Ask, text: str, author: Author) -> Segment:
+    """A demonstrated turn, up to and with what ends it."""
+    if not ask.choices:
+        end = "" if text.endswith(ask.stop_strings) else renderer.end_of_turn
+        return renderer.piece("", before=text + end, author=author)
+    if text not in ask.choices:
+        raise InputError(f"a demonstration writes {text!r:.80}, which is none of {ask.choices}")
+    choices = read_choices(ask.choices, renderer)
+    written = renderer.piece("", before=text, author=author)
+    return replace(written, allowed=choices.allowed(written.token_ids))
 
 
 def _now(reacting: Coroutine[Any, Any, Reply]) -> Reply:

@@ -14,6 +14,7 @@ from ur2.errors import ComponentError, InputError, Ur2Error
 from ur2.plugins import blame
 from ur2.prompts.tool_calls import ToolSchema
 from ur2.rollout.busy_time import BusyTime
+from ur2.rollout.choices import Choices, choose, read_choices
 from ur2.rollout.engines.base import Engine, Generation, GenerationRequest
 from ur2.rollout.options import RolloutOptions, SamplingOptions
 from ur2.rollout.timeouts import PausableTimeouts
@@ -127,9 +128,13 @@ async def run_episode(
         check_prompt(read(ask, 0, False)[0], assignment, options)
     stop_ids = players.renderer.stop_token_ids
     while record.num_turns < options.max_turns:
-        if not record.take(read(ask, record.num_turns, record.ended(stop_ids)), options):
+        choices = _choices(players, ask)
+        read_now = read(ask, record.num_turns, record.ended(stop_ids))
+        if not record.take(read_now, options) or (
+            choices is not None and choices.max_tokens > record.num_left(options)
+        ):
             return record.end(Status.TRUNCATED)
-        written = await _write(players, record, ask, sampling, seed)
+        written = await _write(players, record, ask, choices, sampling, seed)
         on_sampled(len(written.token_ids))
         turn = record.write(written, ask.role)
         if turn.is_cut and not getattr(environment, "reads_cut_turns", False):
@@ -249,6 +254,7 @@ class _Record:
                 weight_versions=written.weight_versions,
                 turn=self.num_turns,
                 role=role,
+                allowed=written.allowed,
             )
         )
         transcript = "".join(s.text for s in self._segments if s.author is not Author.PROMPT)
@@ -286,8 +292,26 @@ class _Record:
         self.token_ids.extend(segment.token_ids)
 
 
+def _choices(players: Players, ask: Ask) -> Choices | None:
+    """The choices of a turn, if it is restricted to some."""
+    if not ask.choices:
+        return None
+    if players.options.engine.speaks_text:
+        raise InputError(
+            f"environment '{players.game.name}' restricts a turn to choices, which no chat "
+            "endpoint can sample; set rollout.engine.remote.api=completions for a `vllm serve`, "
+            "or rollout.engine.name=vllm"
+        )
+    return read_choices(ask.choices, players.renderer)
+
+
 async def _write(
-    players: Players, record: _Record, ask: Ask, sampling: SamplingOptions, seed: int
+    players: Players,
+    record: _Record,
+    ask: Ask,
+    choices: Choices | None,
+    sampling: SamplingOptions,
+    seed: int,
 ) -> Generation:
     """The policy's turn."""
     request = GenerationRequest(
@@ -305,6 +329,8 @@ async def _write(
     try:
         with players.busy.running():
             async with players.timeouts.limit(timeout_s):
+                if choices is not None:
+                    return await choose(players.engine.generate, request, choices)
                 return await players.engine.generate(request)
     except TimeoutError as error:
         raise ComponentError(

@@ -50,7 +50,9 @@ def replayed(texts: Sequence[str]) -> Write:
 
 
 def cut(text: str, ask: Ask) -> str:
-    """The text that an engine would give: up to the first stop string."""
+    """The text that an engine would give: up to the first stop string, or one of the choices."""
+    if ask.choices:
+        return text if text in ask.choices else ask.choices[len(text) % len(ask.choices)]
     ends = [text.find(stop) + len(stop) for stop in ask.stop_strings if stop and stop in text]
     return text[: min(ends)] if ends else text
 

@@ -80,6 +80,8 @@ class ScriptedEngine:
     requests: list[GenerationRequest] = field(default_factory=list)
     hangs: bool = False
     num_abandoned_tokens: int = 0
+    _begun: dict[tuple[int, ...], tuple[int, ...]] = field(default_factory=dict)
+    """By context, what is left to write of a choice."""
 
     async def start(self) -> None:
         """Nothing is loaded."""
@@ -107,7 +109,7 @@ class ScriptedEngine:
             await asyncio.Event().wait()
         token_ids: list[int] = []
         finish: Finish = "length"
-        for token in TOKENIZER.encode(self.script(request)):
+        for token in self._script_ids(request):
             if len(token_ids) == request.max_tokens:
                 break
             token_ids.append(token)
@@ -122,6 +124,16 @@ class ScriptedEngine:
             finish=finish,
             weight_versions=(VersionRun(self.version, len(token_ids)),),
         )
+
+    def _script_ids(self, request: GenerationRequest) -> tuple[int, ...]:
+        """The script's tokens; a choice is asked for token by token, and scripted as one turn."""
+        if request.token_ids in self._begun:
+            return self._begun.pop(request.token_ids)
+        token_ids = tuple(TOKENIZER.encode(self.script(request)))
+        if request.allowed_token_ids:
+            for place in range(1, len(token_ids)):
+                self._begun[request.token_ids + token_ids[:place]] = token_ids[place:]
+        return token_ids
 
 
 @dataclass

@@ -82,6 +82,8 @@ class Referee:
             self.note("an Ask has nothing to read", where)
         if ask.max_tokens < 1:
             self.note(f"max_tokens is {ask.max_tokens}: the policy cannot write", where)
+        if ask.choices and (len(set(ask.choices)) < max(2, len(ask.choices)) or "" in ask.choices):
+            self.note(f"choices {ask.choices} are not two or more different texts", where)
         if not all(ask.stop_strings):
             self.note("an empty stop string ends every turn at once", where)
         for piece in ask.pieces:

@@ -20,7 +20,7 @@ from ur2.algorithms import estimate
 from ur2.algorithms.kl import KL_ESTIMATORS, k3
 from ur2.algorithms.options import AlgorithmOptions
 from ur2.trainer.credit import Credited, at_tokens, credit_rule
-from ur2.types import Batch, Sample, ScoredGroup
+from ur2.types import Batch, Sample, ScoredGroup, allowed_positions
 
 Arrays = Sequence[NDArray[np.float32]]
 """One array (T,) per sample, 0 at tokens that the policy did not write."""
@@ -117,6 +117,7 @@ def _sample(name: str, context: Credited) -> Sample:
         advantages=np.zeros(len(token_ids), dtype=np.float32),
         sampler_logprobs=np.asarray(drawn, dtype=np.float32),
         role=context.role,
+        allowed=allowed_positions(segments),
     )
 
 

@@ -20,7 +20,7 @@ from ur2.rollout.demonstrated import demonstrated
 from ur2.trainer.cluster.actors import PolicyProcess
 from ur2.trainer.cluster.ray_cluster import Cluster
 from ur2.trainer.options import ColdstartOptions, PhaseOptions
-from ur2.types import Author, Batch, Sample, Segment
+from ur2.types import Author, Batch, Sample, Segment, allowed_positions
 
 LIKELIHOOD = AlgorithmOptions(loss="reinforce")
 
@@ -92,6 +92,7 @@ def to_sample(name: str, segments: Sequence[Segment]) -> Sample:
         mask=mask,
         advantages=mask.astype(np.float32),
         sampler_logprobs=np.zeros(len(token_ids), dtype=np.float32),
+        allowed=allowed_positions(segments),
     )
 
 

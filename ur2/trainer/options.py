@@ -172,6 +172,8 @@ class ColdstartOptions(Options):
     """Make the model from nothing; otherwise `base` is trained on."""
     scratch_texts: tuple[str, ...] = ()
     """Files whose text trains the tokenizer of a model made from nothing."""
+    scratch_lines: tuple[str, ...] = ()
+    """Further texts for it, such as the labels of an environment; each counts a thousand times."""
     base: str | None = None
     """A Hugging Face name or folder to start from."""
     phases: tuple[PhaseOptions, ...]

@@ -14,7 +14,8 @@ from ur2.environments.search import SearchOptions
 from ur2.errors import ComponentError, InputError
 from ur2.prompts.dialect import Dialect
 from ur2.retrieval.reading.knowledge import RoutedKnowledge
-from ur2.rollout.engines.base import GenerationRequest
+from ur2.rollout.choices import Choices, choose
+from ur2.rollout.engines.base import Generation, GenerationRequest
 from ur2.rollout.engines.chat import close_marker, text_renderer
 from ur2.rollout.engines.endpoint import Endpoint
 from ur2.rollout.engines.remote import RemoteEngine
@@ -134,6 +135,31 @@ def test_token_ids_go_out_and_come_back_as_they_are(serve, tiny_model, monkeypat
     assert body["stop"] == ["zz", "</search>"]
     assert body["stop_token_ids"] == [2, 4]  # the marker is one token, too
     assert body["return_token_ids"] is True
+    assert "allowed_token_ids" not in body
+
+
+async def choose_one(options: EngineOptions, tiny_model: str) -> Generation:
+    engine = RemoteEngine(options, model_path=tiny_model, dtype="float32", max_model_len=64, seed=0)
+    await engine.start()
+    try:
+        choices = Choices(texts=("A", "B"), token_ids=((50,), (51,)))
+        return await choose(engine.generate, REQUEST, choices)
+    finally:
+        await engine.close()
+
+
+def test_a_choice_is_drawn_among_the_ids_that_the_endpoint_is_told(serve, tiny_model):
+    server = serve(lambda path, body: (200, completion(51, finish="length")))
+    assert asyncio.run(choose_one(engine_options(server), tiny_model)).text == "B"
+    ((_, body),) = server.requests
+    restricted = {"allowed_token_ids": [50, 51], "max_tokens": 1, "top_p": 1.0}
+    assert restricted.items() <= body.items()
+
+
+def test_an_endpoint_that_ignores_the_allowed_ids_is_named(serve, tiny_model):
+    server = serve(lambda path, body: (200, completion(52, finish="length")))
+    with pytest.raises(ComponentError, match="allowed_token_ids"):
+        asyncio.run(choose_one(engine_options(server), tiny_model))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """One microbatch as tensors: its sequences packed into one row, without padding.
 
-Shapes: _T input tokens of all sequences end to end, _S sequences, _N trained tokens.
+Shapes: _T input tokens of all sequences end to end, _S sequences, _N trained tokens, _M pairs of a
+trained token and an id that it was drawn among.
 """
 # ruff: noqa: N815 - shape suffixes are the notation of the maths, in records too
 
@@ -43,6 +44,8 @@ class MicrobatchInputs:
     """Which of the S sequences each trained token is in."""
     length_B: Tensor
     """Trained tokens of each sequence."""
+    allowed_2M: Tensor | None = None
+    """Which of the N, and an id that it was drawn among; None where all were drawn among all."""
 
 
 def collate(samples: Sequence[Sample], device: torch.device) -> MicrobatchInputs:
@@ -68,6 +71,7 @@ def collate(samples: Sequence[Sample], device: torch.device) -> MicrobatchInputs
         sampler_logprob_N=chosen([s.sampler_logprobs for s in samples]),
         sequence_N=torch.from_numpy(np.repeat(np.arange(len(samples)), counts)).to(device),
         length_B=torch.from_numpy(counts).to(device),
+        allowed_2M=_allowed(samples, targets, device),
     )
 
 
@@ -81,6 +85,21 @@ def make_row(sequences: Sequence[NDArray[np.int64]], device: torch.device) -> Pa
         offset_S=torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32, device=device),
         lengths=lengths,
     )
+
+
+def _allowed(
+    samples: Sequence[Sample], targets: Sequence[NDArray[np.int64]], device: torch.device
+) -> Tensor | None:
+    """Pairs of a trained token and an id that it was drawn among; None where there are none."""
+    pairs: list[tuple[int, int]] = []
+    start = 0
+    for sample, target in zip(samples, targets, strict=True):
+        if sample.allowed:
+            number = {int(position): start + n for n, position in enumerate(target)}
+            trained = {at: ids for at, ids in sample.allowed.items() if at in number}
+            pairs += [(number[at], token) for at, ids in trained.items() for token in ids]
+        start += len(target)
+    return torch.tensor(pairs, device=device).T if pairs else None
 
 
 def _idle(device: torch.device) -> MicrobatchInputs:

@@ -32,11 +32,18 @@ class PolicyModel(nn.Module):
         )
 
     def forward(
-        self, row: PackedRow, position_N: Tensor, target_N: Tensor
+        self,
+        row: PackedRow,
+        position_N: Tensor,
+        target_N: Tensor,
+        allowed_2M: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """(logprob_N, entropy_N) of `target_N` after the positions `position_N` of the row."""
-        hidden_TD = hidden_states(self.lm, row)
-        logprob_N, entropy_N = self.token_logprobs(hidden_TD.index_select(0, position_N), target_N)
+        """(logprob_N, entropy_N) of `target_N` after the positions `position_N` of the row.
+
+        Where `allowed_2M` names some of the N, these are over the ids beside them there.
+        """
+        hidden_ND = hidden_states(self.lm, row).index_select(0, position_N)
+        logprob_N, entropy_N = self.token_logprobs(hidden_ND, target_N, allowed_2M)
         return logprob_N, entropy_N
 
 

@@ -1,4 +1,4 @@
-"""What retrieved documents are worth to the step that asked for them, 0 to 1 (R3-RAG)."""
+"""Judges of what documents are worth to the step that asked for them, 0 to 1 (R3-RAG)."""
 
 import asyncio
 import functools
@@ -23,7 +23,7 @@ _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
 
 class RelevanceOptions(Options):
-    """Who judges."""
+    """Options of the judge."""
 
     by: Literal["model", "encoder", "length"] = "encoder"
     """`model`: a language model, as published; `encoder`: how near the documents are to the query,

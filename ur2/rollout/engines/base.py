@@ -28,6 +28,8 @@ class GenerationRequest:
     """Sampling ends with the token that completes one of them; that token is kept."""
     stop_token_ids: tuple[int, ...] = ()
     """Sampling ends with one of them; it is kept."""
+    allowed_token_ids: tuple[int, ...] = ()
+    """No other ids are sampled: they have no probability; empty allows all."""
     seed: int | None = None
     """Makes the draw independent of the other requests; None draws from the engine's stream."""
 
@@ -40,13 +42,16 @@ class Generation:
     """As sampled, with the stop token."""
     logprobs: tuple[float, ...]
     """Log-probability of each sampled token in the distribution it was drawn from: under the
-    request's temperature, top_p and top_k; under temperature 1, uncut, where it is greedy."""
+    request's temperature, allowed ids, top_p and top_k; where it is greedy, under temperature 1 and
+    cut by the allowed ids only."""
     text: str
     """All of `token_ids` decoded, special tokens included."""
     finish: Finish
     """`stop`: a stop string or token; `length`: `max_tokens` ran out."""
     weight_versions: tuple[VersionRun, ...]
     """The weights that sampled each of `token_ids`; several where they changed on the way."""
+    allowed: tuple[tuple[int, ...], ...] = ()
+    """The ids that each of `token_ids` was drawn among, of a turn that is one of given choices."""
 
 
 class Engine(Protocol):

@@ -170,7 +170,7 @@ def sample(logits_BV: Tensor, rows: list[RunningRequest]) -> tuple[Tensor, Tenso
     device = logits_BV.device
     temperature_B = torch.tensor([r.request.temperature for r in rows], device=device)
     greedy_B = temperature_B == 0
-    scaled_BV = logits_BV / torch.where(greedy_B, 1.0, temperature_B)[:, None]
+    scaled_BV = _allow(logits_BV, rows) / torch.where(greedy_B, 1.0, temperature_B)[:, None]
     logprob_BV = _filter(scaled_BV, rows).log_softmax(-1)
     uniform = [torch.rand((), generator=r.generator, dtype=torch.float64) for r in rows]
     cdf_BV = logprob_BV.double().exp().cumsum(-1)
@@ -179,6 +179,19 @@ def sample(logits_BV: Tensor, rows: list[RunningRequest]) -> tuple[Tensor, Tenso
     drawn_B = drawn_B.clamp(max=logits_BV.shape[1] - 1)
     token_B = torch.where(greedy_B, logprob_BV.argmax(-1), drawn_B)
     return token_B, logprob_BV.gather(1, token_B[:, None])[:, 0]
+
+
+def _allow(logits_BV: Tensor, rows: list[RunningRequest]) -> Tensor:
+    """Minus infinity outside the ids that each row allows."""
+    allowed = [row.request.allowed_token_ids for row in rows]
+    if not any(allowed):
+        return logits_BV
+    refused_BV = torch.zeros_like(logits_BV, dtype=torch.bool)
+    for refused_V, token_ids in zip(refused_BV, allowed, strict=True):
+        if token_ids:
+            refused_V.fill_(True)
+            refused_V[list(token_ids)] = False
+    return logits_BV.masked_fill(refused_BV, float("-inf"))
 
 
 def _filter(logits_BV: Tensor, rows: list[RunningRequest]) -> Tensor:

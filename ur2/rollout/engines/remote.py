@@ -96,7 +96,7 @@ class RemoteEngine:
         await self._endpoint.close()
 
     def _body(self, request: GenerationRequest) -> dict[str, Any]:
-        body = {
+        body: dict[str, Any] = {
             "model": self._endpoint.model,
             "prompt": list(request.token_ids),
             "max_tokens": request.max_tokens,
@@ -114,4 +114,6 @@ class RemoteEngine:
             "return_token_ids": True,
             "logprobs": 1,
         }
+        if request.allowed_token_ids:
+            body["allowed_token_ids"] = list(request.allowed_token_ids)
         return body if request.seed is None else {**body, "seed": request.seed}

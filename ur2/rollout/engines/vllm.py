@@ -161,6 +161,7 @@ class VllmEngine:
             top_p=request.top_p,
             top_k=request.top_k,
             seed=request.seed,
+            allowed_token_ids=list(request.allowed_token_ids) or None,
             stop=list(request.stop_strings),
             stop_token_ids=list(stop_ids(self._tokenizer, request)),
             ignore_eos=True,  # the request names what ends it

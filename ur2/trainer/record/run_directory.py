@@ -239,6 +239,7 @@ def _trajectory_records(groups: Iterable[ScoredGroup]) -> Iterator[dict[str, Any
                         "token_ids": segment.token_ids,
                         "logprobs": segment.logprobs,
                         "weight_versions": segment.weight_versions,
+                        "allowed": segment.allowed,
                     }
                     for segment in trajectory.segments
                 ],

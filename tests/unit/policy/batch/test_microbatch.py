@@ -1,5 +1,7 @@
 """Collation, and what may and may not reach the gradient."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -74,6 +76,33 @@ def test_collation_by_hand() -> None:
     assert inputs.sequence_N.tolist() == [0, 0, 0, 1]
     assert inputs.length_B.tolist() == [3, 1]
     assert inputs.advantage_N.isfinite().all()
+
+
+def test_allowed_ids_follow_their_tokens_into_the_microbatch() -> None:
+    one, two = make_sample("one", "..p.pp..", 1), make_sample("two", ".pp", 2)
+    assert collate([one, two], CPU).allowed_2M is None
+    one = replace(one, allowed={4: (7, 9), 6: (1, 2)})  # the last is not trained on
+    two = replace(two, allowed={2: (5,)})
+    inputs = collate([one, two], CPU)
+    assert inputs.allowed_2M is not None
+    assert inputs.allowed_2M.T.tolist() == [[1, 7], [1, 9], [4, 5]]
+
+
+def test_packing_does_not_change_restricted_logprobs(model: PolicyModel) -> None:
+    samples = [
+        replace(make_sample(str(seed), "..pp.p", seed), allowed={3: (7, 9), 5: (1, 2, 3)})
+        for seed in range(3)
+    ]
+    for sample in samples:
+        sample.token_ids[[3, 5]] = 9, 1
+
+    def logprobs(chosen: list[Sample]) -> Tensor:
+        inputs = collate(chosen, CPU)
+        found: Tensor = model(inputs.row, inputs.position_N, inputs.target_N, inputs.allowed_2M)[0]
+        return found
+
+    alone = torch.cat([logprobs([sample]) for sample in samples])
+    torch.testing.assert_close(logprobs(samples), alone, atol=1e-5, rtol=1e-5)
 
 
 def test_only_policy_tokens_are_learned(model: PolicyModel) -> None:

@@ -47,6 +47,79 @@ def test_equals_log_softmax_in_value_and_gradient(
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
 
 
+def restricted(hidden: Tensor, head: nn.Linear, target: Tensor, allowed: dict[int, list[int]]):
+    """A softmax over masked logits, written out, at temperature 0.6."""
+    logits = head(hidden).float() / 0.6
+    refused = torch.zeros_like(logits, dtype=torch.bool)
+    for position, ids in allowed.items():
+        refused[position] = True
+        refused[position, ids] = False
+    logprobs = logits.masked_fill(refused, float("-inf")).log_softmax(-1)
+    entropy = -(logprobs.exp() * logprobs.masked_fill(refused, 0.0)).sum(-1)
+    return logprobs.gather(1, target[:, None]).squeeze(1), entropy
+
+
+ALLOWED = {2: [4, 9, 30], 6: [0, 1], 7: [5], 8: [5, 6], 22: [3, 17]}
+ALLOWED_2M = torch.tensor([(at, token) for at, ids in ALLOWED.items() for token in ids]).T
+
+
+def restricted_target() -> Tensor:
+    target = torch.randint(0, V, (N,))
+    for position, ids in ALLOWED.items():
+        target[position] = ids[0]
+    return target
+
+
+@pytest.mark.parametrize("chunk_tokens", [1, 7, 1000])
+def test_restricted_positions_equal_a_masked_softmax_in_value_and_gradient(
+    chunk_tokens: int,
+) -> None:
+    torch.manual_seed(0)
+    head = nn.Linear(D, V)
+    hidden = (3 * torch.randn(N, D)).requires_grad_()
+    target, upstream = restricted_target(), torch.randn(N)
+    fused = TokenLogprobs(head, temperature=0.6, chunk_tokens=chunk_tokens)
+    found, entropy = fused(hidden, target, ALLOWED_2M)
+    expected, expected_entropy = restricted(hidden, head, target, ALLOWED)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(entropy, expected_entropy.detach(), atol=1e-5, rtol=1e-5)
+    for one, other in zip(
+        gradients(found @ upstream, hidden, head),
+        gradients(expected @ upstream, hidden, head),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+def test_a_token_without_alternative_has_probability_1_and_no_gradient() -> None:
+    torch.manual_seed(0)
+    head = nn.Linear(D, V)
+    hidden = (30 * torch.randn(N, D)).requires_grad_()
+    target = restricted_target()
+    found, entropy = TokenLogprobs(head, temperature=0.6, chunk_tokens=7)(
+        hidden, target, ALLOWED_2M
+    )
+    assert (found[7].item(), entropy[7].item()) == (0.0, 0.0)
+    assert all(not gradient.any() for gradient in gradients(found[7], hidden, head))
+
+
+def test_positions_beside_restricted_ones_are_what_they_were_to_the_bit() -> None:
+    torch.manual_seed(0)
+    head = nn.Linear(D, V)
+    hidden, target = torch.randn(N, D, requires_grad=True), restricted_target()
+    fused = TokenLogprobs(head, temperature=0.6, chunk_tokens=7)
+    free = [position for position in range(N) if position not in ALLOWED]
+    plain_run, restricted_run = fused(hidden, target), fused(hidden, target, ALLOWED_2M)
+    for one, other in zip(plain_run, restricted_run, strict=True):
+        assert torch.equal(one[free], other[free])
+    assert torch.equal(
+        *(
+            torch.autograd.grad(run[0][free].sum(), hidden)[0][free]
+            for run in (plain_run, restricted_run)
+        )
+    )
+
+
 def test_large_logits_stay_finite() -> None:
     head = nn.Linear(D, V, bias=False)
     nn.init.constant_(head.weight, 1e4)
