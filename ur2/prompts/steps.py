@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 ANALYSIS, QUERY = "The problem analysis:", "The retrieval query:"
 ANSWER, DOCUMENTS = "The final answer:", "The retrieval documents:"
+_END_OF_TURN = re.compile(r"(?:<\|\w{1,40}\|>|</?s>)\s*$")
+"""The token that ended the turn, which is part of its text."""
 _LABELS = (ANALYSIS, QUERY, ANSWER, DOCUMENTS, "###")
 
 
@@ -54,7 +56,7 @@ def read_step(text: str, *, as_published: bool = False) -> Step | None:
             code does, which makes "Berli" of "Berlin".
     """
     strip = str.strip if not as_published else _strip_published
-    _, label, after = text.partition(ANALYSIS)
+    _, label, after = _END_OF_TURN.sub("", text).partition(ANALYSIS)
     analysis = strip(_cut(after, _LABELS))
     places = {name: after.find(name) for name in (QUERY, ANSWER) if name in after}
     if not label or not analysis or not places:

@@ -194,6 +194,8 @@ def test_a_failed_search_is_a_typed_end_and_empty_documents_as_published():
             StepQuery(analysis="a", query="Who wrote Dune"),
         ),
         ("The final answer: Rome\nStep 3:", StepAnswer(analysis="a", text="Rome")),
+        ("The final answer: Rome<|im_end|>", StepAnswer(analysis="a", text="Rome")),
+        ("The retrieval query: y</s>", StepQuery(analysis="a", query="y")),
         ("The final answer: Rome ### x", StepAnswer(analysis="a", text="Rome")),
         ("The final answer: X\nThe retrieval query: y", StepAnswer(analysis="a", text="X")),
         ("The retrieval query: y\nThe final answer: X", StepQuery(analysis="a", query="y")),
