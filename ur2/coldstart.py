@@ -45,7 +45,10 @@ def coldstart(options: RunOptions) -> None:
     if not cold.phases:
         raise InputError("coldstart.phases: there are none, so that nothing would be trained")
     demonstrations = [_read(phase.demonstrations) for phase in cold.phases]
-    out, wanted = Path(cold.out), fingerprint(cold, options.prompt, options.environment)
+    out, wanted = (
+        Path(cold.out),
+        fingerprint(cold, options.prompt, Game.load(options.environment).options),
+    )
     if _fingerprint_of(out) == wanted:
         console.print(f"cold start: {out} is up to date")
         return
