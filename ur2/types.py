@@ -205,7 +205,7 @@ class Segment:
     text: str
     """The decoded tokens, for parsing and scoring only; never encoded again."""
     logprobs: tuple[float, ...] = ()
-    """The sampler's log-probabilities, one per token; POLICY segments only."""
+    """Of each token, by whoever drew it: the sampler, or an explorer; empty where nobody says."""
     weight_versions: tuple[VersionRun, ...] = ()
     """The published weights that sampled each token, in order; POLICY segments only."""
     allowed: tuple[tuple[int, ...], ...] = ()
@@ -230,7 +230,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trajectory:
-    """An append-only list of segments; its loss mask is `author is POLICY`."""
+    """An append-only list of segments; those that `is_trained` carry loss."""
 
     id: str
     segments: tuple[Segment, ...]
@@ -284,7 +284,7 @@ class Trajectory:
 
     @property
     def num_policy_tokens(self) -> int:
-        """Tokens that carry loss."""
+        """Tokens that the policy wrote."""
         return sum(len(s.token_ids) for s in self.segments if s.author is Author.POLICY)
 
 

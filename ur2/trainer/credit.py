@@ -6,7 +6,6 @@ rest is the whole trajectory's, and is earned at its last token.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 from ur2.errors import InputError
 from ur2.plugins import find
@@ -99,14 +98,12 @@ def _last(context: Sequence[Segment]) -> int:
 
 
 def at_tokens(credited: Credited) -> list[float]:
-    """The reward earned at each token of a context, (T,)."""
-    return list(
-        chain.from_iterable(
-            [0.0] * (len(segment.token_ids) - 1) + [value]
-            for segment, value in zip(credited.segments, credited.earned, strict=True)
-            if segment.token_ids
-        )
-    )
+    """The reward earned at each token, (T,); that of an empty turn is at the token before it."""
+    earned_T: list[float] = []
+    for segment, value in zip(credited.segments, credited.earned, strict=True):
+        earned_T += [0.0] * len(segment.token_ids)
+        earned_T[-1] += value
+    return earned_T
 
 
 CREDIT: Mapping[str, CreditRule] = {

@@ -187,3 +187,10 @@ def test_an_estimator_and_a_rule_of_ones_own_are_named_by_import_path(tmp_path, 
             InputError, match=f"algorithm.{key}: 'my_maths:none' cannot be imported"
         ):
             AlgorithmOptions(**{key: "my_maths:none"})
+
+
+def test_an_empty_turn_loses_no_reward():
+    trajectory = scored(([prompt(), wrote(2), wrote(0)], 1.0, (0.0, 0.25))).group.trajectories[0]
+    score = Score(total=1.0, parts={}, correct=0.0, turns=(0.0, 0.25))
+    (credited,) = CREDIT["trajectory"](trajectory, score)
+    assert at_tokens(credited) == [0.0, 0.0, 0.0, 1.0]
