@@ -36,6 +36,11 @@ class Game:
             methods=("opening", "react", "Options"),
         )
         if options.name in ENVIRONMENTS:
+            if options.options:
+                raise InputError(
+                    "environment.options is for an environment of your own; the options of "
+                    f"'{options.name}' are those of environment.{options.name}"
+                )
             return cls(name=options.name, kind=kind, options=getattr(options, options.name))
         if not (isinstance(kind.Options, type) and issubclass(kind.Options, Options)):
             raise InputError(
