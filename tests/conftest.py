@@ -70,3 +70,11 @@ def make_tiny_model(folder: Path, *, tied: bool, seed: int = 0) -> str:
 def tiny_model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A tiny random model folder, with tied and with untied embeddings."""
     return make_tiny_model(tmp_path_factory.mktemp("tiny-model"), tied=request.param)
+
+
+def shared_memory() -> set[Path]:
+    """What stands there and another program beside the tests did not make for a moment.
+
+    Importing scikit-learn makes a `sem.loky-` in every process, and removes it at once.
+    """
+    return {path for path in Path("/dev/shm").iterdir() if not path.name.startswith("sem.loky-")}

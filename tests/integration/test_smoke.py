@@ -16,7 +16,8 @@ import pytest
 import zstandard
 from safetensors.numpy import load_file
 
-from ur2.trainer.cluster.leftovers import SHARED_MEMORY, remove_leftovers
+from tests.conftest import shared_memory
+from ur2.trainer.cluster.leftovers import remove_leftovers
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
@@ -168,7 +169,7 @@ def test_a_finished_run_is_not_run_again(finished: Path) -> None:
 
 def test_nothing_outlives_a_killed_run(finished: Path, tmp_path: Path) -> None:
     """SIGKILL leaves no process; what it leaves in shared memory goes with the next start."""
-    mark, shared_memory = str(tmp_path), set(SHARED_MEMORY.iterdir())
+    mark, before = str(tmp_path), shared_memory()
     run = subprocess.Popen(
         train(tmp_path / "run"),
         cwd=ROOT,
@@ -185,6 +186,6 @@ def test_nothing_outlives_a_killed_run(finished: Path, tmp_path: Path) -> None:
     def is_clean() -> bool:
         """A process is gone from the table a moment before its locks are."""
         remove_leftovers()
-        return set(SHARED_MEMORY.iterdir()) <= shared_memory
+        return shared_memory() <= before
 
     wait_until(is_clean, "shared memory outlives the run", timeout_s=10)
