@@ -124,7 +124,7 @@ class ToolsEnvironment:
         return bound
 
     def _reply(self, turn: Turn, uses: Sequence[ToolUse]) -> Reply:
-        """What the policy reads of the uses of a turn; events keep no text that it has read."""
+        """Makes the reply to the uses of a turn; events drop the texts, which the pieces hold."""
         events = tuple(replace(use, facts="") for use in uses)
         if any(use.outcome == "failed" and use.tool in self._options.vital for use in uses):
             return Reply(then=End(status=Status.TOOL_FAILED), events=events)

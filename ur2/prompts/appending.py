@@ -1,4 +1,4 @@
-"""What a chat template writes between two turns of the policy, so that a context is only extended.
+"""Finds what a chat template writes between two turns, so that a context is only extended.
 
 The rule that keeps token identity: what stands, stands. The template is asked for the opening, and
 for the text between a turn and the next one; both are found on probes, never by rendering a

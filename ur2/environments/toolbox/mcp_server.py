@@ -212,7 +212,7 @@ def _transport(options: McpServerOptions) -> Any:
 
 
 def _reason(error: BaseException) -> str:
-    """What went wrong, out of the groups that the client wraps it in."""
+    """Names the first error inside the groups that the client wraps errors in."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     with suppress(Exception):
