@@ -5,10 +5,11 @@ import importlib.util
 import re
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ur2.errors import InputError, PluginError
+from ur2.errors import InputError, PluginError, Ur2Error
 from ur2.options import Options, nearest
 
 T = TypeVar("T")
@@ -113,6 +114,21 @@ def package_files(name: str) -> dict[str, Path]:
         for pattern in ("**/*.py", "**/*.yaml")
         for file in Path(folder).glob(pattern)
     }
+
+
+@contextmanager
+def blaming(what: str) -> Iterator[None]:
+    """Names what a user brought where that raises; an error of ours stays as clear as it is.
+
+    Raises:
+        PluginError: see `blame`.
+    """
+    try:
+        yield
+    except Ur2Error:
+        raise
+    except Exception as error:  # someone else's code may raise whatever it likes
+        raise blame(what, error) from error
 
 
 def blame(what: str, error: Exception) -> PluginError:

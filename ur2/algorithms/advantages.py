@@ -29,8 +29,8 @@ import torch
 from torch import Tensor
 
 from ur2.algorithms.comparison import Comparison
-from ur2.errors import InputError, Ur2Error
-from ur2.plugins import blame, find_facts
+from ur2.errors import InputError
+from ur2.plugins import blaming, find_facts
 
 GROUP_STD_EPS = 1e-6
 WHITEN_EPS = 1e-8
@@ -148,12 +148,8 @@ def estimate(
         gamma=gamma,
         lam=lam,
     )
-    try:
+    with blaming(f"algorithm.estimator '{name}'"):
         return torch.where(mask_BT, facts.compute(signals), 0.0).float()
-    except Ur2Error:
-        raise
-    except Exception as error:  # someone else's code may raise whatever it likes
-        raise blame(f"algorithm.estimator '{name}'", error) from error
 
 
 def estimator_facts(name: str) -> EstimatorFacts:

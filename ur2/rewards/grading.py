@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from inspect import iscoroutinefunction
 from typing import Any, NamedTuple, Self
 
-from ur2.errors import ComponentError, InputError, PluginError, Ur2Error
+from ur2.errors import ComponentError, InputError, PluginError
 from ur2.options import Options
-from ur2.plugins import blame, find_facts, own_options
+from ur2.plugins import blaming, find_facts, own_options
 from ur2.rewards.choice import choice_match
 from ur2.rewards.extract import plain
 from ur2.rewards.judge import AnswerToJudge, Judge
@@ -87,16 +87,12 @@ class Grader:
             PluginError: the grader raised, took too long, or gave what is no grade.
         """
         what = f"grader '{self.name}' on question '{question.id}'"
-        try:
+        with blaming(what):
             found: Any = self.facts.grade(answer, question, self.own)
             if self.facts.waits:
                 async with asyncio.timeout(self.facts.timeout_s):
                     found = await found
             value = float(found)
-        except Ur2Error:  # of ours: its message is clear
-            raise
-        except Exception as error:  # someone else's code may raise whatever it likes
-            raise blame(what, error) from error
         if not 0 <= value <= 1:
             raise PluginError(f"{what} gave {value}; a grade is between 0 and 1")
         return Grade(value)

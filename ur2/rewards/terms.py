@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, Self
 
 from ur2.errors import InputError, PluginError
 from ur2.options import Options
-from ur2.plugins import blame, find_facts, own_options
+from ur2.plugins import blaming, find_facts, own_options
 from ur2.rewards.options import RewardOptions, TermOptions
 from ur2.rewards.steps import StepsRewardOptions, step_rewards
 from ur2.types import Assignment, Author, Group, Trajectory
@@ -83,11 +83,9 @@ class Term:
             PluginError: the measure raised, or gave what is no value.
         """
         what = f"reward term '{self.name}' on trajectory '{outcome.trajectory.id}'"
-        try:
+        with blaming(what):
             found: Any = self.facts.measure(outcome, self.own)
             values = tuple(map(float, found)) if self.facts.by == "turn" else (float(found),)
-        except Exception as error:  # someone else's code may raise whatever it likes
-            raise blame(what, error) from error
         if not all(map(isfinite, values)):
             raise PluginError(f"{what} measured {found!r:.80}, which is not finite")
         num_turns = len(outcome.trajectory.policy_texts)

@@ -1,8 +1,8 @@
 """One trajectory: the policy and its environment take turns, token by token accounted for."""
 
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -10,8 +10,8 @@ from ur2.environments.base import Ask, Branch, End, Reply, Services
 from ur2.environments.game import Game
 from ur2.environments.toolbox.box import Toolbox
 from ur2.environments.toolbox.options import ToolboxOptions
-from ur2.errors import ComponentError, InputError, Ur2Error
-from ur2.plugins import blame
+from ur2.errors import ComponentError, InputError
+from ur2.plugins import blaming
 from ur2.prompts.tool_calls import ToolSchema
 from ur2.rollout.busy_time import BusyTime
 from ur2.rollout.choices import Choices, choose, read_choices
@@ -120,7 +120,7 @@ async def run_episode(
     """
     record = EpisodeRecord(trajectory_id, branch)
     options = players.options
-    with _blamed(players.game.name, record):
+    with _blaming(players.game.name, record):
         environment = players.game.environment(assignment, players.services)
         ask = _checked_opening(environment.opening())
     if branch is not None:
@@ -138,7 +138,7 @@ async def run_episode(
         turn = record.write(written, ask.role)
         if turn.is_cut and not getattr(environment, "reads_cut_turns", False):
             return record.end(Status.TRUNCATED)
-        with _blamed(players.game.name, record):
+        with _blaming(players.game.name, record):
             reply = _checked(await environment.react(turn))
         record.note(reply)
         if isinstance(reply.then, End):
@@ -247,16 +247,9 @@ async def _write(
         ) from error
 
 
-@contextmanager
-def _blamed(name: str, record: EpisodeRecord) -> Iterator[None]:
-    """Names the environment that raised, where, and in which trajectory."""
-    try:
-        yield
-    except Ur2Error:  # of what it called: its message is clear, and its kind decides what follows
-        raise
-    except Exception as error:  # someone else's code may raise whatever it likes
-        what = f"environment '{name}' in trajectory '{record.id}', turn {record.num_turns}"
-        raise blame(what, error) from error
+def _blaming(name: str, record: EpisodeRecord) -> AbstractContextManager[None]:
+    """Names the environment that raises, where, and in which trajectory."""
+    return blaming(f"environment '{name}' in trajectory '{record.id}', turn {record.num_turns}")
 
 
 def _checked(reply: Reply) -> Reply:
