@@ -57,7 +57,7 @@ def batch(seed: int, number: int = 8, length: int = 24) -> Batch:
 
 def train(policy: PolicyWorker, seed: int) -> None:
     share = plan(batch(seed), num_updates=1, num_ranks=1, max_tokens_per_microbatch=512)
-    policy.update(share.for_rank(0))
+    policy.update(share.for_rank(0), 1)
 
 
 async def largest_gap(policy: PolicyWorker, engine: VllmEngine) -> float:

@@ -99,7 +99,7 @@ class Scenarios:
             num_ranks=self.world_size,
             max_tokens_per_microbatch=worker.options.max_tokens_per_microbatch,
         )
-        return worker.update(shares.for_rank(self.rank))
+        return worker.update(shares.for_rank(self.rank), worker.steps_done + 1)
 
     def keep_weights(self, worker: PolicyWorker, name: str) -> None:
         """Writes the weights as `name`."""

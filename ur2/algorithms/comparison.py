@@ -2,14 +2,22 @@
 
 Shapes: _B sequences. A trajectory may be several sequences, one per context: each then weighs one
 over their number, so that a group's mean is over trajectories.
+
+Rewards are sums of parts, so equal ones may differ in their last digits (0.1 + 0.2 and 0.3). What
+is no larger than that is no signal, and must not be scaled up to one.
 """
 # ruff: noqa: N815 - shape suffixes are the notation of the maths, in records too
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
 import torch
 from torch import Tensor
+
+EQUAL = 1e-6
+"""Rewards of a group are equal if none is further than this from one of them, as a share of it
+where it is larger than 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +40,10 @@ class Comparison:
         part_B = torch.unique(torch.stack([group_B, trajectory_B]), dim=1, return_inverse=True)[1]
         weight_B = 1.0 / _sum_within(torch.ones_like(reward_B), part_B)
         size_B = _sum_within(weight_B, group_B).round()
-        offset_B = reward_B - _group_first(reward_B, group_B)
+        first_B = _group_first(reward_B, group_B)
+        offset_B = reward_B - first_B
+        differs_B = (offset_B.abs() > EQUAL * first_B.abs().clamp(min=1.0)).to(reward_B.dtype)
+        offset_B = torch.where(_sum_within(differs_B, group_B) > 0, offset_B, 0.0)
         centred_B = offset_B - _sum_within(weight_B * offset_B, group_B) / size_B
         return cls(
             group_B=group_B,
@@ -45,6 +56,11 @@ class Comparison:
     def total(self, value_B: Tensor) -> Tensor:
         """Each sequence's group total over trajectories. (B,) -> (B,)."""
         return _sum_within(self.weight_B * value_B, self.group_B)
+
+
+def all_equal(rewards: Sequence[float]) -> bool:
+    """Whether a group with these rewards has nothing to compare."""
+    return all(abs(r - rewards[0]) <= EQUAL * max(1.0, abs(rewards[0])) for r in rewards)
 
 
 def _sum_within(value_B: Tensor, group_B: Tensor) -> Tensor:

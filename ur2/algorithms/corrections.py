@@ -5,7 +5,7 @@ token. Weights are constants (no gradient) and multiply the loss of their token;
 still count in the denominators of the loss.
 
 Departures from the papers:
-1. Δ is clamped to 20 from above before exp, so that an impossible token cannot overflow.
+1. Δ is clamped to ±20 before exp, so that an impossible token cannot overflow.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from ur2.algorithms.kl import k3
+from ur2.algorithms.ratios import bounded, ratio_of
 from ur2.algorithms.sequences import Sequences
-
-MAX_LOG_RATIO = 20.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +38,7 @@ def none(delta_N: Tensor, sequences: Sequences, bounds: Bounds) -> Tensor:
 
 def tis(delta_N: Tensor, sequences: Sequences, bounds: Bounds) -> Tensor:
     """min(e^Δ, cap): truncated importance sampling. Yao et al. 2025; Ionides 2008. (N,) -> (N,)."""
-    return _ratio(delta_N).clamp(max=bounds.cap)
+    return ratio_of(delta_N).clamp(max=bounds.cap)
 
 
 def icepop(delta_N: Tensor, sequences: Sequences, bounds: Bounds) -> Tensor:
@@ -47,7 +46,7 @@ def icepop(delta_N: Tensor, sequences: Sequences, bounds: Bounds) -> Tensor:
 
     A token that the two disagree on too much is left out, not bounded.
     """
-    ratio_N = _ratio(delta_N)
+    ratio_N = ratio_of(delta_N)
     return torch.where(_trusted(ratio_N, bounds), ratio_N, 0.0)
 
 
@@ -57,17 +56,13 @@ def sequence_mask(delta_N: Tensor, sequences: Sequences, bounds: Bounds) -> Tens
     The geometric mean of a sequence's ratios does not depend on its length; its logarithm is the k1
     estimate of −KL(sampler ‖ trainer) per token. Liu et al. 2025, "When Speed Kills Stability".
     """
-    return _trusted(_ratio(sequences.mean(delta_N)), bounds).to(delta_N.dtype)
+    return _trusted(ratio_of(sequences.mean(delta_N)), bounds).to(delta_N.dtype)
 
 
 def mismatch(delta_N: Tensor) -> tuple[Tensor, Tensor]:
     """Per token (k3 estimate of KL(sampler ‖ trainer), ratio e^Δ before truncation)."""
-    bounded_N = delta_N.detach().clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    bounded_N = bounded(delta_N.detach())
     return k3(-bounded_N), bounded_N.exp()
-
-
-def _ratio(delta_N: Tensor) -> Tensor:
-    return delta_N.clamp(max=MAX_LOG_RATIO).exp()
 
 
 def _trusted(ratio_N: Tensor, bounds: Bounds) -> Tensor:

@@ -1,12 +1,16 @@
 """Estimators of KL(p ‖ q) from samples of p. Schulman, "Approximating KL divergence", 2020.
 
-No departures. In the reward p is the policy that sampled, in the loss the one that is trained.
+In the reward p is the policy that sampled, in the loss the one that is trained.
 Shapes: any; log_ratio = log p − log q at the sampled token, and r = q / p = exp(−log_ratio).
+
+Departures: `k3` does not rise beyond r = e^20, where it would soon overflow.
 """
 
 from collections.abc import Callable, Mapping
 
 from torch import Tensor
+
+from ur2.algorithms.ratios import MAX_LOG_RATIO
 
 KlEstimator = Callable[[Tensor], Tensor]
 
@@ -23,7 +27,8 @@ def k2(log_ratio: Tensor) -> Tensor:
 
 def k3(log_ratio: Tensor) -> Tensor:
     """(r − 1) − log r: unbiased, low variance, never negative."""
-    return (-log_ratio).expm1() + log_ratio
+    finite = log_ratio.clamp(min=-MAX_LOG_RATIO)
+    return (-finite).expm1() + finite
 
 
 KL_ESTIMATORS: Mapping[str, KlEstimator] = {"k1": k1, "k2": k2, "k3": k3}

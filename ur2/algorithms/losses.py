@@ -16,10 +16,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ur2.algorithms.ratios import ratio_of
 from ur2.algorithms.sequences import Sequences
 from ur2.plugins import find_facts
-
-MAX_LOG_RATIO = 20.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +55,7 @@ def ppo_clip(
     Asymmetric bounds: Yu et al. 2025 (DAPO), eq. 10. Dual clip, max(·, dual·A) for A < 0: Ye et al.
     2020, eq. 6.
     """
-    return _clipped(_ratio(logprob_N - old_logprob_N), advantage_N, clip)
+    return _clipped(ratio_of(logprob_N - old_logprob_N), advantage_N, clip)
 
 
 def gspo(
@@ -67,7 +66,7 @@ def gspo(
     Zheng et al. 2025, eq. 5, 7 and 14. (N,) -> (N,).
     """
     log_ratio_N = sequences.mean((logprob_N - old_logprob_N).detach())
-    return _clipped(_ratio(log_ratio_N) * _unit(logprob_N), advantage_N, clip)
+    return _clipped(ratio_of(log_ratio_N) * _unit(logprob_N), advantage_N, clip)
 
 
 def cispo(
@@ -77,7 +76,7 @@ def cispo(
 
     Every token keeps a gradient; only its weight is bounded.
     """
-    ratio_N = _ratio((logprob_N - old_logprob_N).detach())
+    ratio_N = ratio_of((logprob_N - old_logprob_N).detach())
     bounded_N = ratio_N.clamp(1.0 - clip.low, 1.0 + clip.high)
     return -bounded_N * advantage_N * logprob_N, bounded_N != ratio_N
 
@@ -87,10 +86,6 @@ def reinforce(
 ) -> tuple[Tensor, Tensor]:
     """−A·log π. Williams 1992; with A = 1 the negative log-likelihood (SFT). (N,) -> (N,)."""
     return -advantage_N * logprob_N, torch.zeros_like(logprob_N, dtype=torch.bool)
-
-
-def _ratio(log_ratio_N: Tensor) -> Tensor:
-    return log_ratio_N.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
 
 
 def _unit(logprob_N: Tensor) -> Tensor:

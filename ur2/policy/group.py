@@ -60,8 +60,16 @@ class PolicyGroup:
         if transfer != "files":
             self._stream = Stream(self, transfer, options.verify_weights)
 
-    async def update(self, batch: Batch) -> dict[str, float]:
-        """One pass of `updates_per_rollout` optimizer steps over the batch; returns metrics."""
+    async def update(self, batch: Batch, step: int) -> dict[str, float]:
+        """One pass of `updates_per_rollout` optimizer steps over the batch.
+
+        Args:
+            batch: what the loop made in this step.
+            step: the loop's, from 1; schedules follow it, so that one without a batch counts too.
+
+        Returns:
+            Metrics over all ranks.
+        """
         planned = plan(
             batch,
             num_updates=self.options.updates_per_rollout,
@@ -70,7 +78,7 @@ class PolicyGroup:
         )
         async with self._stream.moving() if self._stream is not None else nullcontext():
             reports = await self._gather(
-                [self._call(i, "update", planned.for_rank(i)) for i in range(len(self.ranks))]
+                [self._call(i, "update", planned.for_rank(i), step) for i in range(len(self.ranks))]
             )
         return {**reports[0], "policy/padding_fraction": planned.padding_fraction}
 

@@ -6,7 +6,10 @@ from ur2.policy.options import PolicyOptions
 
 
 def learning_rate_factor(options: PolicyOptions, step: int, total_steps: int) -> float:
-    """The factor of learning rates in optimizer step `step` (from 0) of `total_steps`."""
+    """The factor of learning rates in optimizer step `step` (from 0) of `total_steps`.
+
+    Steps are counted as if every step of the loop had all its updates.
+    """
     if step < options.warmup_steps:
         return (step + 1) / options.warmup_steps
     start = options.decay_start * total_steps

@@ -128,8 +128,12 @@ class PolicyWorker:
             options = critic_options(self.options)
             self.critic = Critic(TrainEngine(critic, options, self.device), self.algorithm)
 
-    def update(self, share: RankPlan) -> dict[str, float]:
+    def update(self, share: RankPlan, step: int) -> dict[str, float]:
         """Takes the optimizer steps of one batch.
+
+        Args:
+            share: this rank's part of it.
+            step: the loop's, from 1.
 
         Returns:
             Metrics over all ranks and steps.
@@ -141,22 +145,23 @@ class PolicyWorker:
         totals, critic_totals = Totals("policy"), Totals("critic")
         # before the first step the weights are the old ones, so it needs no pass of its own
         old_logprobs: list[list[Tensor | None]] = [
-            [self._logprobs(self.engine, m) if number else None for m in step.microbatches]
-            for number, step in enumerate(share.steps)
+            [self._logprobs(self.engine, m) if number else None for m in part.microbatches]
+            for number, part in enumerate(share.steps)
         ]
-        for step, old_of_step in zip(share.steps, old_logprobs, strict=True):
-            factor = learning_rate_factor(self.options, self.steps_done, self.total_steps)
+        before = (step - 1) * self.options.updates_per_rollout
+        for number, (part, old_of_part) in enumerate(zip(share.steps, old_logprobs, strict=True)):
+            factor = learning_rate_factor(self.options, before + number, self.total_steps)
             if self.has_critic:  # first, so that the policy does not move if this fails
-                reports, norm, applied = self.critic.step(step, factor)
+                reports, norm, applied = self.critic.step(part, factor)
                 if not applied:
-                    raise refusal(step, reports)
-                critic_totals.add(reports, step.num_tokens, norm)
-            reports = self._accumulate(step, old_of_step)
+                    raise refusal(part, reports)
+                critic_totals.add(reports, part.num_tokens, norm)
+            reports = self._accumulate(part, old_of_part)
             norm, applied = self.engine.step(factor)
             if not applied:
-                raise refusal(step, reports)
+                raise refusal(part, reports)
             self.steps_done += 1
-            totals.add(reports, step.num_tokens, norm)
+            totals.add(reports, part.num_tokens, norm)
         metrics = {
             **totals.metrics(),
             "policy/learning_rate": self.options.learning_rate * factor,

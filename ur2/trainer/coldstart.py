@@ -59,8 +59,9 @@ async def train_phase(
     await cluster.join(ranks)
     policy = PolicyGroup(ranks, phase.policy, cluster.weights_dir)
     rng = np.random.default_rng(seed)
-    for batch in batches(samples, batch_size=phase.batch_size, num_steps=num_steps, rng=rng):
-        yield await policy.update(batch)
+    chosen = batches(samples, batch_size=phase.batch_size, num_steps=num_steps, rng=rng)
+    for step, batch in enumerate(chosen, start=1):
+        yield await policy.update(batch, step)
     await policy.call_all("export", out)
     await cluster.stop(ranks)
     cluster.release(seats)

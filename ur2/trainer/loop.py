@@ -165,7 +165,7 @@ class Trainer:
     ) -> dict[str, float]:
         """The policy's update; what it refuses is kept for a look."""
         try:
-            return await self.policy.update(batch)
+            return await self.policy.update(batch, step)
         except NotFiniteError as error:
             self.reporter.refused(step, error.sample_ids, scored)
             raise

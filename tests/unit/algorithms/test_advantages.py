@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ur2.algorithms import estimate
 from ur2.algorithms.advantages import ESTIMATORS
+from ur2.algorithms.comparison import all_equal
 from ur2.errors import InputError
 
 SEQUENCE_LEVEL = ("grpo", "dr_grpo", "rloo", "reinforce", "reinforce_pp_baseline")
@@ -142,6 +143,23 @@ def test_an_unknown_name_is_refused_with_the_nearest_or_the_known_ones() -> None
 def test_equal_rewards_give_exactly_no_advantage(name: str) -> None:
     advantages = per_sequence(name, [0.1] * 3 + [0.7] * 5, [0] * 3 + [1] * 5)
     assert (advantages == 0).all()
+
+
+@pytest.mark.parametrize("name", GROUP_RELATIVE)
+def test_sums_of_the_same_parts_in_another_order_are_equal(name: str) -> None:
+    one, other = 0.1 + 0.2, 0.3
+    rewards = torch.tensor([one, other, one, 1e6 * one, 1e6 * other], dtype=torch.float64)
+    groups, mask_BT = torch.tensor([0, 0, 0, 1, 1]), torch.ones(5, 1, dtype=torch.bool)
+    assert one != other
+    assert not estimate(name, rewards, groups, mask_BT).any()
+    assert all_equal(rewards[:3].tolist())
+    assert all_equal(rewards[3:].tolist())
+
+
+@pytest.mark.parametrize("name", GROUP_RELATIVE)
+def test_a_small_difference_is_a_signal(name: str) -> None:
+    assert per_sequence(name, [0.5, 0.50001], [0, 0]).all()
+    assert not all_equal([0.5, 0.50001])
 
 
 @pytest.mark.parametrize("name", ["reinforce_pp", "reinforce_pp_baseline"])

@@ -223,6 +223,35 @@ def test_k1_and_k3_average_to_the_exact_divergence() -> None:
         torch.testing.assert_close((p * KL_ESTIMATORS[name](log_ratio)).sum(), exact)
 
 
+@pytest.mark.parametrize("log_ratio", [-1e4, -95.0, -59.0, -20.0, 20.0, 59.0, 1e4])
+def test_no_ratio_overflows_in_value_or_gradient(log_ratio: float) -> None:
+    ones = torch.ones(1)
+    for estimator in KL_ESTIMATORS.values():
+        x = torch.tensor([log_ratio], requires_grad=True)
+        divergence = estimator(x)
+        (gradient,) = torch.autograd.grad(divergence.sum(), x)
+        assert torch.isfinite(divergence).all()
+        assert torch.isfinite(gradient).all()
+    for facts in LOSSES.values():
+        for advantage in (1.0, -1.0):
+            x = torch.tensor([log_ratio], requires_grad=True)
+            loss, _ = facts.compute(x, 0 * ones, advantage * ones, sequences_of(1), Clip())
+            (gradient,) = torch.autograd.grad(loss.sum(), x)
+            assert torch.isfinite(loss).all()
+            assert torch.isfinite(gradient).all()
+    for correct in CORRECTIONS.values():
+        weight = correct(torch.tensor([log_ratio]), sequences_of(1), Bounds())
+        assert torch.isfinite(weight).all()
+    assert all(torch.isfinite(x).all() for x in mismatch(torch.tensor([log_ratio])))
+
+
+@pytest.mark.parametrize("log_ratio", [-19.9, -3.0, 0.5, 40.0])
+def test_k3_is_the_textbook_one_below_its_bound(log_ratio: float) -> None:
+    x = torch.tensor([log_ratio], dtype=torch.float64)
+    expected = math.exp(-log_ratio) - 1 + log_ratio
+    torch.testing.assert_close(KL_ESTIMATORS["k3"](x), torch.tensor([expected]).double())
+
+
 DELTAS = torch.tensor([0.0, math.log(1.5), math.log(5.0), -math.log(4.0), 1e4])
 
 

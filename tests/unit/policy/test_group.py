@@ -55,7 +55,7 @@ async def test_a_channel_writes_nothing_and_follows_the_weights(tmp_path: Path) 
     published = await group.publish(3)
     assert isinstance(published, Stream)
     assert not rank.calls
-    updating = asyncio.create_task(group.update(batch()))
+    updating = asyncio.create_task(group.update(batch(), 4))
     await asyncio.sleep(0)
     rank.updating.set()
     await updating

@@ -402,6 +402,26 @@ async def test_all_that_was_sampled_is_accepted_rejected_or_lost(
         assert m["rollout/lost_s"] == 0.5
 
 
+async def test_schedules_follow_the_loop_through_steps_without_signal(tmp_path: Path) -> None:
+    class Dull(ScriptedRubric):
+        async def score(self, group: Group, step: int) -> ScoredGroup:
+            scored = await super().score(group, step)
+            return scored if step == 3 else replace(scored, scores=scored.scores[:1] * 2)
+
+    trainer = make_trainer(tmp_path, steps=3)
+    trainer.rubrics = {None: Dull()}  # type: ignore[dict-item]
+    policy: Any = trainer.policy
+    seen, update = [], policy.update
+
+    async def watched(batch: Batch, step: int) -> Any:
+        seen.append(step)
+        return await update(batch, step)
+
+    policy.update = watched
+    await trainer.run()
+    assert seen == [3]
+
+
 async def test_what_is_lost_before_the_first_step_is_no_steps_loss(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, steps=2)
     rollouts: Any = trainer.rollouts
@@ -421,9 +441,9 @@ async def test_without_staleness_an_asynchronous_run_is_the_synchronous_one(
         policy: Any = trainer.policy
         update = policy.update
 
-        async def watched(batch: Batch, seen: Any = seen, update: Any = update) -> Any:
+        async def watched(batch: Batch, step: int, seen: Any = seen, update: Any = update) -> Any:
             seen.append([sample.id for sample in batch.samples])
-            return await update(batch)
+            return await update(batch, step)
 
         policy.update = watched
         await trainer.run()

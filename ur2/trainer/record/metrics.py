@@ -6,6 +6,7 @@ from statistics import fmean
 
 import numpy as np
 
+from ur2.algorithms.comparison import all_equal
 from ur2.rollout.pool.seating import Loss
 from ur2.trainer.feed import StepGroups
 from ur2.types import Author, Level, Score, ScoredGroup, Status, ToolUse, Trajectory
@@ -89,7 +90,7 @@ def num_sampled_tokens(groups: Iterable[ScoredGroup]) -> int:
 
 def has_zero_variance(scored: ScoredGroup) -> bool:
     """Whether all samples of the group got the same reward."""
-    return len({score.total for score in scored.scores}) <= 1
+    return all_equal([score.total for score in scored.scores])
 
 
 def _by_bucket(
