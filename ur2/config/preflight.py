@@ -2,13 +2,14 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Literal
 
 from ur2.config.problems import STAGES, option_problems
+from ur2.config.roles import role_problems
 from ur2.config.schema import InferenceOptions, RunOptions
 from ur2.datasets import load_questions
 from ur2.datasets.matching import without_overlap
@@ -50,14 +51,17 @@ def check_options(options: RunOptions) -> None:
     Raises:
         InputError: with every problem found.
     """
-    problems = list(option_problems(options))
-    if problems:
-        raise InputError("config: " + "; ".join(problems))
-    Game.load(options.environment)
+    _refuse(option_problems(options))
+    _refuse(role_problems(options, Game.load(options.environment).roles))
     credit_rule(options.algorithm.credit)
     for reward in (options.reward, *options.rewards.values()):
         Rubric.from_options(reward, Dialect(options.prompt.protocol))
     check_installed(options.rollout.engine)
+
+
+def _refuse(problems: Iterable[str]) -> None:
+    if found := "; ".join(problems):
+        raise InputError(f"config: {found}")
 
 
 def check_machine(options: RunOptions) -> None:

@@ -43,7 +43,8 @@ class Ask:
     fresh: bool = False
     """Begins a context, which is a training sample of its own."""
     role: str = "policy"
-    """The part that is asked to play; names baselines and metrics."""
+    """The part that is asked to play; names baselines and metrics. What continues a
+    context is of the role that began it."""
     choices: tuple[str, ...] = ()
     """The turn is one of these, sampled and trained under the distribution that they leave; it ends
     with them, whatever `stop_strings` and `max_tokens` are. None may begin another."""
@@ -105,7 +106,8 @@ class Environment(Protocol):
     An episode whose turn ran out of tokens is over, as TRUNCATED. An environment that sets
     `reads_cut_turns = True` gets to react to such turns, too. One that keeps state which a branch
     of the episode must start from has `fork() -> Environment`; one that cold starts can use has
-    `written(turn) -> str`, the text of a demonstrated turn.
+    `written(turn) -> str`, the text of a demonstrated turn. One that asks other roles than `policy`
+    names all that it asks: `roles = ("rewriter", "generator")`.
     """
 
     Options: ClassVar[Any]

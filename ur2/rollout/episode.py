@@ -122,7 +122,7 @@ async def run_episode(
     options = players.options
     with _blaming(players.game.name, record):
         environment = players.game.environment(assignment, players.services)
-        ask = _checked_opening(environment.opening())
+        ask = _checked_opening(environment.opening(), players.game.roles)
     if branch is not None:
         ask = replace(ask, pieces=(branch.inject,), fresh=False)
     else:
@@ -139,7 +139,7 @@ async def run_episode(
         if turn.is_cut and not getattr(environment, "reads_cut_turns", False):
             return record.end(Status.TRUNCATED)
         with _blaming(players.game.name, record):
-            reply = _checked(await environment.react(turn))
+            reply = _checked(await environment.react(turn), ask.role, players.game.roles)
         record.note(reply)
         if isinstance(reply.then, End):
             return record.end(reply.then.status, reply.then.answer)
@@ -252,25 +252,36 @@ def _blaming(name: str, record: EpisodeRecord) -> AbstractContextManager[None]:
     return blaming(f"environment '{name}' in trajectory '{record.id}', turn {record.num_turns}")
 
 
-def _checked(reply: Reply) -> Reply:
+def _checked(reply: Reply, role: str, roles: tuple[str, ...]) -> Reply:
+    """A reply to a turn of `role`."""
     if not isinstance(reply, Reply):
         raise TypeError(f"react must give a Reply, not {reply!r:.80}")
     if not isinstance(reply.then, End):
-        _checked_ask(reply.then)
+        ask = _checked_ask(reply.then, roles)
+        if not ask.fresh and ask.role != role:
+            raise ValueError(
+                f"an Ask of role '{ask.role}' continues a context of role '{role}', which is one "
+                "training sample: make it fresh, or keep the role"
+            )
     return reply
 
 
-def _checked_opening(ask: Ask) -> Ask:
-    if not _checked_ask(ask).fresh:
+def _checked_opening(ask: Ask, roles: tuple[str, ...]) -> Ask:
+    if not _checked_ask(ask, roles).fresh:
         raise ValueError("the opening begins a context: its Ask is fresh")
     return ask
 
 
-def _checked_ask(ask: Ask) -> Ask:
+def _checked_ask(ask: Ask, roles: tuple[str, ...]) -> Ask:
     if not isinstance(ask, Ask):
         raise TypeError(f"what follows is an Ask or an End, not {ask!r:.80}")
     if not any(piece.text or piece.before or piece.after for piece in ask.pieces):
         raise ValueError("an Ask has nothing to read: give it a piece with text")
     if ask.max_tokens < 1:
         raise ValueError(f"an Ask allows {ask.max_tokens} tokens: max_tokens is 1 or more")
+    if ask.role not in roles:
+        raise ValueError(
+            f"an Ask is of role '{ask.role}', and its class has the roles {', '.join(roles)}: name "
+            "all in the class's `roles`"
+        )
     return ask

@@ -131,6 +131,8 @@ class _Game:
             replies.append(reply)
             if isinstance(reply.then, End):
                 return replies, texts
+            if not reply.then.fresh and reply.then.role != ask.role:
+                self.referee.note("a context goes on under another role than began it", here)
             ask, events = reply.then, events + reply.events
             transcript += "".join(p.before + p.text + p.after for p in ask.pieces)
         self.referee.note(f"a game is not over after {MAX_TURNS} turns", where)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ur2.environments.base import Ask, End, Environment, Reply
+from ur2.environments.game import DEFAULT_ROLES, roles_of
 from ur2.options import Options
 from ur2.plugins import blame
 from ur2.testing.hostile import FORGED
@@ -39,6 +40,7 @@ class Referee:
 
     def __init__(self) -> None:
         self._findings: dict[str, str] = {}
+        self._roles = DEFAULT_ROLES
         self.num_games = 0
         self.num_turns = 0
 
@@ -69,6 +71,8 @@ class Referee:
         if not (isinstance(model, type) and issubclass(model, Options)):
             self.note("Options is no subclass of ur2.options.Options", "the class")
             return None
+        with self.noting("its roles are no names", "the class"):
+            self._roles = roles_of(kind)
         with self.noting("its options do not load", "the class"):
             return model.load(tree, where="options")
         return None
@@ -84,6 +88,8 @@ class Referee:
             self.note(f"max_tokens is {ask.max_tokens}: the policy cannot write", where)
         if ask.choices and (len(set(ask.choices)) < max(2, len(ask.choices)) or "" in ask.choices):
             self.note(f"choices {ask.choices} are not two or more different texts", where)
+        if ask.role not in self._roles:
+            self.note(f"role '{ask.role}' is not among the `roles` that the class names", where)
         if not all(ask.stop_strings):
             self.note("an empty stop string ends every turn at once", where)
         for piece in ask.pieces:

@@ -240,6 +240,8 @@ class Odd:
     class Options(Options):
         how: str = ""
 
+    roles = ("policy", "judge")
+
     def __init__(self, assignment, options, services):
         self.how = options.how
 
@@ -248,7 +250,10 @@ class Odd:
             raise KeyError("lost")
         pieces = () if self.how == "empty" else (Piece(text="?"),)
         return Ask(
-            pieces=pieces, fresh=self.how != "stale", max_tokens=0 if self.how == "mute" else 9
+            pieces=pieces,
+            fresh=self.how != "stale",
+            max_tokens=0 if self.how == "mute" else 9,
+            role="critic" if self.how == "stranger" else "policy",
         )
 
     async def react(self, turn):
@@ -256,6 +261,8 @@ class Odd:
             return 1 / 0
         if self.how == "long":
             return Reply(then=Ask(pieces=(Piece(text="x" * 600),), fresh=True, max_tokens=9))
+        if self.how == "usurper":
+            return Reply(then=Ask(pieces=(Piece(text="!"),), max_tokens=9, role="judge"))
         return None if self.how == "none" else Reply(then=self.opening())
 
 
@@ -282,6 +289,8 @@ def odd(game, monkeypatch):
         ("stale", "its Ask is fresh"),
         ("mute", "max_tokens is 1 or more"),
         ("none", "react must give a Reply, not None"),
+        ("stranger", "role 'critic'.*has the roles policy, judge"),
+        ("usurper", "role 'judge' continues a context of role 'policy'"),
     ],
 )
 async def test_an_environment_that_breaks_its_contract_is_named_with_the_place(odd, how, said):

@@ -112,6 +112,28 @@ class Rich(Fair):
         return Reply(then=End(status=Status.NO_ANSWER), reward=float("inf"))
 
 
+class Duet(Fair):
+    roles = ("asker", "judge")
+
+    def opening(self):
+        return self.ask("?", fresh=True, role="asker")
+
+    async def react(self, turn):
+        if turn.number == 2:
+            return Reply(then=End(status=Status.ANSWERED, answer=turn.text))
+        return Reply(then=self.ask("And?", fresh=True, role="judge"))
+
+
+class Unnamed(Duet):
+    roles = ("asker",)
+
+
+class Usurps(Duet):
+    async def react(self, turn):
+        reply = await super().react(turn)
+        return Reply(then=self.ask("And?", role="judge")) if turn.number == 1 else reply
+
+
 class Moody(Fair):
     async def react(self, turn):
         return Reply(then=End(status=Status.ANSWERED, answer=str(random.random())))
@@ -166,7 +188,7 @@ class Forks(Shares):
         return twin
 
 
-@pytest.mark.parametrize("kind", [Fair, Counting, Forks, *ENVIRONMENTS.values()])
+@pytest.mark.parametrize("kind", [Fair, Counting, Forks, Duet, *ENVIRONMENTS.values()])
 def test_an_environment_that_keeps_the_contract_is_told_so(kind):
     report = check_environment(kind)
     assert report.ok, str(report)
@@ -190,6 +212,8 @@ def test_an_environment_that_keeps_the_contract_is_told_so(kind):
         (Strange, "react gave str, not a Reply"),
         (Events, "an event is no ToolUse"),
         (Rich, "the reward of a turn is inf"),
+        (Unnamed, "role 'judge' is not among the `roles`"),
+        (Usurps, "a context goes on under another role"),
         (Moody, "the same turns led to something else"),
         (Remembers, "the same turns led to something else"),
         (CutsBadly, "react gave NoneType, not a Reply .*a turn that was cut"),
@@ -227,6 +251,7 @@ class Demanding(Fair):
     [
         (NoClass, {}, "there is no opening and no react"),
         (type("Bare", (Fair,), {"Options": dict}), {}, "Options is no subclass"),
+        (type("Rolled", (Fair,), {"roles": "judge"}), {}, "`roles` of Rolled is 'judge'"),
         (Demanding, {}, "'size' is required"),
         (Demanding, {"size": "x"}, "'size'"),
     ],
