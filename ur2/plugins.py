@@ -1,5 +1,6 @@
 """Import paths: `package.module:Name` stands wherever the name of a built-in may stand."""
 
+import asyncio
 import importlib
 import importlib.util
 import re
@@ -15,6 +16,8 @@ from ur2.options import Options, nearest
 T = TypeVar("T")
 IMPORT_PATH = re.compile(r"(?:^|[?&]adapter=)([A-Za-z_]\w*)(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(?:&|$)")
 """An option's value that names something of a user's, or a source that is read through one."""
+MAX_REASON_CHARS = 500
+"""Characters of a message that someone else's code gave."""
 
 
 def find(name: str, known: Mapping[str, T], *, key: str, methods: Sequence[str] = ()) -> T:
@@ -39,10 +42,8 @@ def find(name: str, known: Mapping[str, T], *, key: str, methods: Sequence[str] 
         )
     try:
         found: T = getattr(importlib.import_module(module_name), attribute)
-    except Exception as error:  # a module of someone else's may raise whatever it likes
-        raise InputError(
-            f"{key}: '{name}' cannot be imported: {type(error).__name__}: {error}"
-        ) from error
+    except (Exception, SystemExit) as error:  # a module of someone else's may do whatever it likes
+        raise InputError(f"{key}: '{name}' cannot be imported: {reason(error)}") from error
     if missing := [method for method in methods if not callable(getattr(found, method, None))]:
         raise InputError(f"{key}: '{name}' has no {', '.join(missing)}")
     return found
@@ -120,6 +121,8 @@ def package_files(name: str) -> dict[str, Path]:
 def blaming(what: str) -> Iterator[None]:
     """Names what a user brought where that raises; an error of ours stays as clear as it is.
 
+    An exit is a failure, too, and so is a cancellation that nobody asked for.
+
     Raises:
         PluginError: see `blame`.
     """
@@ -127,12 +130,51 @@ def blaming(what: str) -> Iterator[None]:
         yield
     except Ur2Error:
         raise
-    except Exception as error:  # someone else's code may raise whatever it likes
+    except asyncio.CancelledError as error:
+        if _is_cancelled():
+            raise
+        raise blame(what, error) from error
+    except (Exception, SystemExit) as error:  # someone else's code may raise whatever it likes
         raise blame(what, error) from error
 
 
-def blame(what: str, error: Exception) -> PluginError:
-    """The failure of something that a user brought, with the place where it was raised."""
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
-    return PluginError(f"{what}: {type(error).__name__}: {error}{place}")
+def _is_cancelled() -> bool:
+    """Whether the running task was asked to end."""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # no loop
+        return False
+    return task is not None and task.cancelling() > 0
+
+
+def blame(what: str, error: BaseException) -> PluginError:
+    """The failure of something that a user brought, with the place in their package."""
+    frames = [
+        (str(frame.f_globals.get("__name__")).partition(".")[0], frame.f_code.co_filename, line)
+        for frame, line in traceback.walk_tb(error.__traceback__)
+    ]
+    theirs = next((package for package, *_ in frames if package != "ur2"), "ur2")
+    places = [_place(file, line) for package, file, line in frames if package == theirs]
+    return PluginError(f"{what}: {reason(error)}{places[-1] if places else ''}")
+
+
+def defined_at(function: Any) -> str:
+    """The place where a function begins, as `blame` tells places; empty where it has none."""
+    code = getattr(function, "__code__", None)
+    return "" if code is None else _place(code.co_filename, code.co_firstlineno)
+
+
+def _place(file: str, line: int) -> str:
+    return f" ({Path(file).name}, line {line})"
+
+
+def reason(error: BaseException) -> str:
+    """Names an error in one line, cut to `MAX_REASON_CHARS`; of a group, its first error."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # noqa: BLE001 someone else's error may not even have a text
+        text = ""
+    told = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return told if len(told) <= MAX_REASON_CHARS else f"{told[:MAX_REASON_CHARS]} ..."

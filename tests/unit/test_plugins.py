@@ -1,13 +1,15 @@
 """Import paths in the place of names."""
 
+import asyncio
+import json
 import sys
 from types import ModuleType
 
 import pytest
 
-from ur2.errors import InputError
+from ur2.errors import InputError, PluginError
 from ur2.options import Options
-from ur2.plugins import blame, find, find_facts, own_options, packages_in
+from ur2.plugins import blame, blaming, find, find_facts, own_options, packages_in, reason
 
 KNOWN = {"ours": 1, "other": 2}
 
@@ -104,3 +106,21 @@ def test_a_failure_is_told_with_its_place():
 )
 def test_packages_of_import_paths_are_found_in_options(value, packages):
     assert list(packages_in({"a": [{"b": value}]})) == packages
+
+
+def test_a_failure_within_a_library_is_told_with_the_line_that_called_it():
+    place = r"mine: JSONDecodeError: .*\(test_plugins.py, line \d+"
+    with pytest.raises(PluginError, match=place), blaming("mine"):
+        json.loads("{")
+
+
+@pytest.mark.parametrize("error", [SystemExit("bye"), asyncio.CancelledError("bye")])
+def test_an_exit_is_a_failure_like_any_other(error):
+    with pytest.raises(PluginError, match=f"mine: {type(error).__name__}: bye"), blaming("mine"):
+        raise error
+
+
+def test_a_message_of_someone_elses_is_one_line_of_bounded_length():
+    assert reason(ValueError("a\n\n b")) == "ValueError: a b"
+    assert len(reason(ValueError("x" * 10_000))) < 600
+    assert reason(ExceptionGroup("all", [KeyError("k")])) == "KeyError: 'k'"

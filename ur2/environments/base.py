@@ -5,13 +5,15 @@ opening ─▶ Ask ─▶ the policy's turn ─▶ react ─▶ Ask ─▶ ... �
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
-from pydantic import JsonValue
+from pydantic import Field, JsonValue
 
 from ur2.prompts.tool_calls import CallFormat, ToolSchema
 from ur2.prompts.wording import Wording
 from ur2.types import Assignment, Author, Finding, Lookup, Segment, Status, ToolUse
+
+Tokens = Annotated[int, Field(ge=1)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,9 +23,11 @@ class Piece:
     text: str = ""
     before: str = ""
     after: str = ""
-    author: Author = Author.ENVIRONMENT
-    max_tokens: int | None = None
-    """Tokens that the piece may take with `before` and `after`; None: what the context holds."""
+    author: Literal[Author.PROMPT, Author.ENVIRONMENT, Author.INJECTED] = Author.ENVIRONMENT
+    """A prompt stands in a fresh context only, where every piece is one."""
+    max_tokens: Tokens | None = None
+    """Tokens that the piece may take with `before` and `after`; None: any number. What the context
+    cannot hold ends the episode as TRUNCATED."""
     role: Literal["", "tool"] = ""
     """`tool`: `text` is a message of that role, within what the model's chat template writes around
     it. Such pieces come first, in the order of the calls."""
@@ -36,9 +40,9 @@ class Ask:
     pieces: tuple[Piece, ...]
     """With `fresh`: the user's message that opens a context. Otherwise they continue the tokens
     so far."""
-    stop_strings: tuple[str, ...] = ()
+    stop_strings: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     """The turn ends with the first of them, or with the model's own end of turn."""
-    max_tokens: int
+    max_tokens: Tokens
     """Tokens that the policy may write in the turn."""
     fresh: bool = False
     """Begins a context, which is a training sample of its own."""

@@ -1,16 +1,18 @@
 """An environment and its options, found and checked once for all the episodes of a worker."""
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ur2.environments.base import Environment, Services
+from ur2.environments.base import Ask, Environment, Reply, Services, Turn
+from ur2.environments.contract import opening_breaches, reply_breaches
 from ur2.environments.options import EnvironmentOptions
 from ur2.environments.search import SearchEnvironment
 from ur2.environments.steps import StepsEnvironment
 from ur2.environments.tools import ToolsEnvironment
-from ur2.errors import InputError
+from ur2.errors import InputError, PluginError
 from ur2.options import Options
-from ur2.plugins import find
+from ur2.plugins import blaming, defined_at, find
 from ur2.types import Assignment
 
 DEFAULT_ROLES: tuple[str, ...] = ("policy",)
@@ -62,6 +64,47 @@ class Game:
     def environment(self, assignment: Assignment, services: Services) -> Environment:
         """The other side of one episode."""
         return self.kind(assignment, self.options, services)
+
+    def opened(
+        self, assignment: Assignment, services: Services, *, where: str
+    ) -> tuple[Environment, Ask]:
+        """The other side of one episode, and what it asks first.
+
+        Raises:
+            PluginError: the environment raised, or broke the contract; `where` tells in which
+                episode.
+        """
+        with blaming(f"environment '{self.name}' {where}"):
+            environment = self.environment(assignment, services)
+            ask = environment.opening()
+        self._refuse(opening_breaches(ask, self.roles), "opening", where)
+        return environment, ask
+
+    async def reply(
+        self, environment: Environment, turn: Turn, role: str, *, within_s: float, where: str
+    ) -> Reply:
+        """The environment's reply to a turn that `role` wrote.
+
+        Raises:
+            PluginError: the environment raised, took longer than `within_s`, or broke the contract;
+                `where` tells in which episode.
+        """
+        limit = asyncio.timeout(within_s)
+        try:
+            with blaming(f"environment '{self.name}' {where}"):
+                async with limit:
+                    reply = await environment.react(turn)
+        except PluginError:
+            if limit.expired():
+                self._refuse([f"no reply within {within_s:g} s"], "react", where)
+            raise
+        self._refuse(reply_breaches(reply, self.roles, role), "react", where)
+        return reply
+
+    def _refuse(self, breaches: Sequence[str], method: str, where: str) -> None:
+        if breaches:
+            place = defined_at(getattr(self.kind, method))
+            raise PluginError(f"environment '{self.name}' {where}: {'; '.join(breaches)}{place}")
 
 
 def roles_of(kind: type[Environment]) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from ur2.algorithms.options import BOUNDED, AlgorithmOptions
 from ur2.algorithms.reductions import REDUCTIONS, Denominators, Reduction, token_mean
 from ur2.algorithms.sequences import Sequences
 from ur2.algorithms.values import clipped_value
-from ur2.plugins import blame
+from ur2.plugins import blaming
 from ur2.policy.batch.microbatch import MicrobatchInputs
 
 
@@ -64,12 +64,10 @@ def microbatch_loss(
     delta_N = old_N - inputs.sampler_logprob_N
     sequences = Sequences(sequence_N=inputs.sequence_N, length_B=inputs.length_B)
     clip = Clip(low=options.clip_low, high=options.clip_high, dual=options.dual_clip)
-    try:
+    with blaming(f"algorithm.loss '{options.loss}'"):
         loss_N, clipped_N = loss_facts(options.loss).compute(
             logprob_N, old_N, inputs.advantage_N, sequences, clip
         )
-    except (TypeError, ValueError, LookupError) as error:  # of a loss of one's own
-        raise blame(f"algorithm.loss '{options.loss}'", error) from error
     trusted = Bounds(floor=options.correction_floor, cap=options.correction_cap)
     correction_N = CORRECTIONS[options.correction](delta_N, sequences, trusted)
     loss_N = loss_N * correction_N

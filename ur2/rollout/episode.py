@@ -2,16 +2,14 @@
 
 import zlib
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from ur2.environments.base import Ask, Branch, End, Reply, Services
+from ur2.environments.base import Ask, Branch, End, Services
 from ur2.environments.game import Game
 from ur2.environments.toolbox.box import Toolbox
 from ur2.environments.toolbox.options import ToolboxOptions
-from ur2.errors import ComponentError, InputError
-from ur2.plugins import blaming
+from ur2.errors import ComponentError, InputError, PluginError
 from ur2.prompts.tool_calls import ToolSchema
 from ur2.rollout.busy_time import BusyTime
 from ur2.rollout.choices import Choices, choose, read_choices
@@ -120,16 +118,14 @@ async def run_episode(
     """
     record = EpisodeRecord(trajectory_id, branch)
     options = players.options
-    with _blaming(players.game.name, record):
-        environment = players.game.environment(assignment, players.services)
-        ask = _checked_opening(environment.opening(), players.game.roles)
+    environment, ask = players.game.opened(assignment, players.services, where=record.where)
     if branch is not None:
         ask = replace(ask, pieces=(branch.inject,), fresh=False)
     else:
         check_prompt(read(ask, 0, False)[0], assignment, options)
     stop_ids = players.renderer.stop_token_ids
     while record.num_turns < options.max_turns:
-        choices = _choices(players, ask)
+        choices = _choices(players, ask, record.where)
         fits = record.take(read(ask, record.num_turns, record.ended(stop_ids)), options)
         if not fits or (choices is not None and choices.max_tokens > record.num_left(options)):
             return record.end(Status.TRUNCATED)
@@ -138,8 +134,9 @@ async def run_episode(
         turn = record.write(written, ask.role)
         if turn.is_cut and not getattr(environment, "reads_cut_turns", False):
             return record.end(Status.TRUNCATED)
-        with _blaming(players.game.name, record):
-            reply = _checked(await environment.react(turn), ask.role, players.game.roles)
+        reply = await players.game.reply(
+            environment, turn, ask.role, within_s=options.react_timeout_s, where=record.where
+        )
         record.note(reply)
         if isinstance(reply.then, End):
             return record.end(reply.then.status, reply.then.answer)
@@ -200,7 +197,7 @@ def turn_seed(seed: int, trajectory_id: str, turn: int) -> int:
     return zlib.crc32(f"{seed}/{trajectory_id}/{turn}".encode())
 
 
-def _choices(players: Players, ask: Ask) -> Choices | None:
+def _choices(players: Players, ask: Ask, where: str) -> Choices | None:
     """The choices of a turn, if it is restricted to some."""
     if not ask.choices:
         return None
@@ -210,7 +207,10 @@ def _choices(players: Players, ask: Ask) -> Choices | None:
             "endpoint can sample; set rollout.engine.remote.api=completions for a `vllm serve`, "
             "or rollout.engine.name=vllm"
         )
-    return read_choices(ask.choices, players.renderer)
+    try:
+        return read_choices(ask.choices, players.renderer)
+    except InputError as error:  # the environment's fault, and not the user's who runs it
+        raise PluginError(f"environment '{players.game.name}' {where}: {error}") from error
 
 
 async def _write(
@@ -245,43 +245,3 @@ async def _write(
             f"the engine gave trajectory '{record.id}' no turn within {timeout_s:g} s; "
             "it hangs, or rollout.generate_timeout_s is too short for its queue"
         ) from error
-
-
-def _blaming(name: str, record: EpisodeRecord) -> AbstractContextManager[None]:
-    """Names the environment that raises, where, and in which trajectory."""
-    return blaming(f"environment '{name}' in trajectory '{record.id}', turn {record.num_turns}")
-
-
-def _checked(reply: Reply, role: str, roles: tuple[str, ...]) -> Reply:
-    """A reply to a turn of `role`."""
-    if not isinstance(reply, Reply):
-        raise TypeError(f"react must give a Reply, not {reply!r:.80}")
-    if not isinstance(reply.then, End):
-        ask = _checked_ask(reply.then, roles)
-        if not ask.fresh and ask.role != role:
-            raise ValueError(
-                f"an Ask of role '{ask.role}' continues a context of role '{role}', which is one "
-                "training sample: make it fresh, or keep the role"
-            )
-    return reply
-
-
-def _checked_opening(ask: Ask, roles: tuple[str, ...]) -> Ask:
-    if not _checked_ask(ask, roles).fresh:
-        raise ValueError("the opening begins a context: its Ask is fresh")
-    return ask
-
-
-def _checked_ask(ask: Ask, roles: tuple[str, ...]) -> Ask:
-    if not isinstance(ask, Ask):
-        raise TypeError(f"what follows is an Ask or an End, not {ask!r:.80}")
-    if not any(piece.text or piece.before or piece.after for piece in ask.pieces):
-        raise ValueError("an Ask has nothing to read: give it a piece with text")
-    if ask.max_tokens < 1:
-        raise ValueError(f"an Ask allows {ask.max_tokens} tokens: max_tokens is 1 or more")
-    if ask.role not in roles:
-        raise ValueError(
-            f"an Ask is of role '{ask.role}', and its class has the roles {', '.join(roles)}: name "
-            "all in the class's `roles`"
-        )
-    return ask

@@ -37,12 +37,14 @@ class Openings:
 
         Raises:
             InputError: there is no template for the question's task, or the prompt is too long.
+            PluginError: the environment failed.
         """
         assignment = Assignment(
             id=question.id, question=question, retrieval=retrieval, reason="opening", step=0
         )
         services = make_services(self.renderer, self.game, self.toolbox, NoKnowledge())
-        ask = self.game.environment(assignment, services).opening()
+        where = f"on question '{question.id}'"
+        _, ask = self.game.opened(assignment, services, where=where)
         (prompt,) = read_ask(self.renderer, ask, 0)
         check_prompt(prompt, assignment, self.options)
         return prompt

@@ -111,6 +111,9 @@ class RolloutOptions(Options):
     generate_timeout_s: float = Field(600.0, gt=0.0)
     """Longest wait for one turn, with the engine's queue and without its sleep; then its worker
     is replaced."""
+    react_timeout_s: float = Field(1800.0, gt=0.0)
+    """Longest wait for an environment to answer a turn, with all that it asks; then the run stops,
+    as it does where an environment raises."""
     group_timeout_s: float = Field(3600.0, gt=0.0)
     """Longest wait for a worker to finish one group, without its sleep; then it is replaced."""
     update_timeout_s: float = Field(600.0, gt=0.0)

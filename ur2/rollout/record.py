@@ -27,6 +27,11 @@ class EpisodeRecord:
             self._append(segment)
 
     @property
+    def where(self) -> str:
+        """The place in the run, for messages."""
+        return f"in trajectory '{self.id}', turn {self.num_turns}"
+
+    @property
     def context(self) -> tuple[Segment, ...]:
         """The segments of the current context."""
         return tuple(self._segments[self._start :])
@@ -78,7 +83,7 @@ class EpisodeRecord:
         """Adds what the last turn led to."""
         self._events += reply.events
         if reply.reward:
-            self._segments[-1] = replace(self._segments[-1], reward=reply.reward)
+            self._segments[-1] = replace(self._segments[-1], reward=float(reply.reward))
 
     def end(self, status: Status, answer: str | None = None) -> Trajectory:
         """The trajectory."""

@@ -122,8 +122,10 @@ class _Game:
                 return replies, texts
             turn = Turn(text=text, number=number, events=events, transcript=transcript)
             here = f"{where}, turn {number}"
-            twin = await self._forked(environment, turn, here) if forks and number > 1 else None
-            reply = await self._react(environment, turn, here)
+            twin = None
+            if forks and number > 1:
+                twin = await self._forked(environment, turn, ask.role, here)
+            reply = await self._react(environment, turn, ask.role, here)
             if reply is None:
                 return replies, texts
             if twin is not None and twin != reply:
@@ -131,8 +133,6 @@ class _Game:
             replies.append(reply)
             if isinstance(reply.then, End):
                 return replies, texts
-            if not reply.then.fresh and reply.then.role != ask.role:
-                self.referee.note("a context goes on under another role than began it", here)
             ask, events = reply.then, events + reply.events
             transcript += "".join(p.before + p.text + p.after for p in ask.pieces)
         self.referee.note(f"a game is not over after {MAX_TURNS} turns", where)
@@ -143,27 +143,27 @@ class _Game:
         services = Services(knowledge=knowledge, wording=WORDING, tools=self.tools)
         with self.referee.noting("the opening failed", where):
             environment = self.kind(self.assignment, self.options, services)
-            ask = self.referee.check_ask(environment.opening(), f"{where}, the opening")
-            if ask is not None and not ask.fresh:
-                self.referee.note("the opening is not fresh: it begins a context", where)
+            ask = self.referee.check_opening(environment.opening(), f"{where}, the opening")
             return None if ask is None else (environment, ask)
         return None
 
-    async def _react(self, environment: Environment, turn: Turn, where: str) -> Reply | None:
+    async def _react(
+        self, environment: Environment, turn: Turn, role: str, where: str
+    ) -> Reply | None:
         """The reply without its times, if it is one."""
         self.referee.num_turns += 1
         started = time.perf_counter()
         reply = None
         with self.referee.noting("react raised", where):
             async with asyncio.timeout(TIMEOUT_S):
-                reply = self.referee.check_reply(await environment.react(turn), where)
+                reply = self.referee.check_reply(await environment.react(turn), role, where)
         if time.perf_counter() - started > TIMEOUT_S:
             self.referee.note(f"react took over {TIMEOUT_S:g} s", where)
         return None if reply is None else _without_times(reply)
 
-    async def _forked(self, environment: Any, turn: Turn, where: str) -> Reply | None:
+    async def _forked(self, environment: Any, turn: Turn, role: str, where: str) -> Reply | None:
         with self.referee.noting("fork failed", where):
-            return await self._react(environment.fork(), turn, f"{where}, a fork")
+            return await self._react(environment.fork(), turn, role, f"{where}, a fork")
         return None
 
     async def _cut(self, text: str, where: str, found: Found) -> None:
@@ -171,7 +171,8 @@ class _Game:
         opened = self._opened(where, found)
         if opened is not None:
             turn = Turn(text=text, number=1, is_cut=True, transcript=text)
-            await self._react(opened[0], turn, f"{where}, a turn that was cut")
+            environment, ask = opened
+            await self._react(environment, turn, ask.role, f"{where}, a turn that was cut")
 
 
 def _without_times(reply: Reply) -> Reply:

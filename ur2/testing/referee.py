@@ -1,17 +1,16 @@
 """Checks what an environment gives against what `ur2.environments.base` asks of it."""
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from ur2.environments.base import Ask, End, Environment, Reply
+from ur2.environments.base import Ask, Environment, Reply
+from ur2.environments.contract import opening_breaches, reply_breaches
 from ur2.environments.game import DEFAULT_ROLES, roles_of
 from ur2.options import Options
 from ur2.plugins import blame
 from ur2.testing.hostile import FORGED
-from ur2.types import Status, ToolUse
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,49 +76,31 @@ class Referee:
             return model.load(tree, where="options")
         return None
 
-    def check_ask(self, ask: Any, where: str) -> Ask | None:
-        """The ask, if it is one; whatever is wrong with it is noted."""
-        if not isinstance(ask, Ask):
-            self.note(f"{type(ask).__name__} is neither Ask nor End", where)
+    def check_opening(self, ask: Any, where: str) -> Ask | None:
+        """The first Ask; None where it breaks the contract, which is noted."""
+        if self._broken(opening_breaches(ask, self._roles), where):
             return None
-        if not any(piece.text or piece.before or piece.after for piece in ask.pieces):
-            self.note("an Ask has nothing to read", where)
-        if ask.max_tokens < 1:
-            self.note(f"max_tokens is {ask.max_tokens}: the policy cannot write", where)
-        if ask.choices and (len(set(ask.choices)) < max(2, len(ask.choices)) or "" in ask.choices):
-            self.note(f"choices {ask.choices} are not two or more different texts", where)
-        if ask.role not in self._roles:
-            self.note(f"role '{ask.role}' is not among the `roles` that the class names", where)
-        if not all(ask.stop_strings):
-            self.note("an empty stop string ends every turn at once", where)
-        for piece in ask.pieces:
-            if FORGED in piece.before + piece.after:
-                self.note(
-                    "foreign text stands in a piece's `before` or `after`, where it can forge a "
-                    "turn of the chat; put it into `text`",
-                    where,
-                )
+        return self._unforged(ask, where)
+
+    def check_reply(self, reply: Any, role: str, where: str) -> Reply | None:
+        """The reply to a turn of `role`; None where it breaks the contract, which is noted."""
+        if self._broken(reply_breaches(reply, self._roles, role), where):
+            return None
+        if isinstance(reply.then, Ask):
+            self._unforged(reply.then, where)
+        checked: Reply = reply
+        return checked
+
+    def _broken(self, breaches: Sequence[str], where: str) -> bool:
+        for breach in breaches:
+            self.note(breach, where)
+        return bool(breaches)
+
+    def _unforged(self, ask: Ask, where: str) -> Ask:
+        if any(FORGED in piece.before + piece.after for piece in ask.pieces):
+            self.note(
+                "foreign text stands in a piece's `before` or `after`, where it can forge a "
+                "turn of the chat; put it into `text`",
+                where,
+            )
         return ask
-
-    def check_reply(self, reply: Any, where: str) -> Reply | None:
-        """The reply, if it is one; whatever is wrong with it is noted."""
-        if not isinstance(reply, Reply):
-            self.note(f"react gave {type(reply).__name__}, not a Reply", where)
-            return None
-        if not all(isinstance(event, ToolUse) for event in reply.events):
-            self.note("an event is no ToolUse", where)
-        if not math.isfinite(reply.reward):
-            self.note(f"the reward of a turn is {reply.reward}", where)
-        if isinstance(reply.then, End):
-            self._check_end(reply.then, where)
-        elif self.check_ask(reply.then, where) is None:
-            return None
-        return reply
-
-    def _check_end(self, end: End, where: str) -> None:
-        if not isinstance(end.status, Status):
-            self.note(f"End.status is {end.status!r}, no Status", where)
-        if not isinstance(end.answer, str | None):
-            self.note(f"End.answer is {type(end.answer).__name__}, neither str nor None", where)
-        if end.answer is None and end.status is Status.ANSWERED:
-            self.note("End says ANSWERED without an answer", where)

@@ -1,15 +1,11 @@
 import asyncio
-import sys
-from types import ModuleType
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ur2.environments import Ask, Branch, Piece, Reply
-from ur2.environments.options import EnvironmentOptions
-from ur2.errors import ComponentError, PluginError
-from ur2.options import Options
+from ur2.environments import Branch, Piece
+from ur2.errors import ComponentError
 from ur2.rollout.episode import turn_seed
 from ur2.rollout.options import SamplingOptions
 from ur2.types import Author, Passage, RetrievalFailed, Status
@@ -232,73 +228,3 @@ async def test_a_branch_goes_on_from_the_exact_tokens_of_what_it_keeps(game):
         Status.ANSWERED,
     )
     assert played.segments[-1].turn == 1
-
-
-class Odd:
-    """An environment that breaks its contract as its options say."""
-
-    class Options(Options):
-        how: str = ""
-
-    roles = ("policy", "judge")
-
-    def __init__(self, assignment, options, services):
-        self.how = options.how
-
-    def opening(self):
-        if self.how == "opening":
-            raise KeyError("lost")
-        pieces = () if self.how == "empty" else (Piece(text="?"),)
-        return Ask(
-            pieces=pieces,
-            fresh=self.how != "stale",
-            max_tokens=0 if self.how == "mute" else 9,
-            role="critic" if self.how == "stranger" else "policy",
-        )
-
-    async def react(self, turn):
-        if self.how == "react":
-            return 1 / 0
-        if self.how == "long":
-            return Reply(then=Ask(pieces=(Piece(text="x" * 600),), fresh=True, max_tokens=9))
-        if self.how == "usurper":
-            return Reply(then=Ask(pieces=(Piece(text="!"),), max_tokens=9, role="judge"))
-        return None if self.how == "none" else Reply(then=self.opening())
-
-
-@pytest.fixture
-def odd(game, monkeypatch):
-    module = ModuleType("odd")
-    module.Odd = Odd
-    monkeypatch.setitem(sys.modules, "odd", module)
-
-    async def odd(how, **options):
-        environment = EnvironmentOptions(name="odd:Odd", options={"how": how})
-        engine = game.ScriptedEngine(lambda _: "so" + game.END)
-        return await game.play(engine, environment=environment, **options)
-
-    return odd
-
-
-@pytest.mark.parametrize(
-    ("how", "said"),
-    [
-        ("opening", r"KeyError: 'lost' \(test_episode.py, line \d+\)"),
-        ("react", r"turn 1: ZeroDivisionError.*test_episode.py"),
-        ("empty", "nothing to read"),
-        ("stale", "its Ask is fresh"),
-        ("mute", "max_tokens is 1 or more"),
-        ("none", "react must give a Reply, not None"),
-        ("stranger", "role 'critic'.*has the roles policy, judge"),
-        ("usurper", "role 'judge' continues a context of role 'policy'"),
-    ],
-)
-async def test_an_environment_that_breaks_its_contract_is_named_with_the_place(odd, how, said):
-    with pytest.raises(PluginError, match=rf"environment 'odd:Odd'.*'0-0/0'.*{said}"):
-        await odd(how)
-
-
-async def test_a_game_that_never_ends_is_ended_and_one_that_outgrows_the_context_is_cut(odd):
-    endless = await odd("", max_turns=7)
-    assert (endless.status, len(endless.policy_texts)) == (Status.OUT_OF_TURNS, 7)
-    assert (await odd("long")).status is Status.TRUNCATED
