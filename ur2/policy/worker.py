@@ -92,28 +92,32 @@ class PolicyWorker:
         # heavy, and deepspeed decides on the device when imported: only in the worker's own process
         from ur2.policy.engine import BaseEngine, FrozenEngine, TrainEngine, join_ranks
         from ur2.policy.model.lora import add_adapters
-        from ur2.policy.model.models import CriticModel, PolicyModel, load_lm
+        from ur2.policy.model.models import CriticModel, PolicyModel, load_lm, use_liger_kernels
+        from ur2.policy.model.probe import probe
 
         torch.set_num_threads(self.options.num_threads)
         torch.manual_seed(self.seed + self.rank)
 
-        def load(lora: LoraOptions | None) -> "PreTrainedModel":
+        def load(lora: LoraOptions | None, *, probed: bool = False) -> "PreTrainedModel":
             lm = load_lm(
                 self.model_path,
                 revision=self.revision,
                 dtype=torch.bfloat16 if shards_bf16(self.options) else torch.float32,
                 gradient_checkpointing=self.options.gradient_checkpointing,
-                liger_kernels=self.options.liger_kernels,
             )
+            if probed:
+                probe(lm)
+            if self.options.liger_kernels:
+                use_liger_kernels(lm)
             if lora:
                 add_adapters(lm, lora, seed=self.seed)
             return lm
 
-        def policy_model(lora: LoraOptions | None) -> PolicyModel:
+        def policy_model(lm: "PreTrainedModel") -> PolicyModel:
             chunk_tokens = self.options.logprob_chunk_tokens
-            return PolicyModel(load(lora), temperature=self.temperature, chunk_tokens=chunk_tokens)
+            return PolicyModel(lm, temperature=self.temperature, chunk_tokens=chunk_tokens)
 
-        model = policy_model(self.options.lora)
+        model = policy_model(load(self.options.lora, probed=self.rank == 0))
         self.device = join_ranks(self.rank, self.world_size, master_address, master_port)
         self.address = master_address
         self.engine = TrainEngine(model, self.options, self.device)
@@ -122,7 +126,7 @@ class PolicyWorker:
         if self.algorithm.kl_coef and self.options.lora:
             self.reference = BaseEngine(self.engine)
         elif self.algorithm.kl_coef:
-            self.reference = FrozenEngine(policy_model(None), self.options, self.device)
+            self.reference = FrozenEngine(policy_model(load(None)), self.options, self.device)
         if self.has_critic:
             critic = CriticModel(load(self.options.lora))
             options = critic_options(self.options)

@@ -8,6 +8,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.integrations.liger import apply_liger_kernel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ur2.errors import InputError
 from ur2.policy.batch.microbatch import PackedRow
@@ -84,20 +85,18 @@ def load_lm(
     revision: str | None,
     dtype: torch.dtype,
     gradient_checkpointing: bool,
-    liger_kernels: bool = False,
 ) -> PreTrainedModel:
-    """A causal LM from a folder or by its Hugging Face name, without dropout.
+    """A causal LM from a folder or by its Hugging Face name, in which nothing is random.
 
     Raises:
-        InputError: there is no such model, or not all of it; its head does more than a linear map;
-            or kernels are asked for that cannot run here.
+        InputError: there is no such model, or not all of it, or its head does more than a linear
+            map.
     """
     try:
         lm, found = AutoModelForCausalLM.from_pretrained(
             path,
             revision=revision,
             dtype=dtype,
-            attention_dropout=0.0,
             output_loading_info=True,
         )
     except (OSError, ValueError, SafetensorError) as error:
@@ -110,14 +109,12 @@ def load_lm(
                 f"model.path '{path}': its config sets {name}, which the policy's LM head does "
                 "not apply; use a model without it"
             )
-    for module in lm.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-    lm.train()
+    lm.eval()  # nothing is random: engines sample from the model as it is
     if gradient_checkpointing:
         lm.gradient_checkpointing_enable({"use_reentrant": False})
-    if liger_kernels:
-        use_liger_kernels(lm)
+        for module in lm.modules():
+            if isinstance(module, GradientCheckpointingLayer):
+                module.training = True  # without it, nothing is recomputed
     return lm
 
 

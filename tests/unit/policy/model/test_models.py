@@ -50,10 +50,7 @@ def test_fused_kernels_without_a_gpu_are_refused(tiny_model: str) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     with pytest.raises(InputError, match=r"policy\.liger_kernels needs a GPU"):
-        load_lm(
-            tiny_model, revision=None, dtype=torch.float32, gradient_checkpointing=False,
-            liger_kernels=True,
-        )  # fmt: skip
+        use_liger_kernels(load(tiny_model))
 
 
 def test_fused_kernels_that_are_not_installed_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

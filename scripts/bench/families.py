@@ -1,0 +1,6 @@
+"""Runs `bench.policy.families`."""
+
+from bench.policy.families import main
+
+if __name__ == "__main__":
+    main()
