@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from transformers import GenerationConfig
 
 from ur2.policy.options import PolicyOptions
 from ur2.transfer.channel import CHANNEL_ERRORS, Channel
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     from ur2.policy.engine import TrainEngine
 
 PART_BYTES = 1 << 29
-TOKENIZER_FILES = (
+COPIED_FILES = (
+    "generation_config.json",
     "tokenizer*",
     "special_tokens_map.json",
     "added_tokens.json",
@@ -125,8 +127,10 @@ def write_exported(
 ) -> None:
     """Writes a folder that loads like `source`, with other weights."""
     staged = stage(folder)
+    lm.generation_config = GenerationConfig()  # the source's own is copied, be it odd
     lm.save_pretrained(staged, state_dict=dict(weights))
-    for pattern in TOKENIZER_FILES:
+    (staged / "generation_config.json").unlink()
+    for pattern in COPIED_FILES:
         for file in source.glob(pattern):
             shutil.copy(file, staged / file.name)
     reveal(staged, folder)

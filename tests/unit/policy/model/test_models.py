@@ -1,5 +1,6 @@
 """Models are made ready for training, or refused with the remedy."""
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from ur2.errors import InputError
 from ur2.policy.model.models import load_lm, use_liger_kernels
+from ur2.policy.weight_sender import write_exported
 
 
 def load(path: Path | str) -> PreTrainedModel:
@@ -44,6 +46,21 @@ def test_a_tied_head_is_not_missing(tied: bool, copied: Path) -> None:
     config.tie_word_embeddings = tied
     AutoModelForCausalLM.from_config(config).save_pretrained(copied)
     assert load(copied).config.tie_word_embeddings is tied
+
+
+@pytest.mark.parametrize("generation", [None, {"temperature": 0.6, "top_p": 0.9}])
+def test_an_export_has_the_sources_generation_config_as_it_is(
+    generation: dict[str, float] | None, copied: Path, tmp_path: Path
+) -> None:
+    file = copied / "generation_config.json"  # one that transformers itself refuses to save
+    file.unlink(missing_ok=True)
+    if generation:
+        file.write_text(json.dumps(generation))
+    lm = load(copied)
+    write_exported(lm.state_dict(), lm, copied, tmp_path / "out")
+    found = tmp_path / "out" / "generation_config.json"
+    assert (json.loads(found.read_text()) if found.exists() else None) == generation
+    assert torch.equal(load(tmp_path / "out").lm_head.weight, lm.lm_head.weight)
 
 
 def test_fused_kernels_without_a_gpu_are_refused(tiny_model: str) -> None:
