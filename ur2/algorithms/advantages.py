@@ -133,23 +133,30 @@ def estimate(
         earned_BT = torch.where(last_BT, reward_B.double()[:, None], 0.0)
     if trajectory_B is None:
         trajectory_B = torch.arange(len(reward_B), device=mask_BT.device)
-    reward_B = reward_B.double()
+    reward_B = reward_B.to(torch.float64, copy=True)
     penalty_BT = torch.zeros(mask_BT.shape, dtype=torch.float64, device=mask_BT.device)
     if kl_BT is not None:
         penalty_BT[mask_BT] = kl_coef * kl_BT[mask_BT].double()
     signals = Signals(
         reward_B=reward_B,
-        earned_BT=earned_BT.double(),
+        earned_BT=earned_BT.to(torch.float64, copy=True),
         trajectory_B=torch.unique(trajectory_B, return_inverse=True)[1],
         group_B=torch.unique(group_B, return_inverse=True)[1],
-        mask_BT=mask_BT,
+        mask_BT=mask_BT.clone(),
         penalty_BT=penalty_BT,
-        value_BT=None if value_BT is None else value_BT.double(),
+        value_BT=None if value_BT is None else value_BT.to(torch.float64, copy=True),
         gamma=gamma,
         lam=lam,
     )
     with blaming(f"algorithm.estimator '{name}'"):
-        return torch.where(mask_BT, facts.compute(signals), 0.0).float()
+        advantage_BT = facts.compute(signals)
+        if advantage_BT.shape != mask_BT.shape:
+            given = tuple(advantage_BT.shape)
+            raise ValueError(f"advantages are {tuple(mask_BT.shape)}, not {given}")
+        advantage_BT = torch.where(mask_BT, advantage_BT.detach(), 0.0).float()
+        if not advantage_BT.isfinite().all():
+            raise ValueError("an advantage is not finite")
+    return advantage_BT
 
 
 def estimator_facts(name: str) -> EstimatorFacts:
@@ -187,10 +194,7 @@ def grpo(signals: Signals) -> Tensor:
 
 def dr_grpo(signals: Signals) -> Tensor:
     """A = r − mean_g; with reduction `seq_mean_token_sum_norm`. Liu et al. 2025. (B, T)."""
-    return _broadcast(
-        signals.comparison.centred_B,
-        signals.mask_BT,
-    )
+    return _broadcast(signals.comparison.centred_B, signals.mask_BT)
 
 
 def rloo(signals: Signals) -> Tensor:

@@ -6,7 +6,6 @@ trajectory's part, and are kept, so that credit can go where it was earned.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite
 from typing import Any, Literal, NamedTuple, Self
 
 from ur2.errors import InputError, PluginError
@@ -15,6 +14,9 @@ from ur2.plugins import blaming, find_facts, own_options
 from ur2.rewards.options import RewardOptions, TermOptions
 from ur2.rewards.steps import StepsRewardOptions, step_rewards
 from ur2.types import Assignment, Author, Group, Trajectory
+
+MAX_VALUE = 1e30
+"""The largest value of a term: squares, and sums of many, stay finite."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,8 +88,8 @@ class Term:
         with blaming(what):
             found: Any = self.facts.measure(outcome, self.own)
             values = tuple(map(float, found)) if self.facts.by == "turn" else (float(found),)
-        if not all(map(isfinite, values)):
-            raise PluginError(f"{what} measured {found!r:.80}, which is not finite")
+        if not all(abs(value) <= MAX_VALUE for value in values):  # nan is not
+            raise PluginError(f"{what} measured {found!r:.80}, which is not finite or beyond 1e30")
         num_turns = len(outcome.trajectory.policy_texts)
         if self.facts.by == "turn" and len(values) != num_turns:
             raise PluginError(f"{what} gave {len(values)} values for {num_turns} turns")
@@ -147,8 +149,15 @@ def parts_of(outcome: GradedTrajectory, terms: Sequence[TermAtStep]) -> Weighted
         else []
         for at in terms
     }
+    of_terms = {name: sum(values, 0.0) for name, values in weighted.items()}
+    for name, value in of_terms.items():
+        if not abs(value) <= MAX_VALUE:
+            raise PluginError(
+                f"reward term '{name}' on trajectory '{outcome.trajectory.id}' is {value} by its "
+                "weight, which is not finite or beyond 1e30"
+            )
     return WeightedParts(
-        of_terms={name: sum(values, 0.0) for name, values in weighted.items()},
+        of_terms=of_terms,
         of_turns=_by_turn(
             [weighted[at.term.name] for at in terms if at.term.facts.by == "turn"],
             len(outcome.trajectory.policy_texts),

@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 from ur2.algorithms import estimate
 from ur2.algorithms.kl import KL_ESTIMATORS, k3
 from ur2.algorithms.options import AlgorithmOptions
-from ur2.trainer.credit import Credited, at_tokens, credit_rule
+from ur2.trainer.credit import Credited, at_tokens, credited
 from ur2.types import Batch, Sample, ScoredGroup, allowed_positions
 
 Arrays = Sequence[NDArray[np.float32]]
@@ -82,15 +82,14 @@ def _learning(samples: Sequence[Sample], options: AlgorithmOptions) -> Batch:
 
 def _rows(groups: Sequence[ScoredGroup], options: AlgorithmOptions) -> list[CreditedSample]:
     """The samples of all groups, in order; comparisons are within a group and a role."""
-    rule = credit_rule(options.credit)
     rows: list[CreditedSample] = []
     numbers: dict[tuple[int, str], int] = {}
     num_trajectories = 0
     for place, group in enumerate(groups):
         for trajectory, score in zip(group.group.trajectories, group.scores, strict=True):
-            credited = rule(trajectory, score)
-            for number, context in enumerate(credited):
-                name = f"{trajectory.id}#{number}" if len(credited) > 1 else trajectory.id
+            contexts = credited(options.credit, trajectory, score)
+            for number, context in enumerate(contexts):
+                name = f"{trajectory.id}#{number}" if len(contexts) > 1 else trajectory.id
                 group_number = numbers.setdefault((place, context.role), len(numbers))
                 rows.append(
                     CreditedSample(

@@ -4,11 +4,12 @@ A trajectory's reward is its score's total. Of that, `Score.turns` is what each 
 rest is the whole trajectory's, and is earned at its last token.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ur2.errors import InputError
-from ur2.plugins import find
+from ur2.errors import InputError, PluginError
+from ur2.plugins import blaming, find
 from ur2.types import Author, Score, Segment, Trajectory
 
 
@@ -38,6 +39,37 @@ def credit_rule(name: str) -> CreditRule:
         InputError: there is none.
     """
     return find(name, CREDIT, key="algorithm.credit")
+
+
+def credited(name: str, trajectory: Trajectory, score: Score) -> tuple[Credited, ...]:
+    """The samples of a trajectory by the rule of a name, or of an import path.
+
+    Raises:
+        InputError: there is no such rule, or it is not for such trajectories.
+        PluginError: it raised, or gave what are no samples of tokens that somebody drew.
+    """
+    what = f"algorithm.credit '{name}' on trajectory '{trajectory.id}'"
+    with blaming(what):
+        found = tuple(credit_rule(name)(trajectory, score))
+        for number, one in enumerate(found):
+            if breach := _breach(one):
+                raise PluginError(f"{what}: sample {number} {breach}")
+    return found
+
+
+def _breach(one: Credited) -> str:
+    """The first thing that is wrong with a sample; empty where nothing is."""
+    if not isinstance(one, Credited):
+        return f"is {one!r:.80}, no Credited"
+    if not one.segments or not one.segments[0].token_ids:
+        return "has nothing to begin with: its first segment holds no tokens"
+    if len(one.earned) != len(one.segments):
+        return f"has {len(one.earned)} values in `earned` for {len(one.segments)} segments"
+    if not math.isclose(sum(one.earned), one.reward, rel_tol=1e-6, abs_tol=1e-6):  # nan is not
+        return f"has the reward {one.reward}, and {sum(one.earned)} in `earned`"
+    if any(s.is_trained and len(s.logprobs) != len(s.token_ids) for s in one.segments):
+        return "trains tokens whose log-probabilities nobody stated"
+    return ""
 
 
 def whole(trajectory: Trajectory, score: Score) -> tuple[Credited, ...]:

@@ -208,3 +208,15 @@ async def test_graders_that_do_not_fit_are_wrong_options(score, grader, options,
 async def test_graders_that_fail_are_named(score, grader, message):
     with pytest.raises(PluginError, match=message):
         await score(ANSWER, grader=f"mine:{grader}")
+
+
+@pytest.mark.parametrize("earned", [float("nan"), float("-inf"), 1e300])
+async def test_what_an_environment_earned_is_a_number_that_can_be_squared(score, earned):
+    with pytest.raises(PluginError, match=r"reward term 'turns' on trajectory 't1'.* not finite"):
+        await score("a", ANSWER, rewards=(0.5, earned))
+
+
+async def test_a_weight_that_makes_a_reward_endless_is_named_with_its_term(score):
+    terms = {"much": {"kind": "constant", "weight": 1e300}}
+    with pytest.raises(PluginError, match=r"reward term 'much' on trajectory 't1' is 1e\+300"):
+        await score("a", terms=terms)

@@ -1,5 +1,9 @@
 """Which contexts become samples, what each is compared with, and where its reward is earned."""
 
+import sys
+from dataclasses import replace
+from types import ModuleType
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -187,6 +191,64 @@ def test_an_estimator_and_a_rule_of_ones_own_are_named_by_import_path(tmp_path, 
             InputError, match=f"algorithm.{key}: 'my_maths:none' cannot be imported"
         ):
             AlgorithmOptions(**{key: "my_maths:none"})
+
+
+RULES = {
+    "lost": (lambda one: None, "no Credited"),
+    "bare": (lambda one: replace(one, segments=(), earned=()), "its first segment"),
+    "short": (lambda one: replace(one, earned=()), "0 values in `earned` for 2 segments"),
+    "unequal": (lambda one: replace(one, reward=9.0), "reward 9.0, and 1.0 in `earned`"),
+    "endless": (lambda one: replace(one, reward=float("inf")), "reward inf"),
+    "forged": (
+        lambda one: replace(one, segments=(one.segments[0], replace(wrote(), logprobs=()))),
+        "log-probabilities nobody stated",
+    ),
+    "raises": (lambda one: {}["x"], r"KeyError: 'x' \(test_credit.py, line \d+\)"),
+    "exits": (lambda one: sys.exit(1), "SystemExit: 1"),
+}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_rule_that_gives_no_samples_is_named_with_the_trajectory(name, monkeypatch):
+    spoil, said = RULES[name]
+    module = ModuleType("my_rules")
+    module.rule = lambda t, score: tuple(map(spoil, CREDIT["trajectory"](t, score)))
+    monkeypatch.setitem(sys.modules, "my_rules", module)
+    with pytest.raises(PluginError, match=rf"algorithm.credit 'my_rules:rule' on .*'g/0'.*{said}"):
+        advantages([scored((steps("policy"), 1.0, ()))], credit="my_rules:rule")
+
+
+ESTIMATORS = {
+    "none": (lambda signals: None, "NoneType"),
+    "flat": (lambda signals: signals.reward_B, r"advantages are \(1, 4\), not \(1,\)"),
+    "one": (lambda signals: signals.earned_BT.sum(), r"not \(\)"),
+    "column": (lambda signals: signals.reward_B[:, None], r"not \(1, 1\)"),
+    "nan": (lambda signals: signals.earned_BT * float("nan"), "an advantage is not finite"),
+    "huge": (lambda signals: signals.earned_BT * 1e300, "an advantage is not finite"),
+}
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_an_estimator_that_gives_no_advantages_is_named(name, monkeypatch):
+    compute, said = ESTIMATORS[name]
+    module = ModuleType("my_maths")
+    module.estimator = compute
+    monkeypatch.setitem(sys.modules, "my_maths", module)
+    with pytest.raises(PluginError, match=rf"algorithm.estimator 'my_maths:estimator': .*{said}"):
+        advantages([scored((steps("policy"), 1.0, ()))], estimator="my_maths:estimator")
+
+
+def test_an_estimator_that_writes_into_its_input_trains_no_other_token(monkeypatch):
+    def greedy(signals):
+        signals.mask_BT.fill_(True)
+        return signals.earned_BT.fill_(1.0)
+
+    module = ModuleType("my_maths")
+    module.greedy = greedy
+    monkeypatch.setitem(sys.modules, "my_maths", module)
+    options = AlgorithmOptions(estimator="my_maths:greedy")
+    (sample,) = to_batch([scored((steps("policy"), 1.0, ()))], options).samples
+    assert sample.advantages.tolist() == [0.0, 0.0, 1.0, 1.0]
 
 
 def test_an_empty_turn_loses_no_reward():
