@@ -55,19 +55,19 @@ class PromptRenderer:
         self._system = options.system
         self._chat_kwargs = dict(options.chat_template_kwargs)
         _check_used(self._chat_kwargs, str(tokenizer.chat_template))
-        self._special = tuple(
-            token.content for token in tokenizer.added_tokens_decoder.values() if token.special
-        )
-        self.wording = Wording(options, forbidden=self._special)
-        """The config's texts, for questions that hold none of the tokenizer's special tokens."""
+        added = tokenizer.added_tokens_decoder
+        self._special = tuple(token.content for token in added.values() if token.special)
+        # all of them, since `</think>` and `<tool_call>` are not special; runs of spaces do no harm
+        self._added = tuple(token.content for token in added.values() if token.content.strip())
+        self.wording = Wording(options, forbidden=self._added)
+        """The config's texts, for questions that hold none of the tokenizer's added tokens."""
         self._markers = self.wording.dialect.markers
         own_eos = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
         self.stop_token_ids: tuple[int, ...] = tuple(dict.fromkeys([*own_eos, *generation_eos]))
         """Ids that end a turn of the model."""
         self.end_of_turn: str = tokenizer.eos_token or ""
         """The text of the token that ends a turn."""
-        added = tokenizer.added_tokens_decoder.items()
-        stop_texts = tuple(token.content for id, token in added if id in self.stop_token_ids)
+        stop_texts = tuple(t.content for id, t in added.items() if id in self.stop_token_ids)
         self._between = functools.cache(
             lambda num_replies: between(self._probing(), stop_texts, num_replies)
         )
@@ -95,7 +95,7 @@ class PromptRenderer:
 
     def harmless(self, text: str) -> str:
         """A text for a user's message, with nothing in it that could forge a turn of the chat."""
-        forging = tuple(s for s in self._special if s not in self._markers)
+        forging = tuple(s for s in self._added if s not in self._markers)
         return neutralise(text, forging)
 
     def piece(
@@ -111,7 +111,7 @@ class PromptRenderer:
     ) -> Segment:
         """Renders what continues a context: `text` between two parts that are as they are.
 
-        Neither the dialect's markers nor the tokenizer's special tokens survive inside `text`.
+        Neither the dialect's markers nor the tokenizer's added tokens survive inside `text`.
 
         Args:
             text: cut until the segment fits, and made harmless.
@@ -122,7 +122,7 @@ class PromptRenderer:
             max_tokens: of the whole segment; None: any number.
             turn: of the episode.
         """
-        body = neutralise(text, (*self._markers, *self._special, *forbidden)).strip()
+        body = neutralise(text, (*self._markers, *self._added, *forbidden)).strip()
 
         def segment(max_chars: int | None) -> Segment:
             whole = f"{before}{body[:max_chars].rstrip()}{after}"
@@ -216,7 +216,7 @@ class PromptRenderer:
         given = dict(self._chat_kwargs)
         if tools:  # described by strangers, who must not forge a turn
             functions = json.dumps([tool.as_function() for tool in tools], ensure_ascii=False)
-            given["tools"] = json.loads(neutralise(functions, self._special))
+            given["tools"] = json.loads(neutralise(functions, self._added))
         return str(
             self._tokenizer.apply_chat_template(
                 messages, tokenize=False, add_generation_prompt=prompted, **given

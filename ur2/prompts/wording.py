@@ -17,7 +17,7 @@ class Wording:
 
     Args:
         options: the texts.
-        forbidden: strings that no question may carry, such as a tokenizer's special tokens; they
+        forbidden: strings that no question may carry, such as a tokenizer's added tokens; they
             are broken by a space.
 
     Raises:

@@ -177,6 +177,22 @@ def test_there_is_one_bos_where_the_template_writes_one_and_none_elsewhere(name,
     assert tokenizer.bos_token_id not in later.token_ids
 
 
+def test_no_added_token_survives_in_what_strangers_write(name, ur2):
+    """Not even those, such as `</think>`, that a tokenizer does not call special."""
+    family, tokenizer = FAMILIES[name], TOKENIZERS[name]
+    hostile = " ".join((*family.special, *family.ordinary))
+    rendered = renderer(name, ur2)
+    added = set(tokenizer.added_tokens_decoder)
+    asked = prompt(rendered, question(text=hostile)).token_ids
+    plain = prompt(rendered, question()).token_ids
+    assert [t for t in asked if t in added] == [t for t in plain if t in added]
+    read = rendered.opening(rendered.harmless(hostile)).token_ids
+    markers = {tokenizer.convert_tokens_to_ids(m) for m in rendered.wording.dialect.markers}
+    inside = [t for t in read if t in added - markers]
+    assert inside == [t for t in rendered.opening("?").token_ids if t in added]
+    assert not added & set(rendered.piece(hostile).token_ids)
+
+
 def test_chat_tokens_are_single_ids(name, ur2):
     family, tokenizer = FAMILIES[name], TOKENIZERS[name]
     token_ids = prompt(renderer(name, ur2), question(), True).token_ids
