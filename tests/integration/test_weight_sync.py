@@ -183,7 +183,7 @@ async def test_engine_and_policy_agree_after_every_sync(
             if earlier is not None:  # it really moved
                 assert await largest_gap(parts.policy, earlier) > 10 * TOLERANCE
             earlier = batch
-            await parts.policy.update(batch)
+            await parts.policy.update(batch, step + 1)
             await parts.sync(step + 1)
         assert not list(weights_dir.glob("v00000[12]"))
     finally:
@@ -205,17 +205,17 @@ async def test_a_channel_outlives_a_worker_that_is_killed(tiny_model: str) -> No
         # layers whose weights come in several parts
         parts.policy._stream = Stream(parts.policy, "tcp", "always", part_bytes=20_000)
         batch = await parts.play(0, num_groups=4)
-        await parts.policy.update(batch)
+        await parts.policy.update(batch, 1)
         await parts.sync(1)
         batch = await parts.play(1, num_groups=4)
-        await parts.policy.update(batch)
+        await parts.policy.update(batch, 2)
         first, second = parts.workers
         kill(await first.actor.call("whereabouts"))
         await parts.sync(2)
         assert parts.workers[0] is not first
         assert parts.workers[1] is second
         batch = await parts.play(2, num_groups=4)  # the survivor, and one that started late
-        await parts.policy.update(batch)
+        await parts.policy.update(batch, 3)
         await parts.sync(3)
         await parts.play(3, num_groups=4)
     finally:
