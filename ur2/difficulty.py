@@ -117,6 +117,7 @@ async def _play(
     rubric = Rubric.from_options(options.reward, Dialect(options.prompt.protocol))
     played: asyncio.Queue[Group | None] = asyncio.Queue()
     searches = {"made": 0, "failed": 0}
+    unmeasured: list[str] = []
 
     async def play() -> None:
         sampling = options.rollout.sampling
@@ -128,10 +129,18 @@ async def _play(
         while (group := await played.get()) is not None:
             _check_failures(options, group, searches)
             scored = await rubric.score(group, step=1)
-            file.append(Tally.of(GroupOutcome.of(scored)))
+            if (outcome := GroupOutcome.of(scored)) is not None:
+                file.append(Tally.of(outcome))
+            else:
+                unmeasured.append(group.assignment.question.id)
             on_done()
 
     await gather_or_cancel([play(), *(score() for _ in range(NUM_GRADERS))])
+    if unmeasured:
+        raise ComponentError(
+            f"tools failed in all samples of {len(unmeasured)} questions, '{unmeasured[0]}' for "
+            "one; all else is kept: run the same command again to measure these"
+        )
 
 
 def _check_failures(options: DifficultyOptions, group: Group, searches: dict[str, int]) -> None:

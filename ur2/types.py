@@ -3,8 +3,8 @@
 Shapes: a trajectory is a flat list of T tokens, cut into segments by author.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from itertools import chain, groupby
 from typing import Literal, NamedTuple
@@ -46,7 +46,7 @@ class Status(StrEnum):
     OUT_OF_TURNS = "out_of_turns"
     """The policy was still searching when its turns ran out."""
     TOOL_FAILED = "tool_failed"
-    """Retrieval failed past its retries."""
+    """Retrieval, or another tool, failed past its retries, which the policy did not cause."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -319,6 +319,20 @@ class ScoredGroup:
 
     group: Group
     scores: tuple[Score, ...]
+
+    def without(self, statuses: Collection[Status]) -> "ScoredGroup":
+        """The group as if no trajectory had been played that ended so; it may have none left."""
+        pairs = zip(self.group.trajectories, self.scores, strict=True)
+        kept = [(t, score) for t, score in pairs if t.status not in statuses]
+        return ScoredGroup(
+            group=replace(self.group, trajectories=tuple(t for t, _ in kept)),
+            scores=tuple(score for _, score in kept),
+        )
+
+    @property
+    def of_policy(self) -> "ScoredGroup":
+        """The trajectories whose end the policy caused: what it is judged by."""
+        return self.without((Status.TOOL_FAILED,))
 
 
 def allowed_positions(segments: Iterable[Segment]) -> dict[int, tuple[int, ...]]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from ur2.options import Options
+from ur2.types import Status
 
 if TYPE_CHECKING:
     from ur2.algorithms.advantages import EstimatorFacts
@@ -34,6 +35,11 @@ class AlgorithmOptions(Options):
     has to be one context), `context` (a sample per context, with what was earned in it),
     `last_tries` (the same, without turns that were asked for again), `shared` (a sample per
     context, each with the trajectory's reward), or `package.module:Name`."""
+    mask_statuses: tuple[Status, ...] = (Status.TOOL_FAILED,)
+    """Endings whose trajectories an update does without: they leave the rewards of their group and
+    the divisors of the loss. `tool_failed` is no doing of the policy's (and is in no accuracy and
+    no outcome of the curriculum, whatever stands here); add `truncated` where a reply that was cut
+    off should teach nothing."""
     frozen_roles: tuple[str, ...] = ()
     """Roles that play, and are compared, but do not learn."""
     gamma: float = Field(default=1.0, gt=0.0, le=1.0)

@@ -93,7 +93,7 @@ class Curriculum:
 
         What comes in late from a stage that is over is counted, and nothing is learned from it.
         """
-        outcomes = [GroupOutcome.of(group) for group in scored]
+        outcomes = [o for o in map(GroupOutcome.of, scored) if o is not None]
         self._account.observe(outcomes)
         self._stages.observe(outcomes)
         if self._budget is not None:

@@ -8,7 +8,7 @@ from ur2.types import Question, ScoredGroup
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupOutcome:
-    """How the samples of one assignment did."""
+    """How the samples of one assignment did, without those whose tools failed."""
 
     question: Question
     retrieval: bool
@@ -23,9 +23,12 @@ class GroupOutcome:
     """The mean reward."""
 
     @classmethod
-    def of(cls, scored: ScoredGroup) -> Self:
-        """The outcome of a scored group."""
+    def of(cls, played: ScoredGroup) -> Self | None:
+        """The outcome of a scored group; None where each of its samples met a tool that failed."""
+        scored = played.of_policy
         assignment, scores = scored.group.assignment, scored.scores
+        if not scores:
+            return None
         return cls(
             question=assignment.question,
             retrieval=assignment.retrieval,

@@ -98,6 +98,9 @@ class RolloutOptions(Options):
     """Workers that died or hang and are replaced during a run; past it the run stops."""
     samples_per_prompt: int = Field(8, ge=1)
     """Trajectories per question in training: the size of a group."""
+    tool_failed_retries: int = Field(0, ge=0)
+    """Times that an episode is played anew after a tool of it failed past its own retries. What is
+    left failing is no part of an update (`algorithm.mask_statuses`)."""
     max_prompt_tokens: int = Field(512, ge=1)
     """Longest rendered question, or other opening of a context."""
     max_turns: int = Field(64, ge=1)

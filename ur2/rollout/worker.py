@@ -19,7 +19,7 @@ from ur2.rollout.openings import make_services
 from ur2.rollout.options import RolloutOptions, SamplingOptions
 from ur2.rollout.tasks import gather_or_cancel
 from ur2.transfer.records import Handover
-from ur2.types import Assignment, Group, Trajectory
+from ur2.types import Assignment, Group, Status, Trajectory
 
 
 class RolloutWorker:
@@ -60,9 +60,11 @@ class RolloutWorker:
         """
         read = cache(partial(read_ask, self._players.renderer))
         sampled: list[int] = []
-        try:
-            trajectories = await gather_or_cancel(
-                run_episode(
+        retried: list[int] = []
+
+        async def play(index: int) -> Trajectory:
+            for tries_left in reversed(range(1 + self._players.options.tool_failed_retries)):
+                trajectory = await run_episode(
                     self._players,
                     assignment,
                     sampling,
@@ -71,11 +73,19 @@ class RolloutWorker:
                     seed=self._seed,
                     on_sampled=sampled.append,
                 )
-                for index in range(first, first + num_samples)
+                if trajectory.status is not Status.TOOL_FAILED or not tries_left:
+                    break
+                retried.append(trajectory.num_policy_tokens)
+            return trajectory
+
+        try:
+            trajectories = await gather_or_cancel(
+                play(index) for index in range(first, first + num_samples)
             )
         except BaseException:  # a cancellation too
             self._num_lost_tokens += sum(sampled)
             raise
+        self._num_lost_tokens += sum(retried)
         if self._players.options.engine.speaks_text:
             trajectories = [_without_tokens(trajectory) for trajectory in trajectories]
         return Group(assignment=assignment, trajectories=tuple(trajectories))

@@ -81,11 +81,17 @@ def _learning(samples: Sequence[Sample], options: AlgorithmOptions) -> Batch:
 
 
 def _rows(groups: Sequence[ScoredGroup], options: AlgorithmOptions) -> list[CreditedSample]:
-    """The samples of all groups, in order; comparisons are within a group and a role."""
+    """The samples of all groups, in order; comparisons are within a group and a role.
+
+    Trajectories of `mask_statuses` are in none of it.
+    """
     rows: list[CreditedSample] = []
     numbers: dict[tuple[int, str], int] = {}
     num_trajectories = 0
-    for place, group in enumerate(groups):
+    for place, played in enumerate(groups):
+        group = played.without(options.mask_statuses)
+        if len(group.scores) == 1 < len(played.scores) and options.compares == "group":
+            continue  # nobody is left to compare it with
         for trajectory, score in zip(group.group.trajectories, group.scores, strict=True):
             contexts = credited(options.credit, trajectory, score)
             for number, context in enumerate(contexts):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from ur2.errors import ComponentError
 from ur2.rewards.rubric import Rubric
 from ur2.rollout.options import SamplingOptions
 from ur2.rollout.pool.rollout_pool import RolloutPool
@@ -14,7 +15,10 @@ from ur2.types import Assignment, Question, ScoredGroup
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """The policy's results on held-out questions, one sample each."""
+    """The policy's results on held-out questions, one sample each.
+
+    Questions whose tools failed are in the searches, and in no accuracy.
+    """
 
     accuracy: float
     """Mean over questions."""
@@ -22,16 +26,26 @@ class Evaluation:
     searches_by_bucket: dict[str, float]
     """Mean searches per question."""
     num_questions: int
+    """Questions that the accuracy is of."""
 
     @classmethod
     def of(cls, groups: Sequence[ScoredGroup]) -> "Evaluation":
-        """Aggregates scored groups."""
-        scores = [score for group in groups for score in group.scores]
+        """Aggregates scored groups.
+
+        Raises:
+            ComponentError: tools failed for every question.
+        """
+        correct = [score.correct for group in groups for score in group.of_policy.scores]
+        if not correct:
+            raise ComponentError(
+                "tools failed for every held-out question, which measures nothing: see that the "
+                "retrieval service answers"
+            )
         return cls(
-            accuracy=fmean(score.correct for score in scores),
+            accuracy=fmean(correct),
             accuracy_by_bucket=accuracy_by_bucket(groups),
             searches_by_bucket=searches_by_bucket(groups),
-            num_questions=len(groups),
+            num_questions=len(correct),
         )
 
     def to_json(self) -> dict[str, Any]:

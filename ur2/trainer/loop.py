@@ -209,7 +209,7 @@ class Trainer:
         equal_rewards_teach = algorithm.kl_in == "reward" and algorithm.kl_coef > 0
         filters = algorithm.compares == "group" and self.options.filter_zero_variance
         if not filters or equal_rewards_teach:
-            return True
+            return bool(group.without(algorithm.mask_statuses).scores)
         return any(sample.advantages.any() for sample in to_batch([group], algorithm).samples)
 
     async def _measure(self, label: str) -> Evaluation | None:

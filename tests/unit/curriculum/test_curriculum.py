@@ -1,5 +1,6 @@
 import json
 import zlib
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -29,6 +30,20 @@ def scored(assignment, *correct: float) -> ScoredGroup:
     )
 
 
+def failing(played: ScoredGroup) -> ScoredGroup:
+    """The group, whose tools failed."""
+    failed = tuple(replace(t, status=Status.TOOL_FAILED) for t in played.group.trajectories)
+    return replace(played, group=replace(played.group, trajectories=failed))
+
+
+def together(one: ScoredGroup, other: ScoredGroup) -> ScoredGroup:
+    """A group of the trajectories of both."""
+    trajectories = (*one.group.trajectories, *other.group.trajectories)
+    return ScoredGroup(
+        group=replace(one.group, trajectories=trajectories), scores=(*one.scores, *other.scores)
+    )
+
+
 def stream(curriculum, steps):
     return [assignment for step in steps for assignment in curriculum.draw(step)]
 
@@ -38,6 +53,18 @@ def test_a_step_has_the_asked_number_of_uniquely_named_assignments(make):
     assert len(assignments) == 7 * 29
     assert len({a.id for a in assignments}) == len(assignments)
     assert [a.step for a in assignments[:8]] == [1] * 7 + [2]
+
+
+def test_nothing_is_learned_from_tools_that_failed(make):
+    curricula = [make(options=CurriculumOptions(policy="adaptive")) for _ in range(2)]
+    for step in range(1, 6):
+        met, plain = ([*curriculum.draw(step)] for curriculum in curricula)
+        played = [scored(assignment, 1.0, 0.0) for assignment in plain]
+        curricula[1].observe(played[1:])
+        failed = [failing(scored(assignment, 0.0, 0.0)) for assignment in met]
+        curricula[0].observe([failed[0], *map(together, played[1:], failed[1:])])
+    assert curricula[0].state_dict() == curricula[1].state_dict()
+    assert curricula[0].metrics() == curricula[1].metrics()
 
 
 def test_the_stream_follows_from_the_seed(make):

@@ -8,7 +8,7 @@ from ur2.rollout.options import SamplingOptions
 from ur2.rollout.pool.rollout_pool import RolloutPool
 from ur2.rollout.worker import RolloutWorker
 from ur2.transfer.records import WeightFolder
-from ur2.types import Status
+from ur2.types import Passage, RetrievalFailed, Status
 
 ANSWER = "<answer> Paris </answer>"
 
@@ -88,6 +88,25 @@ async def test_a_turn_has_its_whole_time_limit_though_the_engine_sleeps_meanwhil
             await asyncio.wait_for(playing, 5.0)
     else:
         assert (await playing).trajectories[1].status is Status.ANSWERED
+
+
+@pytest.mark.parametrize(("retries", "status"), [(0, "tool_failed"), (1, "answered")])
+async def test_an_episode_whose_tool_failed_is_played_anew_where_asked(game, retries, status):
+    retriever = game.ScriptedRetriever(passages=RetrievalFailed(reason="down"))
+    search = retriever.search
+
+    async def search_in_vain_once(*asked, **how):
+        found = await search(*asked, **how)
+        retriever.passages = (Passage(id="p", text="Paris"),)
+        return found
+
+    retriever.search = search_in_vain_once
+    engine = game.ScriptedEngine(game.turns("<search> a </search>", ANSWER))
+    players = game.make_players(engine, retriever, tool_failed_retries=retries)
+    worker = RolloutWorker(players, seed=0)
+    group = await worker.run_group(game.assignment(), 1, SamplingOptions())
+    assert group.trajectories[0].status == status
+    assert (await worker.take_lost_tokens() > 0) == (retries > 0)
 
 
 async def test_a_failed_episode_leaves_no_other_episode_running(game):

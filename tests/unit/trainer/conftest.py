@@ -29,6 +29,7 @@ def make_group(
     level: Level = Level.EASY,
     searches: Sequence[ToolUse] = (),
     version: int = 0,
+    statuses: Sequence[Status] = (),
 ) -> ScoredGroup:
     question = Question(id=f"q-{level}", task="qa", text="?", answers=("!",), level=level)
     assignment = Assignment(
@@ -48,7 +49,7 @@ def make_group(
                 ),
             ),
             events=tuple(searches),
-            status=Status.ANSWERED,
+            status=statuses[i] if statuses else Status.ANSWERED,
         )
         for i in range(len(rewards))
     )

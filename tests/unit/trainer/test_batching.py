@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 from ur2.algorithms.options import AlgorithmOptions
 from ur2.policy.batch.microbatch import collate
 from ur2.trainer.batching import make_batch, to_batch
-from ur2.types import Sample
+from ur2.types import Sample, Status
+
+ENDED, FAILED = Status.ANSWERED, Status.TOOL_FAILED
 
 
 def test_only_tokens_of_the_policy_get_an_advantage(group_of) -> None:  # type: ignore[no-untyped-def]
@@ -32,6 +34,31 @@ def test_groups_have_their_own_baselines(group_of) -> None:  # type: ignore[no-u
 
 def test_no_groups_make_an_empty_batch() -> None:
     assert to_batch([], AlgorithmOptions()).samples == ()
+
+
+@pytest.mark.parametrize(
+    ("rewards", "statuses", "left"),
+    [
+        ((1.0, 1.0, 0.0, 0.0), (ENDED, ENDED, FAILED, FAILED), (1.0, 1.0)),  # no signal at all
+        ((1.0, 0.0, 0.0), (ENDED, ENDED, FAILED), (1.0, 0.0)),
+        ((1.0, 0.0, 0.5), (ENDED, FAILED, FAILED), ()),  # nobody to compare it with
+        ((1.0, 0.0), (FAILED, FAILED), ()),
+    ],
+)
+def test_what_met_a_failing_tool_is_compared_with_nobody(group_of, rewards, statuses, left) -> None:  # type: ignore[no-untyped-def]
+    found = to_batch([group_of(rewards, statuses=statuses)], AlgorithmOptions())
+    alone = to_batch([group_of(left)] if left else [], AlgorithmOptions())
+    assert found.num_policy_tokens == alone.num_policy_tokens
+    for one, other in zip(found.samples, alone.samples, strict=True):
+        np.testing.assert_array_equal(one.advantages, other.advantages)
+
+
+def test_the_masked_statuses_are_a_choice(group_of) -> None:  # type: ignore[no-untyped-def]
+    group = group_of((1.0, 0.0, -1.0), statuses=(ENDED, Status.TRUNCATED, FAILED))
+    for masked, num_samples in (((), 3), ((Status.TRUNCATED,), 2), ((Status.TRUNCATED, FAILED), 0)):
+        batch = to_batch([group], AlgorithmOptions(mask_statuses=masked))
+        assert len(batch.samples) == num_samples, masked
+    assert len(to_batch([group], AlgorithmOptions()).samples) == 2
 
 
 class ScriptedSideModels:

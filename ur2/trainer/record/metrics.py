@@ -13,8 +13,12 @@ from ur2.types import Author, Level, Score, ScoredGroup, Status, ToolUse, Trajec
 
 
 def accuracy_by_bucket(groups: Sequence[ScoredGroup]) -> dict[str, float]:
-    """Mean graded correctness per bucket; every trajectory stays in the denominator."""
-    return _by_bucket(groups, lambda trajectory, score: score.correct)
+    """Mean graded correctness per bucket, without trajectories whose tools failed.
+
+    All others stay in the denominator, however they ended.
+    """
+    judged = [group.of_policy for group in groups]
+    return _by_bucket(judged, lambda trajectory, score: score.correct)
 
 
 def searches_by_bucket(groups: Sequence[ScoredGroup]) -> dict[str, float]:
@@ -25,21 +29,20 @@ def searches_by_bucket(groups: Sequence[ScoredGroup]) -> dict[str, float]:
 def step_metrics(groups: Sequence[ScoredGroup], *, version: int) -> dict[str, float]:
     """Rewards, accuracy, searches and endings of one step's groups.
 
+    Rewards and accuracy are those of trajectories whose end the policy caused, and absent where
+    there are none; searches and endings are those of all.
+
     Args:
         groups: what was sampled.
         version: the weights that are about to be updated; staleness counts from it.
     """
     trajectories = [t for g in groups for t in g.group.trajectories]
-    scores = [s for g in groups for s in g.scores]
     return {
-        "reward/mean": fmean(s.total for s in scores),
-        **{f"reward/part/{name}": value for name, value in _part_means(scores).items()},
-        "reward/unscored_fraction": fmean(s.unscored for s in scores),
-        "accuracy/mean": fmean(s.correct for s in scores),
+        **_reward_metrics([s for g in groups for s in g.of_policy.scores]),
         **{f"accuracy/{k}": v for k, v in accuracy_by_bucket(groups).items()},
         "search/mean": fmean(t.num_searches for t in trajectories),
         **{f"search/per_question/{k}": v for k, v in searches_by_bucket(groups).items()},
-        "group/zero_variance_fraction": fmean(has_zero_variance(g) for g in groups),
+        "group/zero_variance_fraction": fmean(has_zero_variance(g.of_policy) for g in groups),
         **{
             f"rollout/{status.value}_fraction": fmean(t.status is status for t in trajectories)
             for status in Status
@@ -48,6 +51,18 @@ def step_metrics(groups: Sequence[ScoredGroup], *, version: int) -> dict[str, fl
         "rollout/turns_mean": fmean(len(t.policy_texts) for t in trajectories),
         "rollout/staleness_mean": _staleness(trajectories, version),
         **_by_role(groups),
+    }
+
+
+def _reward_metrics(scores: Sequence[Score]) -> dict[str, float]:
+    if not scores:
+        return {}
+    names = sorted({name for score in scores for name in score.parts})
+    return {
+        "reward/mean": fmean(s.total for s in scores),
+        **{f"reward/part/{n}": fmean(s.parts.get(n, 0.0) for s in scores) for n in names},
+        "reward/unscored_fraction": fmean(s.unscored for s in scores),
+        "accuracy/mean": fmean(s.correct for s in scores),
     }
 
 
@@ -129,11 +144,6 @@ def _by_role(groups: Sequence[ScoredGroup]) -> dict[str, float]:
         metrics[f"role/{role}/policy_tokens_mean"] = sum(n for n, _ in of_role) / num_trajectories
         metrics[f"role/{role}/turn_reward_mean"] = fmean(reward for _, reward in of_role)
     return metrics
-
-
-def _part_means(scores: Sequence[Score]) -> dict[str, float]:
-    names = sorted({name for score in scores for name in score.parts})
-    return {name: fmean(score.parts.get(name, 0.0) for score in scores) for name in names}
 
 
 def _staleness(trajectories: Iterable[Trajectory], version: int) -> float:

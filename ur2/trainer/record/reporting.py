@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from math import nan
 from typing import Any
 
 import psutil
@@ -58,8 +59,8 @@ class Reporter:
         self.run.append_metrics(metrics)
         self.trackers.log(metrics, step)
         line = (
-            f"step {step:>4}/{self.num_steps}  reward {metrics['reward/mean']:+.3f}  "
-            f"accuracy {metrics['accuracy/mean']:.3f}  searches {metrics['search/mean']:.2f}  "
+            f"step {step:>4}/{self.num_steps}  reward {metrics.get('reward/mean', nan):+.3f}  "
+            f"accuracy {metrics.get('accuracy/mean', nan):.3f}  searches {metrics['search/mean']:.2f}  "
             f"{metrics['time/step_s']:.1f} s/step  {self._eta(step, metrics['time/step_s'])} left"
         )
         self.console.print(line, highlight=False, soft_wrap=True)

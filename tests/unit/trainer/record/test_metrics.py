@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from ur2.trainer.record.metrics import retrieval_metrics, step_metrics
-from ur2.types import Level, Summary, ToolUse
+from ur2.types import Level, Status, Summary, ToolUse
 
 FOUND = ToolUse(tool="search", arguments={"query": "x"}, outcome="found", latency_s=0.2)
 FAILED = ToolUse(tool="search", arguments={"query": "x"}, outcome="failed", latency_s=0.4)
@@ -22,6 +22,16 @@ def test_accuracy_and_searches_are_kept_apart_by_bucket(group_of) -> None:  # ty
     assert metrics["search/per_question/qa/hard"] == 2.0
     assert metrics["reward/mean"] == 0.75
     assert metrics["reward/part/answer"] == 0.75
+
+
+def test_a_tool_that_failed_is_counted_and_is_in_no_accuracy(group_of) -> None:  # type: ignore[no-untyped-def]
+    ends = (Status.ANSWERED, Status.TOOL_FAILED, Status.TRUNCATED)
+    metrics = step_metrics([group_of((1.0, 0.0, 0.0), statuses=ends)], version=0)
+    assert metrics["accuracy/mean"] == metrics["accuracy/qa/easy"] == 0.5
+    assert metrics["reward/mean"] == metrics["reward/part/answer"] == 0.5
+    assert metrics["rollout/tool_failed_fraction"] == pytest.approx(1 / 3)
+    all_failed = step_metrics([group_of((0.0,), statuses=ends[1:2])], version=0)
+    assert not [key for key in all_failed if key.startswith(("accuracy/", "reward/"))]
 
 
 def test_groups_of_equal_rewards_have_zero_variance(group_of) -> None:  # type: ignore[no-untyped-def]
