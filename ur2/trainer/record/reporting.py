@@ -58,9 +58,10 @@ class Reporter:
         }
         self.run.append_metrics(metrics)
         self.trackers.log(metrics, step)
+        reward, accuracy = (metrics.get(key, nan) for key in ("reward/mean", "accuracy/mean"))
         line = (
-            f"step {step:>4}/{self.num_steps}  reward {metrics.get('reward/mean', nan):+.3f}  "
-            f"accuracy {metrics.get('accuracy/mean', nan):.3f}  searches {metrics['search/mean']:.2f}  "
+            f"step {step:>4}/{self.num_steps}  reward {reward:+.3f}  "
+            f"accuracy {accuracy:.3f}  searches {metrics['search/mean']:.2f}  "
             f"{metrics['time/step_s']:.1f} s/step  {self._eta(step, metrics['time/step_s'])} left"
         )
         self.console.print(line, highlight=False, soft_wrap=True)
