@@ -1,4 +1,4 @@
-"""How much memory a run needs per GPU, estimated before anything starts.
+"""How much memory a run needs per GPU, and disk, estimated before anything starts.
 
 Departures from what a run will measure: fragmentation, CUDA contexts and the workspace of kernels
 are not counted; a few GiB per GPU should stay free.
@@ -6,6 +6,7 @@ are not counted; a few GiB per GPU should stay free.
 
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import disk_usage
 
 from ur2.algorithms.options import AlgorithmOptions
 from ur2.config.schema import RunOptions
@@ -145,6 +146,38 @@ def kv_cache_bytes(engine: EngineMemory, options: RunOptions) -> float | None:
         return None
     usable = options.cluster.gpu_memory_gib * options.rollout.engine.gpu_memory_utilization
     return max(0.0, usable * GIB - engine.weights)
+
+
+def checkpoint_bytes(
+    shape: ShapeOptions, options: PolicyOptions, algorithm: AlgorithmOptions
+) -> float:
+    """One checkpoint: the exported model, and weights and states of what is trained, in fp32."""
+    count = shape.num_parameters
+    trained = count if options.lora is None else _adapter_parameters(shape, options.lora)
+    states = trained * (MASTER_BYTES + ADAM_STATE_BYTES)
+    exported = count * (2 if options.precision == "bf16" else 4)
+    return exported + states * (2 if algorithm.has_critic else 1)
+
+
+def check_disk(options: RunOptions, folder: Path) -> None:
+    """Raises an InputError where the checkpoints of a run will not fit beside each other.
+
+    Of a model that is not at hand nothing is known.
+    """
+    found = find_shape(options)
+    if found is None:
+        return
+    size = checkpoint_bytes(found[0], options.policy, options.algorithm)
+    kept = options.trainer.keep_checkpoints
+    there = sum(f.stat().st_size for f in folder.glob("checkpoints/**/*") if f.is_file())
+    above = (folder.absolute(), *folder.absolute().parents)
+    free = disk_usage(next(path for path in above if path.exists())).free
+    if free + there < (kept + 1) * size:
+        raise InputError(
+            f"{folder} has {free / GIB:.3g} GiB free, and {kept} checkpoints of about "
+            f"{size / GIB:.3g} GiB are kept while the next one is written: lower "
+            "trainer.keep_checkpoints, free some space, or pass a run_dir on another disk"
+        )
 
 
 def _adapter_parameters(shape: ShapeOptions, lora: LoraOptions) -> float:

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from ur2.config.memory import (
     GIB,
+    checkpoint_bytes,
     engine_memory,
     find_shape,
     kv_cache_bytes,
@@ -161,6 +162,7 @@ def _memory_table(options: RunOptions) -> Table:
         return make_table(f"memory per {unit}", columns, [("", why, "")])
     shape, source = found
     policy = policy_memory(shape, options.policy, options.algorithm)
+    checkpoint = checkpoint_bytes(shape, options.policy, options.algorithm)
     engine = engine_memory(shape, options)
     title = f"memory per {unit}, estimated for {shape.num_parameters:,} parameters ({source})"
     capacity = options.cluster.gpu_memory_gib
@@ -174,6 +176,7 @@ def _memory_table(options: RunOptions) -> Table:
         ("", "logits of a chunk", _gib(policy.logits)),
         *([("", "reference and critic", _gib(policy.side_models))] if policy.side_models else []),
         ("", "total", _of(policy.total, capacity if has_gpus else None)),
+        ("", "a checkpoint on disk", _gib(checkpoint)),
         ("engine", "weights", _gib(engine.weights)),
         ("", "KV cache of one longest sequence", _gib(engine.kv_cache_per_sequence)),
     ]

@@ -1,4 +1,5 @@
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -6,6 +7,8 @@ from ur2.algorithms.options import AlgorithmOptions
 from ur2.config.load import compose
 from ur2.config.memory import (
     GIB,
+    check_disk,
+    checkpoint_bytes,
     engine_memory,
     find_shape,
     kv_cache_bytes,
@@ -127,3 +130,33 @@ def test_adapters_need_a_fraction_of_the_states_and_no_second_model() -> None:
     assert lora.weights == whole.weights
     assert lora.side_models == 0
     assert lora.optimizer + lora.gradients < 0.5 * (whole.optimizer + whole.gradients)
+
+
+def test_a_checkpoint_is_the_exported_model_and_what_its_training_goes_on_from() -> None:
+    def size(**options) -> float:
+        algorithm = options.pop("algorithm", AlgorithmOptions())
+        return checkpoint_bytes(SHAPE, PolicyOptions(**options), algorithm) / 1e6
+
+    assert size(precision="bf16", zero_stage=2) == 2 + 12
+    assert size() == 4 + 12
+    assert size(algorithm=AlgorithmOptions(estimator="gae")) == 4 + 2 * 12
+    assert size(lora=LoraOptions(rank=1, alpha=1.0)) < 5
+
+
+@pytest.mark.parametrize(("free", "fits"), [(31_000, False), (33_000, True)])
+def test_a_disk_that_cannot_hold_the_checkpoints_is_named_at_the_start(
+    tmp_path, monkeypatch, free, fits
+) -> None:
+    shape = SHAPE.model_copy(update={"num_parameters": 1000})  # 16,000 bytes a checkpoint
+    monkeypatch.setattr("ur2.config.memory.find_shape", lambda options: (shape, "here"))
+    usage = SimpleNamespace(free=free)
+    monkeypatch.setattr("ur2.config.memory.disk_usage", lambda path: usage)
+    options = compose(["+experiment=smoke", "trainer.keep_checkpoints=2"])
+    run = tmp_path / "runs/one"
+    if not fits:
+        with pytest.raises(InputError, match="2 checkpoints of about"):
+            check_disk(options, run)
+    old = run / "checkpoints/step_000001"
+    old.mkdir(parents=True)
+    (old / "weights").write_bytes(bytes(17_000))  # goes when the next one is written
+    check_disk(options, run)
