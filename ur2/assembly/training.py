@@ -123,6 +123,7 @@ def make_trainer(
     reporter: Reporter,
     timeline: Timeline,
     stop: asyncio.Event,
+    fingerprint: dict[str, str],
 ) -> Trainer:
     """The loop over running parts, before its first step."""
     dialect = Dialect(options.prompt.protocol)
@@ -146,20 +147,33 @@ def make_trainer(
         reporter=reporter,
         clock=Clock(timeline),
         timeline=timeline,
-        state=LoopState(curriculum=curriculum.state_dict()),
+        state=LoopState(curriculum=curriculum.state_dict(), fingerprint=fingerprint),
         stop=stop,
     )
 
 
 async def run_training(
-    options: RunOptions, inputs: RunInputs, run: RunDirectory, console: Console
+    options: RunOptions,
+    inputs: RunInputs,
+    run: RunDirectory,
+    console: Console,
+    *,
+    checkpoint: Path | None,
+    fingerprint: dict[str, str],
 ) -> None:
     """Starts the parts, trains, and ends the parts whatever happens.
+
+    Args:
+        options: the run's.
+        inputs: its questions.
+        run: its folder.
+        console: shows progress.
+        checkpoint: the one to go on from.
+        fingerprint: of what the run rests on; checkpoints keep it.
 
     Raises:
         Ur2Error: what stopped the run; its message says how to go on.
     """
-    checkpoint = _checkpoint_to_resume(options, run)
     curriculum = make_curriculum(options, inputs)
     config = options.model_dump(mode="json")
     cluster = Cluster(options.cluster)
@@ -180,7 +194,9 @@ async def run_training(
         with start.phase("start"), console.status("starting workers"):
             parts = await unless_stopped(start_parts(options, cluster, timeline), stop)
         console.print(await _workers_table(cluster))
-        trainer = make_trainer(options, inputs, curriculum, parts, run, reporter, timeline, stop)
+        trainer = make_trainer(
+            options, inputs, curriculum, parts, run, reporter, timeline, stop, fingerprint
+        )
         if checkpoint is not None:
             await trainer.resume(checkpoint)
         trainer.state.add_seconds(start.take())
@@ -263,12 +279,6 @@ async def _shared_gpus(ranks: Sequence[Actor], seats: Seats) -> list[tuple[str, 
         return []
     places = await asyncio.gather(*(rank.call("whereabouts") for rank in ranks))
     return [tuple(gpu for rank in host for gpu in places[rank].gpus) for host in seats.hosts]
-
-
-def _checkpoint_to_resume(options: RunOptions, run: RunDirectory) -> Path | None:
-    if options.resume == "none":
-        return None
-    return run.newest_checkpoint() if options.resume == "auto" else Path(options.resume)
 
 
 def _how_to_go_on(error: Ur2Error, run: RunDirectory) -> str:

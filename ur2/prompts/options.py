@@ -1,5 +1,6 @@
 """Options of the dialect and of the prompt texts."""
 
+import datetime
 from typing import Literal, Self
 
 from pydantic import Field, JsonValue, field_validator, model_validator
@@ -9,7 +10,9 @@ from ur2.types import Task
 
 AnswerFormName = Literal["tags", "boxed", "phrase"]
 
-RESERVED_KWARGS = frozenset({"add_generation_prompt", "chat_template", "messages", "tokenize"})
+RESERVED_KWARGS = frozenset(
+    {"add_generation_prompt", "chat_template", "messages", "strftime_now", "tokenize"}
+)
 
 
 class MarkerOptions(Options):
@@ -108,6 +111,9 @@ class PromptOptions(Options):
     chat_template_kwargs: dict[str, JsonValue] = Field(default_factory=dict)
     """Further variables of the model's chat template, e.g. `enable_thinking: false` where it has a
     switch of that name; one that the template does not use is refused."""
+    date: datetime.date | None = None
+    """The day (YYYY-MM-DD) that a chat template is told which asks for it, as some of Llama's do.
+    By default the day on which the run began, however long it takes."""
 
     @field_validator("chat_template_kwargs")
     @classmethod

@@ -1,5 +1,6 @@
 """Text as token ids, through the tokenizer's chat template."""
 
+import datetime
 import functools
 import json
 import re
@@ -54,6 +55,7 @@ class PromptRenderer:
         self._tokenizer: Any = tokenizer
         self._system = options.system
         self._chat_kwargs = dict(options.chat_template_kwargs)
+        self._day = options.date or datetime.date.today()
         _check_used(self._chat_kwargs, str(tokenizer.chat_template))
         added = tokenizer.added_tokens_decoder
         self._special = tuple(token.content for token in added.values() if token.special)
@@ -213,7 +215,7 @@ class PromptRenderer:
     ) -> str:
         if self._system is not None:
             messages = [{"role": "system", "content": self._system}, *messages]
-        given = dict(self._chat_kwargs)
+        given = {**self._chat_kwargs, "strftime_now": self._day.strftime}
         if tools:  # described by strangers, who must not forge a turn
             functions = json.dumps([tool.as_function() for tool in tools], ensure_ascii=False)
             given["tools"] = json.loads(neutralise(functions, self._added))

@@ -30,6 +30,8 @@ class LoopState:
     """Assignments that were drawn and not trained on; see `Feed.pending`."""
     before: dict[str, Any] | None = None
     """Held-out measurement before the first step."""
+    fingerprint: dict[str, str] = field(default_factory=dict)
+    """Digests of the files and prompts that the run rests on; see `ur2.config.resume`."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Wall time so far by phase."""
 

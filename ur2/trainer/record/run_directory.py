@@ -18,7 +18,7 @@ from ur2.files import write_bytes, write_text
 from ur2.types import ScoredGroup
 
 CHECKPOINT = "step_{:06d}"
-VOLATILE_KEYS = ("run_dir", "resume", "dry_run", "cluster.address")
+VOLATILE_KEYS = ("run_dir", "resume", "dry_run", "cluster.address", "prompt.date")
 
 
 class RunDirectory:
