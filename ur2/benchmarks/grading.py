@@ -1,6 +1,5 @@
 """One played question becomes one item: how it ended, what was answered, what each metric says."""
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
@@ -10,7 +9,7 @@ from ur2.benchmarks.options import BenchmarkOptions, MetricName
 from ur2.rewards.choice import choice_match
 from ur2.rewards.extract import plain
 from ur2.rewards.judge import AnswerToJudge
-from ur2.rewards.math import equivalent
+from ur2.rewards.math import equivalent_to_any
 from ur2.rewards.options import Verdict
 from ur2.rewards.qa import cover_exact_match, exact_match, f1
 from ur2.types import Author, Group, Question, Status
@@ -30,7 +29,7 @@ class BenchmarkItem(BaseModel):
     answer: str | None
     """The final answer; None counts as wrong in every metric."""
     metrics: dict[MetricName, float | None]
-    """0 to 1; None where nobody could judge."""
+    """0 to 1; None where nobody could judge, or a comparison came to nothing."""
     queries: tuple[str, ...]
     num_searches: int
     num_failed_searches: int
@@ -105,6 +104,7 @@ async def _judged(
         return None
     if answer is None:
         return 0.0
+    sure: Callable[[str, Question], Awaitable[float | None]]
     sure = _equivalence if question.task == "math" else _f1
     if await sure(answer, question) == 1.0:
         return 1.0
@@ -128,14 +128,12 @@ async def _choice(answer: str, question: Question) -> float:
     return choice_match(answer, question.answers, question.options)
 
 
-async def _equivalence(answer: str, question: Question) -> float:
-    for gold in question.answers:
-        if await asyncio.to_thread(equivalent, answer, gold):
-            return 1.0
-    return 0.0
+async def _equivalence(answer: str, question: Question) -> float | None:
+    equal = await equivalent_to_any(answer, question.answers)
+    return None if equal is None else float(equal)
 
 
-_METRICS: Mapping[MetricName, Callable[[str, Question], Awaitable[float]]] = {
+_METRICS: Mapping[MetricName, Callable[[str, Question], Awaitable[float | None]]] = {
     "exact_match": _exact_match,
     "cover_exact_match": _cover_exact_match,
     "f1": _f1,

@@ -97,14 +97,20 @@ def average(
 def _row(
     items: Sequence[BenchmarkItem], name: MetricName, rng: np.random.Generator
 ) -> dict[str, Any]:
-    """One metric over items; all of them count, and one without a verdict leaves it unjudged."""
+    """One metric over items; all of them count.
+
+    One that a judge gave no verdict on leaves the metric unjudged. Mathematics that was compared in
+    vain counts 0, and is counted.
+    """
     members = _by_part(items).values() if name == "macro_accuracy" else [items]
     values = [[item.metrics[name] for item in group] for group in members]
     num_unjudged = sum(value is None for group in values for value in group)
-    if num_unjudged:
+    if num_unjudged and name != "equivalence":
         return {"value": None, "note": f"not judged: {num_unjudged} of {len(items)}"}
-    estimate = bootstrap([np.array(group, dtype=np.float64) for group in values], rng)
-    return {"value": estimate.value, "low": estimate.low, "high": estimate.high}
+    scores = [np.array([value or 0.0 for value in group]) for group in values]
+    estimate = bootstrap(scores, rng)
+    row = {"value": estimate.value, "low": estimate.low, "high": estimate.high}
+    return row | ({"num_compared_in_vain": num_unjudged} if num_unjudged else {})
 
 
 def _by_part(items: Sequence[BenchmarkItem]) -> dict[str, list[BenchmarkItem]]:

@@ -75,7 +75,9 @@ def _status_row(one: Mapping[str, Any]) -> list[str]:
 def _estimate(row: Mapping[str, Any]) -> str:
     if row["value"] is None:
         return str(row["note"])
-    return f"{100 * row['value']:.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
+    in_vain = row.get("num_compared_in_vain", 0)
+    note = f", {in_vain} compared in vain" if in_vain else ""
+    return f"{100 * row['value']:.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]{note}"
 
 
 def _words(name: str) -> str:

@@ -24,7 +24,9 @@ class Grade(NamedTuple):
 
     value: float
     unscored: bool = False
-    """The judge was asked and gave no verdict."""
+    """Nobody gave a verdict: neither a comparison that ended, nor the judge that was asked."""
+    is_neutral: bool = False
+    """The mean of the group's other rewards stands in for the trajectory's."""
 
 
 class Answered(NamedTuple):
@@ -41,8 +43,8 @@ NO_ANSWER = Grade(0.0)
 class GraderFacts:
     """All that there is to know of a grader."""
 
-    grade: Callable[[str, Question, Any], float | Awaitable[float]]
-    """The grade of an answer, 0 to 1, by the grader's own options."""
+    grade: Callable[[str, Question, Any], float | Awaitable[float | None] | None]
+    """The grade of an answer, 0 to 1, by the grader's own options; None: there is no verdict."""
     waits: bool = False
     """`grade` is a coroutine, which asks another process; a question's answers wait together."""
     timeout_s: float | None = 60.0
@@ -85,6 +87,7 @@ class Grader:
 
         Raises:
             PluginError: the grader raised, took too long, or gave what is no grade.
+            ComponentError: it came to no verdict, which `math.unscored` does not allow.
         """
         what = f"grader '{self.name}' on question '{question.id}'"
         with blaming(what):
@@ -92,7 +95,12 @@ class Grader:
             if self.facts.waits:
                 async with asyncio.timeout(self.facts.timeout_s):
                     found = await found
-            value = float(found)
+            value = None if found is None else float(found)
+        if value is None:
+            rule = self.own.unscored if isinstance(self.own, MathOptions) else "group_mean"
+            if rule == "fail":
+                raise ComponentError(f"{what} came to no verdict (its rule is 'fail')")
+            return Grade(0.0, unscored=True, is_neutral=rule == "group_mean")
         if not 0 <= value <= 1:
             raise PluginError(f"{what} gave {value}; a grade is between 0 and 1")
         return Grade(value)
@@ -152,18 +160,24 @@ class Grading:
                 grades[item.answer] = Grade(options.grades[verdict])
             else:
                 value = 0.0 if options.unscored == "zero" else grades[item.answer].value
-                grades[item.answer] = Grade(value, unscored=True)
+                neutral = options.unscored == "group_mean"
+                grades[item.answer] = Grade(value, unscored=True, is_neutral=neutral)
 
 
-async def _equivalent(answer: str, question: Question, limits: MathOptions) -> float:
-    return float(
-        await equivalent_to_any(
-            answer, question.answers, timeout_s=limits.timeout_s, cpu_s=limits.cpu_s
-        )
+async def _equivalent(answer: str, question: Question, options: MathOptions) -> float | None:
+    equal = await equivalent_to_any(
+        answer,
+        question.answers,
+        timeout_s=options.timeout_s,
+        cpu_s=options.cpu_s,
+        percent=options.percent,
     )
+    return None if equal is None else float(equal)
 
 
-def _of_function(grade: Callable[[str, Question], float | Awaitable[float]]) -> GraderFacts:
+def _of_function(
+    grade: Callable[[str, Question], float | Awaitable[float | None] | None],
+) -> GraderFacts:
     return GraderFacts(grade=lambda a, q, _: grade(a, q), waits=iscoroutinefunction(grade))
 
 

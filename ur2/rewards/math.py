@@ -14,42 +14,80 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from ur2.errors import ComponentError
-from ur2.rewards.math_shape import canonical, known
+from ur2.rewards.math_shape import PercentRule, decide
+from ur2.rewards.math_text import canonical
 
+TIMEOUT_S, CPU_S = 5.0, 0.4
+"""Seconds on the clock and of the processor for one comparison: the same wherever answers are
+compared, so that training and evaluation agree."""
 START_TIMEOUT_S = 60.0
 """Longest wait for the libraries to be imported; not part of a comparison's deadline."""
 GRACE_S = 5.0
 """A worker ends itself at its deadline; this much later it is given up unseen."""
 
 
-def equivalent(prediction: str, gold: str, *, timeout_s: float = 5.0) -> bool:
+def equivalent(
+    prediction: str, gold: str, *, timeout_s: float = TIMEOUT_S, percent: PercentRule = "either"
+) -> bool:
     r"""Whether two LaTeX (or plain) expressions have the same value.
 
-    A comparison that is not finished in time, or whose process dies, counts as not equivalent.
+    A comparison that is not finished in time, or whose process dies, counts as not equivalent; see
+    `compare`, which tells it apart.
 
     Args:
         prediction: the content of the final answer, without `\boxed{}`.
         gold: the accepted answer.
         timeout_s: deadline of the comparison.
+        percent: what a percentage equals.
 
     Raises:
         ComponentError: the comparing process does not start.
     """
+    return compare(prediction, gold, timeout_s=timeout_s, percent=percent) is True
+
+
+def compare(
+    prediction: str,
+    gold: str,
+    *,
+    timeout_s: float = TIMEOUT_S,
+    cpu_s: float = CPU_S,
+    percent: PercentRule = "either",
+) -> bool | None:
+    """As `equivalent`; None where the comparison went over a limit, or its process died.
+
+    Args:
+        prediction: as in `equivalent`.
+        gold: as in `equivalent`.
+        timeout_s: seconds on the clock.
+        cpu_s: processor seconds of this comparison, which a busy machine does not use up.
+        percent: what a percentage equals.
+    """
     said, wanted = canonical(prediction), canonical(gold)
-    verdict = known(said, wanted)
-    return _VERIFIER.equal(said, wanted, timeout_s, timeout_s) if verdict is None else verdict
+    verdict = decide(said, wanted, percent)
+    if verdict is None:
+        verdict = _VERIFIER.equal(said, wanted, timeout_s, cpu_s, percent)
+    return verdict
 
 
 async def equivalent_to_any(
-    prediction: str, golds: Sequence[str], *, timeout_s: float = 5.0, cpu_s: float = 0.2
-) -> bool:
+    prediction: str,
+    golds: Sequence[str],
+    *,
+    timeout_s: float = TIMEOUT_S,
+    cpu_s: float = CPU_S,
+    percent: PercentRule = "either",
+) -> bool | None:
     """Whether one of several golds is equivalent; waits without blocking the event loop.
+
+    None where none is known to be, and a comparison came to nothing.
 
     Args:
         prediction: as in `equivalent`.
         golds: accepted answers.
-        timeout_s: deadline of each comparison.
-        cpu_s: processor seconds of each comparison, which a busy machine does not use up.
+        timeout_s: as in `compare`.
+        cpu_s: as in `compare`.
+        percent: what a percentage equals.
 
     Raises:
         ComponentError: the comparing process does not start.
@@ -57,17 +95,20 @@ async def equivalent_to_any(
     said = canonical(prediction)
     open_golds = []
     for wanted in map(canonical, golds):
-        verdict = known(said, wanted)
+        verdict = decide(said, wanted, percent)
         if verdict:
             return True
         if verdict is None:
             open_golds.append(wanted)
     loop = asyncio.get_running_loop()
+    verdict = False
     for wanted in open_golds:
-        call = functools.partial(_VERIFIER.equal, said, wanted, timeout_s, cpu_s)
-        if await loop.run_in_executor(_VERIFIER.threads, call):
+        call = functools.partial(_VERIFIER.equal, said, wanted, timeout_s, cpu_s, percent)
+        found = await loop.run_in_executor(_VERIFIER.threads, call)
+        if found:
             return True
-    return False
+        verdict = None if found is None else verdict
+    return verdict
 
 
 class _Verifier:
@@ -83,9 +124,17 @@ class _Verifier:
         self._parent: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
 
-    def equal(self, prediction: str, gold: str, timeout_s: float, cpu_s: float) -> bool:
-        """Asks a worker; False where it does not answer."""
-        fields = {"prediction": prediction, "gold": gold, "timeout_s": timeout_s, "cpu_s": cpu_s}
+    def equal(
+        self, prediction: str, gold: str, timeout_s: float, cpu_s: float, percent: str
+    ) -> bool | None:
+        """Asks a worker; None where it does not answer."""
+        fields = {
+            "prediction": prediction,
+            "gold": gold,
+            "timeout_s": timeout_s,
+            "cpu_s": cpu_s,
+            "percent": percent,
+        }
         request = json.dumps(fields).encode() + b"\n"
         worker = self._idle.get()
         reply = None
@@ -101,7 +150,7 @@ class _Verifier:
                     break
         finally:
             self._idle.put(worker)
-        return reply is not None and bool(json.loads(reply)["equal"])
+        return None if reply is None else bool(json.loads(reply)["equal"])
 
     def close(self) -> None:
         """Ends the processes; the next comparison starts them again."""

@@ -6,7 +6,6 @@ it sets kernel timers whose signals it does not handle, so that an expression wh
 code, ends its worker and nothing else.
 """
 
-import functools
 import json
 import logging
 import resource
@@ -14,11 +13,10 @@ import signal
 import socket
 import sys
 from os import _exit, fork
-from typing import Any
 
-from math_verify import LatexExtractionConfig, parse, verify
-
-from ur2.rewards.math_shape import elementwise, known, percentages
+from ur2.rewards.math_algebra import have_one_value
+from ur2.rewards.math_shape import PercentRule, decide
+from ur2.rewards.math_text import canonical
 
 MAX_MEMORY_BYTES = 2 * 2**30
 TYPICAL = (
@@ -38,7 +36,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the run, which ends this process
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps
     for text in TYPICAL:
-        _have_one_value(text, "x + 1")
+        have_one_value(text, canonical(text))
+        have_one_value(text, "x+1")
     control = socket.socket(fileno=int(sys.argv[1]))
     control.sendall(b"\n")
     while True:
@@ -65,33 +64,15 @@ def _serve(connection: socket.socket) -> None:
         stream.flush()
         signal.setitimer(signal.ITIMER_REAL, request["timeout_s"])
         signal.setitimer(signal.ITIMER_PROF, request["cpu_s"])
-        equal = _equal(request["prediction"], request["gold"])
+        equal = _equal(request["prediction"], request["gold"], request["percent"])
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
         stream.write(json.dumps({"equal": equal}).encode() + b"\n")
         stream.flush()
 
 
-def _equal(prediction: str, gold: str) -> bool:
-    verdict = known(prediction, gold)
-    if verdict is not None:
-        return verdict
-    if readings := percentages(prediction, gold):
-        return any(_equal(*reading) for reading in readings)
-    pairs = elementwise(prediction, gold)  # reading a tuple takes far longer than its elements
-    return all(_equal(*pair) for pair in pairs) if pairs else _have_one_value(prediction, gold)
-
-
-def _have_one_value(prediction: str, gold: str) -> bool:
-    # The library's own timeouts are handled signals, which do not stop C code: they stay off.
-    return bool(verify(_parsed(gold), _parsed(prediction), timeout_seconds=None))
-
-
-@functools.lru_cache(maxsize=1024)
-def _parsed(text: str) -> list[Any]:
-    """The library's reading of a text, kept: the samples of a question share their golds."""
-    parsed: list[Any] = parse(f"\\boxed{{{text}}}", [LatexExtractionConfig()], parsing_timeout=None)
-    return parsed
+def _equal(prediction: str, gold: str, percent: PercentRule) -> bool:
+    return bool(decide(prediction, gold, percent, have_one_value))
 
 
 if __name__ == "__main__":

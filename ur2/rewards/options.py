@@ -6,6 +6,8 @@ from pydantic import AfterValidator, Field, JsonValue, model_validator
 
 from ur2.endpoints.options import EndpointOptions, Seconds
 from ur2.options import Options
+from ur2.rewards.math import CPU_S, TIMEOUT_S
+from ur2.rewards.math_shape import PercentRule
 from ur2.types import Level, Task
 
 Verdict = Literal["correct", "partially correct", "incorrect"]
@@ -81,12 +83,18 @@ class TermOptions(Options):
 
 
 class MathOptions(Options):
-    """Limits of one comparison by the grader `equivalent`; past them it is not equivalent."""
+    """The grader `equivalent`: its rule for percentages, and the limits of one comparison."""
 
-    timeout_s: float = Field(5.0, gt=0)
+    percent: PercentRule = "either"
+    """What 25% equals: `either` 0.25 or 25, since a question may ask for either; `hundredths`:
+    0.25; `number`: 25."""
+    timeout_s: float = Field(TIMEOUT_S, gt=0)
     """Seconds on the clock."""
-    cpu_s: float = Field(0.2, gt=0)
-    """Processor seconds; real answers take a few hundredths."""
+    cpu_s: float = Field(CPU_S, gt=0)
+    """Processor seconds; real answers take a few hundredths. Evaluation has the same limits."""
+    unscored: UnscoredRule = "group_mean"
+    """The worth of an answer whose comparison went over a limit, where no judge decides: as
+    `judge.unscored`, and `exact` is 0."""
 
 
 class JudgeOptions(EndpointOptions):

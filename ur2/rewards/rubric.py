@@ -87,8 +87,10 @@ class Rubric:
                 violations=self._violations(trajectory, group, minimum),
             )
             scores.append(self._score(parts_of(outcome, terms), grade))
-        if self._options.judge is not None and self._options.judge.unscored == "group_mean":
-            return _without_advantage(scores)
+        judge = self._options.judge
+        neutral = [grade.is_neutral for grade in grades]
+        if any(neutral) or (judge is not None and judge.unscored == "group_mean"):
+            return _without_advantage(scores, neutral)
         return tuple(scores)
 
     def _violations(self, trajectory: Trajectory, group: Group, minimum: float) -> tuple[str, ...]:
@@ -123,12 +125,15 @@ def _answered(group: Group) -> Answered:
     return Answered(group.assignment.question, answers)
 
 
-def _without_advantage(scores: Sequence[Score]) -> tuple[Score, ...]:
-    """Unscored trajectories get the mean of the group's scored ones, as the part `unscored`.
+def _without_advantage(scores: Sequence[Score], neutral: Sequence[bool]) -> tuple[Score, ...]:
+    """Neutral trajectories get the mean of the group's others, as the part `unscored`.
 
-    Where none is scored, all get the mean of all, so that the group carries no signal.
+    Where there are no others, all get the mean of all, so that the group carries no signal.
     """
-    mean = fmean([s.total for s in scores if not s.unscored] or [s.total for s in scores])
+    pairs = list(zip(scores, neutral, strict=True))
+    mean = fmean(
+        [s.total for s, is_neutral in pairs if not is_neutral] or [s.total for s in scores]
+    )
     return tuple(
         replace(
             score,
@@ -136,7 +141,7 @@ def _without_advantage(scores: Sequence[Score]) -> tuple[Score, ...]:
             parts={**score.parts, "unscored": mean - score.total},
             turns=(0.0,) * len(score.turns),
         )
-        if score.unscored
+        if is_neutral
         else replace(score, parts={**score.parts, "unscored": 0.0})
-        for score in scores
+        for score, is_neutral in pairs
     )

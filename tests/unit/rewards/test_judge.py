@@ -269,6 +269,34 @@ async def test_a_judge_that_must_not_fail_stops_the_run(score_with_judge):
         await score_with_judge("right", unscored="fail")
 
 
+HANGING = r"\int_0^1 (x+y+z+w)^{60} dx"
+
+
+@pytest.mark.parametrize(
+    ("rule", "totals"), [("group_mean", [1.0, 0.0, 0.5]), ("zero", [1.0, 0.0, 0.0])]
+)
+async def test_a_comparison_that_ends_at_its_limit_is_unscored_and_not_wrong(
+    atlas, make_question, make_trajectory, answered, rule, totals
+):
+    tree = {
+        "terms": {"answer": {"kind": "answer"}},
+        "graders": {"math": "equivalent"},
+        "math": {"cpu_s": 0.1, "unscored": rule},
+    }
+    rubric = Rubric.from_options(RewardOptions.load(tree, where="reward"), atlas)
+    question = make_question("math", answers=("x+1",))
+    texts = [f"<answer>{answer}</answer>" for answer in ("1+x", "x+2", HANGING)]
+    played = tuple(answered(make_trajectory(text), atlas, "math") for text in texts)
+    assignment = Assignment(id="1", question=question, retrieval=True, reason="", step=1)
+    scores = (await rubric.score(Group(assignment=assignment, trajectories=played), 1)).scores
+    assert [score.unscored for score in scores] == [False, False, True]
+    assert [score.total for score in scores] == totals
+    stopping = RewardOptions.load({**tree, "math": {"cpu_s": 0.1, "unscored": "fail"}}, where="r")
+    group = Group(assignment=assignment, trajectories=played)
+    with pytest.raises(ComponentError, match="no verdict"):
+        await Rubric.from_options(stopping, atlas).score(group, 1)
+
+
 async def test_a_group_without_any_verdict_carries_no_signal(score_with_judge):
     scores = await score_with_judge("1", "2", "3", unscored="group_mean")
     assert len({score.total for score in scores}) == 1

@@ -117,7 +117,7 @@ def test_items_still_searching_at_the_last_round_stay_in_the_denominator(
         events=(ToolUse(tool="search", arguments={"query": "who"}, outcome="found"),),
         status=Status.OUT_OF_TURNS,
     )
-    unborn = Trajectory(id="t3", segments=(), events=(), status=Status.TOOL_FAILED)
+    unborn = Trajectory(id="t3", segments=(), events=(), status=Status.TRUNCATED)
     scored = score_all(*((make_question(), t) for t in (right, searching, unborn, right)))
     assert [group.scores[0].correct for group in scored] == [1.0, 0.0, 0.0, 1.0]
     assert accuracy_by_bucket(scored) == {"qa/hard": 0.5}
