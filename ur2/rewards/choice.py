@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from string import ascii_uppercase
 
 from ur2.rewards.extract import option_letter, plain
+from ur2.rewards.letters import leading_label
 from ur2.rewards.qa import normalise
 
 
@@ -22,7 +23,8 @@ def chosen_option(prediction: str, options: Sequence[str]) -> str | None:
     """The letter of the option that was named, by letter or by its whole text; else None.
 
     A text is first looked for as it stands, so that "E. coli" is not option E, and options that
-    differ in case or marks alone are told apart; a lone letter is looked for among letters first.
+    differ in case or marks alone are told apart; a lone letter is looked for among letters first. A
+    letter that stands before the text of its own option names it, whatever else that text holds.
     """
     letters = ascii_uppercase[: len(options)]
     words = plain(prediction)
@@ -32,6 +34,11 @@ def chosen_option(prediction: str, options: Sequence[str]) -> str | None:
         return letters[options.index(words)]
     if is_letter:
         return letter
+    label = leading_label(words)
+    if label is not None and label[0] in letters:
+        text = options[letters.index(label[0])]
+        if normalise(label[1]) == normalise(text):
+            return label[0]
     said = normalise(words)
     same = [a for a, text in zip(letters, options, strict=True) if said and normalise(text) == said]
     return same[0] if len(same) == 1 else None

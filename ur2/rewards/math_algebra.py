@@ -51,9 +51,9 @@ def _is_plain(value: Any) -> bool:
 
 def _agree(one: sympy.Expr, other: sympy.Expr) -> bool | None:
     """Whether two expressions agree wherever they were tried; None where no value came out."""
-    if one.is_Rational and other.is_Rational:
-        return bool(one == other)
     symbols = one.free_symbols | other.free_symbols  # of one name are several, by assumptions
+    if not symbols and (difference := (one - other).doit()).is_Rational and not difference.is_Float:
+        return bool(difference == 0)
     names = sorted({symbol.name for symbol in symbols} - CONSTANTS.keys())
     is_decimal = one.has(sympy.Float) or other.has(sympy.Float)
     tolerance = DECIMAL_TOLERANCE if is_decimal else EXACT_TOLERANCE
