@@ -1,6 +1,6 @@
 """One played question becomes one item: how it ended, what was answered, what each metric says."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict
@@ -63,9 +63,11 @@ async def grade(
     metrics: dict[MetricName, float | None] = {}
     for name in options.metrics:
         if name == "judge":
-            metrics[name] = await _judged(answer, question, judge)
+            metrics[name] = await _judged(answer, question, options, judge)
+        elif answer is None:
+            metrics[name] = 0.0
         else:
-            metrics[name] = 0.0 if answer is None else await _METRICS[name](answer, question)
+            metrics[name] = await _measured(name, answer, question, options)
     return BenchmarkItem(
         id=question.id,
         part=part_of(question, options),
@@ -97,47 +99,33 @@ def part_of(question: Question, options: BenchmarkOptions) -> str:
 
 
 async def _judged(
-    answer: str | None, question: Question, judge: GivesVerdicts | None
+    answer: str | None, question: Question, options: BenchmarkOptions, judge: GivesVerdicts | None
 ) -> float | None:
     """The verdict: 1 without asking where the cheap metric is sure, None without a judge."""
     if judge is None:
         return None
     if answer is None:
         return 0.0
-    sure: Callable[[str, Question], Awaitable[float | None]]
-    sure = _equivalence if question.task == "math" else _f1
-    if await sure(answer, question) == 1.0:
+    sure: MetricName = "equivalence" if question.task == "math" else "f1"
+    if await _measured(sure, answer, question, options) == 1.0:
         return 1.0
     (verdict,) = await judge.verdicts([AnswerToJudge(question, answer)])
     return None if verdict is None else VERDICT_VALUES[verdict]
 
 
-async def _exact_match(answer: str, question: Question) -> float:
-    return exact_match(plain(answer), question.answers)
+async def _measured(
+    name: MetricName, answer: str, question: Question, options: BenchmarkOptions
+) -> float | None:
+    if name == "equivalence":
+        equal = await equivalent_to_any(answer, question.answers)
+        return None if equal is None else float(equal)
+    if name in ("accuracy", "macro_accuracy"):
+        return choice_match(answer, question.answers, question.options)
+    return _OF_WORDS[name](plain(answer), question.answers, normalise=options.normalise)
 
 
-async def _cover_exact_match(answer: str, question: Question) -> float:
-    return cover_exact_match(plain(answer), question.answers)
-
-
-async def _f1(answer: str, question: Question) -> float:
-    return f1(plain(answer), question.answers)
-
-
-async def _choice(answer: str, question: Question) -> float:
-    return choice_match(answer, question.answers, question.options)
-
-
-async def _equivalence(answer: str, question: Question) -> float | None:
-    equal = await equivalent_to_any(answer, question.answers)
-    return None if equal is None else float(equal)
-
-
-_METRICS: Mapping[MetricName, Callable[[str, Question], Awaitable[float | None]]] = {
-    "exact_match": _exact_match,
-    "cover_exact_match": _cover_exact_match,
-    "f1": _f1,
-    "accuracy": _choice,
-    "macro_accuracy": _choice,
-    "equivalence": _equivalence,
+_OF_WORDS: Mapping[MetricName, Callable[..., float]] = {
+    "exact_match": exact_match,
+    "cover_exact_match": cover_exact_match,
+    "f1": f1,
 }

@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from ur2.options import Options
+from ur2.rewards.qa import Normalise
 from ur2.types import Task
 
 MetricName = Literal[
@@ -30,6 +31,8 @@ class BenchmarkOptions(Options):
     metrics: Annotated[tuple[MetricName, ...], Field(min_length=1)]
     """The measures, headline first. `accuracy` is of choices and `macro_accuracy` its mean over
     `parts`; `equivalence` is mathematical; `judge` asks a language model."""
+    normalise: Normalise = "squad"
+    """The rule of the metrics of words, as `reward.qa.normalise`."""
     parts: Literal["subject", "level"] | None = None
     """Report the first metric also for each subject or level."""
     published: Published = Field(default_factory=dict)

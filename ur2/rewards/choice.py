@@ -5,7 +5,7 @@ from string import ascii_uppercase
 
 from ur2.rewards.extract import option_letter, plain
 from ur2.rewards.letters import leading_label
-from ur2.rewards.qa import normalise
+from ur2.rewards.qa import normalised
 
 
 def choice_match(prediction: str, golds: Sequence[str], options: Sequence[str]) -> float:
@@ -37,8 +37,10 @@ def chosen_option(prediction: str, options: Sequence[str]) -> str | None:
     label = leading_label(words)
     if label is not None and label[0] in letters:
         text = options[letters.index(label[0])]
-        if normalise(label[1]) == normalise(text):
+        if normalised(label[1]) == normalised(text):
             return label[0]
-    said = normalise(words)
-    same = [a for a, text in zip(letters, options, strict=True) if said and normalise(text) == said]
+    said = normalised(words)
+    same = [
+        a for a, text in zip(letters, options, strict=True) if said and normalised(text) == said
+    ]
     return same[0] if len(same) == 1 else None

@@ -13,7 +13,7 @@ from ur2.rewards.choice import choice_match
 from ur2.rewards.extract import plain
 from ur2.rewards.judge import AnswerToJudge, Judge
 from ur2.rewards.math import equivalent_to_any
-from ur2.rewards.options import MathOptions, RewardOptions
+from ur2.rewards.options import MathOptions, QaOptions, RewardOptions
 from ur2.rewards.qa import cover_exact_match, exact_match, f1
 from ur2.rewards.steps import cased_match
 from ur2.types import Question, Task
@@ -76,9 +76,16 @@ class Grader:
         facts = find_facts(name, GRADERS, GraderFacts, _of_function, key=key)
         if facts.tasks is not None and task not in facts.tasks:
             raise InputError(f"{key} cannot be '{name}': it grades {', '.join(facts.tasks)}")
-        if facts.options is MathOptions:  # which have a key of their own
-            return cls(name=name, facts=facts, own=options.math)
         tree = options.grader_options.get(task, {})
+        shared = {MathOptions: ("math", options.math), QaOptions: ("qa", options.qa)}
+        if facts.options in shared:
+            place, own = shared[facts.options]
+            if tree:
+                raise InputError(
+                    f"reward.grader_options.{task}: there are no such options; those of '{name}' "
+                    f"are in reward.{place}"
+                )
+            return cls(name=name, facts=facts, own=own)
         own = own_options(facts.options, tree, where=f"reward.grader_options.{task}")
         return cls(name=name, facts=facts, own=own)
 
@@ -175,6 +182,14 @@ async def _equivalent(answer: str, question: Question, options: MathOptions) -> 
     return None if equal is None else float(equal)
 
 
+def _by_words(measure: Callable[..., float]) -> Callable[[str, Question, QaOptions], float]:
+    def grade(answer: str, question: Question, options: QaOptions) -> float:
+        rules = {"normalise": options.normalise, "keep_marks": options.keep_marks}
+        return measure(plain(answer), question.answers, **rules)
+
+    return grade
+
+
 def _of_function(
     grade: Callable[[str, Question], float | Awaitable[float | None] | None],
 ) -> GraderFacts:
@@ -182,10 +197,10 @@ def _of_function(
 
 
 GRADERS: Mapping[str, GraderFacts] = {
-    "exact_match": GraderFacts(grade=lambda a, q, _: exact_match(plain(a), q.answers)),
-    "cover_exact_match": GraderFacts(grade=lambda a, q, _: cover_exact_match(plain(a), q.answers)),
+    "exact_match": GraderFacts(grade=_by_words(exact_match), options=QaOptions),
+    "cover_exact_match": GraderFacts(grade=_by_words(cover_exact_match), options=QaOptions),
     "cased_match": GraderFacts(grade=lambda a, q, _: cased_match(a, q)),
-    "f1": GraderFacts(grade=lambda a, q, _: f1(plain(a), q.answers)),
+    "f1": GraderFacts(grade=_by_words(f1), options=QaOptions),
     "choice": GraderFacts(
         grade=lambda a, q, _: choice_match(a, q.answers, q.options), tasks=("choice",)
     ),

@@ -8,6 +8,7 @@ from ur2.endpoints.options import EndpointOptions, Seconds
 from ur2.options import Options
 from ur2.rewards.math import CPU_S, TIMEOUT_S
 from ur2.rewards.math_shape import PercentRule
+from ur2.rewards.qa import Normalise
 from ur2.types import Level, Task
 
 Verdict = Literal["correct", "partially correct", "incorrect"]
@@ -97,6 +98,17 @@ class MathOptions(Options):
     `judge.unscored`, and `exact` is 0."""
 
 
+class QaOptions(Options):
+    """The graders `exact_match`, `cover_exact_match` and `f1`."""
+
+    normalise: Normalise = "squad"
+    """The fate of punctuation: `squad` deletes it, as SQuAD, HotpotQA and Search-R1 do; `spaces`
+    puts spaces, as UR² does ("Alzheimer's" is two words)."""
+    keep_marks: bool = False
+    """Keep marks that bear a meaning, so that 3.5 is not 35, -5 not 5 and C++ not C; no published
+    table does."""
+
+
 class JudgeOptions(EndpointOptions):
     """A language model that grades what the task's grader did not find fully right."""
 
@@ -139,7 +151,9 @@ class RewardOptions(Options):
     clip: tuple[float, float] | None = None
     """The lowest and highest total."""
     math: MathOptions = MathOptions()
-    """Limits of the grader `equivalent`."""
+    """Rules and limits of the grader `equivalent`."""
+    qa: QaOptions = QaOptions()
+    """Rules of the graders of words."""
     judge: JudgeOptions | None = None
     """Grades after the graders; None: the graders' word is final."""
 
