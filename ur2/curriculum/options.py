@@ -122,6 +122,9 @@ class CurriculumOptions(Options):
     is measured to help (`adaptive`)."""
     static: dict[BucketName, Probability] = Field(default_factory=dict)
     """Under policy `static`, the probability per bucket that retrieval is on; 0 for others."""
+    without_retrieval: tuple[str, ...] = ()
+    """Subjects or sources whose questions have no retrieval under policy `static`, whatever their
+    bucket. UR²'s published code leaves out `law` so, by an omission."""
     adaptive: AdaptiveOptions = AdaptiveOptions()
     """Options of policy `adaptive`."""
     cost_per_search: float = Field(0.02, ge=0)

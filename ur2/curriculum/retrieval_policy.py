@@ -77,23 +77,28 @@ class Constant(_Fixed):
 class Static(_Fixed):
     """A fixed probability per bucket, as in UR² (arXiv 2508.06165)."""
 
-    def __init__(self, probabilities: Mapping[str, float]) -> None:
+    def __init__(self, probabilities: Mapping[str, float], without: Sequence[str] = ()) -> None:
         self._probabilities = dict(probabilities)
+        self._without = frozenset(without)
 
     def decide(self, question: Question, step: int, rng: np.random.Generator) -> tuple[bool, str]:
         """Draws one number of `rng`, whatever the bucket."""
-        probability = self._probabilities.get(question.bucket, 0.0)
+        probability = self._probability(question)
         reason = f"static {question.bucket} p={probability:.2f}"
         return bool(rng.random() < probability), reason
 
     def prefers(self, question: Question) -> bool:
         """Where the table says at least one half."""
-        return self._probabilities.get(question.bucket, 0.0) >= 0.5
+        return self._probability(question) >= 0.5
+
+    def _probability(self, question: Question) -> float:
+        is_left_out = not self._without.isdisjoint((question.subject, question.meta.get("source")))
+        return 0.0 if is_left_out else self._probabilities.get(question.bucket, 0.0)
 
 
 POLICIES: Mapping[PolicyName, Callable[[CurriculumOptions], RetrievalPolicy]] = {
     "never": lambda options: Constant(False, "never"),
     "always": lambda options: Constant(True, "always"),
-    "static": lambda options: Static(options.static),
+    "static": lambda options: Static(options.static, options.without_retrieval),
     "adaptive": lambda options: Adaptive(options.adaptive, options.cost_per_search),
 }

@@ -39,6 +39,7 @@ class Written:
     """Searches that reached the retriever."""
     min_searches: float
     markup: Markup
+    as_published: bool
 
 
 def violations(
@@ -49,12 +50,13 @@ def violations(
     answer: str | None,
     markup: Markup,
     min_searches: float = 0.0,
+    as_published: bool = False,
 ) -> tuple[str, ...]:
     """The names of the checks that a trajectory fails, in the order of `CHECKS`.
 
     A name comes once per violation: each query that is too long is one, the other checks fail once.
     Only POLICY segments are read. A chat token at the very end of a turn is what stopped it, and is
-    no violation.
+    no violation. `as_published` is that of `RewardOptions`.
     """
     turns = tuple([_without_stop_token(text, markup) for text in trajectory.policy_texts])
     opening, closing = markup.search.open, markup.search.close
@@ -69,6 +71,7 @@ def violations(
         num_searches=trajectory.num_searches,
         min_searches=min_searches,
         markup=markup,
+        as_published=as_published,
     )
     found: list[str] = []
     for name, check in CHECKS.items():
@@ -87,7 +90,10 @@ def _without_stop_token(text: str, markup: Markup) -> str:
 
 def _not_one_answer(written: Written) -> bool:
     form = written.markup.answer_form(written.question.task)
-    return written.answer is None or sum(map(form.count, written.turns)) != 1
+    is_empty = written.answer is None and not (
+        written.as_published and written.question.task in ("qa", "math")
+    )
+    return is_empty or sum(map(form.count, written.turns)) != 1
 
 
 def _unbalanced_search(written: Written) -> bool:
@@ -143,7 +149,9 @@ def _marker_in_answer(written: Written) -> bool:
 
 
 def _search_when_off(written: Written) -> bool:
-    return not written.retrieval and (any(written.opened) or any(written.closed))
+    return not (written.retrieval or written.as_published) and (
+        any(written.opened) or any(written.closed)
+    )
 
 
 def _too_few_searches(written: Written) -> bool:

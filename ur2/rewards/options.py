@@ -148,6 +148,10 @@ class RewardOptions(Options):
     """Options of graders of your own, by task."""
     min_searches: Schedule = 0.0
     """Fewer searches than this are a format violation where retrieval is on; a number or phases."""
+    as_published: bool = False
+    """Check the form as UR²'s reward servers do: an empty `\\boxed{}` is one answer, searching
+    where retrieval is off is no violation, and where the policy neither was shown how to search nor
+    tried to, violations cost nothing beyond the point for a clean form."""
     clip: tuple[float, float] | None = None
     """The lowest and highest total."""
     math: MathOptions = MathOptions()

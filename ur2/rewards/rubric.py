@@ -85,6 +85,7 @@ class Rubric:
                 trajectory=trajectory,
                 grade=grade.value,
                 violations=self._violations(trajectory, group, minimum),
+                violations_cost=self._violations_cost(trajectory, group),
             )
             scores.append(self._score(parts_of(outcome, terms), grade))
         judge = self._options.judge
@@ -101,7 +102,14 @@ class Rubric:
             answer=trajectory.answer,
             markup=self._markup,
             min_searches=minimum,
+            as_published=self._options.as_published,
         )
+
+    def _violations_cost(self, trajectory: Trajectory, group: Group) -> bool:
+        """As published, only where the policy was shown how to search, or tried to."""
+        if not self._options.as_published or group.assignment.retrieval:
+            return True
+        return any(self._markup.search.open in text for text in trajectory.policy_texts)
 
     def _score(self, weighted: WeightedParts, grade: Grade) -> Score:
         parts = weighted.of_terms

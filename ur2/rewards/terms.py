@@ -30,6 +30,8 @@ class GradedTrajectory:
     """The grade of the final answer, 0 to 1."""
     violations: tuple[str, ...]
     """The format checks that failed, once per violation."""
+    violations_cost: bool = True
+    """Whether their number counts, beyond that the form is not clean."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,7 +219,9 @@ def _of_function(measure: Callable[[GradedTrajectory], float]) -> TermFacts:
 TERMS: Mapping[str, TermFacts] = {
     "answer": TermFacts(measure=lambda outcome, _: outcome.grade),
     "format": TermFacts(measure=lambda outcome, _: 0.0 if outcome.violations else 1.0),
-    "violations": TermFacts(measure=lambda outcome, _: len(outcome.violations)),
+    "violations": TermFacts(
+        measure=lambda outcome, _: len(outcome.violations) * outcome.violations_cost
+    ),
     "searches": TermFacts(measure=lambda outcome, _: outcome.trajectory.num_searches),
     "search_bonus": TermFacts(
         measure=lambda outcome, values: search_bonus(outcome.trajectory.num_searches, values),

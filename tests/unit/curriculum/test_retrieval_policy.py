@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -20,6 +21,18 @@ def load(name: str) -> CurriculumOptions:
 def share(options, question, draws=4000) -> float:
     policy, rng = POLICIES[options.policy](options), np.random.default_rng(0)
     return sum(policy.decide(question, 1, rng)[0] for _ in range(draws)) / draws
+
+
+def test_subjects_may_be_left_without_retrieval_as_published_code_leaves_law(make_questions):
+    (question,) = make_questions({"choice/very_hard": 1})
+    law = [replace(question, subject="law"), replace(question, meta={"source": "law"})]
+    options = load("ur2_mcq")
+    published = options.model_copy(update={"without_retrieval": ("law",)})
+    for of_law in law:
+        assert share(options, of_law) == 1.0
+        assert share(published, of_law) == 0.0
+        assert not POLICIES["static"](published).prefers(of_law)
+    assert share(published, replace(question, subject="history")) == 1.0
 
 
 def test_every_policy_name_has_a_policy():

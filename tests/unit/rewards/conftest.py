@@ -2,12 +2,26 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import hydra
 import pytest
 import yaml
+from omegaconf import OmegaConf
 
 from ur2.prompts.dialect import Dialect
 from ur2.prompts.options import PromptOptions
-from ur2.types import Author, Question, Segment, Status, Task, ToolUse, Trajectory
+from ur2.rewards.options import RewardOptions
+from ur2.rewards.rubric import Rubric
+from ur2.types import (
+    Assignment,
+    Author,
+    Group,
+    Question,
+    Segment,
+    Status,
+    Task,
+    ToolUse,
+    Trajectory,
+)
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 
@@ -78,3 +92,32 @@ def make_trajectory() -> Callable[..., Trajectory]:
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def load_reward() -> Callable[[str], RewardOptions]:
+    """A shipped table of terms."""
+
+    def load(name: str) -> RewardOptions:
+        with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            tree = OmegaConf.to_container(hydra.compose(f"reward/{name}"))
+        return RewardOptions.load(tree["reward"], where=name)
+
+    return load
+
+
+@pytest.fixture
+def score(make_question, make_trajectory, answered):
+    """The score of one trajectory, given by its turns."""
+
+    async def run(options, markup, *turns, step=1, retrieval=True, outcomes=None, **question):
+        assignment = Assignment(
+            id="1-0", question=make_question(**question), retrieval=retrieval, reason="", step=step
+        )
+        played = make_trajectory(*turns, outcomes=outcomes)
+        trajectory = answered(played, markup, assignment.question.task)
+        rubric = Rubric.from_options(options, markup)
+        scored = await rubric.score(Group(assignment=assignment, trajectories=(trajectory,)), step)
+        return scored.scores[0]
+
+    return run

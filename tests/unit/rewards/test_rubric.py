@@ -1,8 +1,6 @@
 from dataclasses import replace
 
-import hydra
 import pytest
-from omegaconf import OmegaConf
 
 from ur2.config.load import CONFIGS
 from ur2.errors import InputError
@@ -16,32 +14,9 @@ RIGHT, WRONG = "<answer>Paris</answer>", "<answer>Rome</answer>"
 SEARCH = "<search> who </search>"
 
 
-def load(name: str) -> RewardOptions:
-    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        tree = OmegaConf.to_container(hydra.compose(f"reward/{name}"))
-    return RewardOptions.load(tree["reward"], where=name)
-
-
-@pytest.fixture
-def score(make_question, make_trajectory, answered):
-    """The score of one trajectory, given by its turns."""
-
-    async def run(options, markup, *turns, step=1, retrieval=True, outcomes=None, **question):
-        assignment = Assignment(
-            id="1-0", question=make_question(**question), retrieval=retrieval, reason="", step=step
-        )
-        played = make_trajectory(*turns, outcomes=outcomes)
-        trajectory = answered(played, markup, assignment.question.task)
-        rubric = Rubric.from_options(options, markup)
-        scored = await rubric.score(Group(assignment=assignment, trajectories=(trajectory,)), step)
-        return scored.scores[0]
-
-    return run
-
-
 @pytest.mark.parametrize("name", REWARDS)
-def test_every_shipped_reward_loads(name):
-    options = load(name)
+def test_every_shipped_reward_loads(load_reward, name):
+    options = load_reward(name)
     assert options.terms
     assert {term.kind for term in options.terms.values()} <= set(TERMS)
 
@@ -59,8 +34,8 @@ def test_every_shipped_reward_loads(name):
         ([SEARCH], "hard", (0.0, 0.0, 0.0)),
     ],
 )
-async def test_the_atlas_table(score, atlas, turns, level, parts):
-    shown = await score(load("atlas"), atlas, *turns, level=level)
+async def test_the_atlas_table(load_reward, score, atlas, turns, level, parts):
+    shown = await score(load_reward("atlas"), atlas, *turns, level=level)
     assert shown.parts == pytest.approx(
         dict(zip(("correct", "format", "search_cost"), parts, strict=True))
     )
@@ -90,9 +65,11 @@ UR2_SEARCH = "<|begin_of_query|> who <|end_of_query|>"
         ([UR2_RIGHT], [], 1, False, (2, 1, 0, 0)),
     ],
 )
-async def test_the_medqa_table_of_the_paper(score, ur2, turns, outcomes, step, retrieval, parts):
+async def test_the_medqa_table_of_the_paper(
+    load_reward, score, ur2, turns, outcomes, step, retrieval, parts
+):
     shown = await score(
-        load("ur2_medqa"),
+        load_reward("ur2_medqa"),
         ur2,
         *turns,
         task="choice",
@@ -138,9 +115,11 @@ LONG_QUERY = f"<|begin_of_query|> {'w ' * 21}<|end_of_query|>"
     ],
 )
 async def test_the_stage_1_tables_of_the_paper(
-    score, ur2, model, bonuses, turns, outcomes, step, parts
+    load_reward, score, ur2, model, bonuses, turns, outcomes, step, parts
 ):
-    shown = await score(load(f"ur2_stage1_{model}"), ur2, *turns, outcomes=outcomes, step=step)
+    shown = await score(
+        load_reward(f"ur2_stage1_{model}"), ur2, *turns, outcomes=outcomes, step=step
+    )
     *fixed, bonus = parts
     names = ("format", "violations", "unsearchable", "search_bonus", "clip")
     assert shown.parts == dict(zip(names, (*fixed, bonuses[bonus], 0), strict=True))
@@ -165,9 +144,9 @@ async def test_the_stage_1_tables_of_the_paper(
 )
 @pytest.mark.parametrize("step", [1, 100])
 async def test_the_stage_2_table_of_the_paper(
-    score, ur2, task, turns, golds, outcomes, parts, step
+    load_reward, score, ur2, task, turns, golds, outcomes, parts, step
 ):
-    options = load("ur2_stage2")
+    options = load_reward("ur2_stage2")
     shown = await score(
         options, ur2, *turns, task=task, answers=golds, outcomes=outcomes, step=step
     )
@@ -177,17 +156,19 @@ async def test_the_stage_2_table_of_the_paper(
 
 
 @pytest.mark.parametrize(("name", "last"), [("ur2_medqa", 10), ("ur2_medqa_qwen3b", 15)])
-async def test_the_medqa_bonus_lasts_as_long_as_the_model_needs(score, ur2, name, last):
+async def test_the_medqa_bonus_lasts_as_long_as_the_model_needs(
+    load_reward, score, ur2, name, last
+):
     turns = [UR2_SEARCH, UR2_RIGHT]
     totals = [
-        (await score(load(name), ur2, *turns, task="choice", step=step)).total
+        (await score(load_reward(name), ur2, *turns, task="choice", step=step)).total
         for step in (1, last, last + 1)
     ]
     assert totals == [3.5, 3.5, 3.0]
 
 
-async def test_the_vanilla_table_ignores_searches(score, ur2):
-    shown = await score(load("vanilla"), ur2, BOXED, retrieval=False)
+async def test_the_vanilla_table_ignores_searches(load_reward, score, ur2):
+    shown = await score(load_reward("vanilla"), ur2, BOXED, retrieval=False)
     assert shown.parts == {"answer": 2.0, "format": 1.0, "clip": 0.0}
 
 
@@ -195,8 +176,8 @@ async def test_the_vanilla_table_ignores_searches(score, ur2):
     ("turns", "total"),
     [([RIGHT], 1.0), ([SEARCH, RIGHT], 1.0), (["<answer>in Paris</answer>"], 0.0), (["x"], 0.0)],
 )
-async def test_the_search_r1_table(score, turns, total, atlas):
-    assert (await score(load("search_r1"), atlas, *turns)).total == total
+async def test_the_search_r1_table(load_reward, score, turns, total, atlas):
+    assert (await score(load_reward("search_r1"), atlas, *turns)).total == total
 
 
 ALL_MET = {
@@ -312,27 +293,29 @@ async def test_graders(score, atlas, grader, task, text, golds, grade):
     assert shown.correct == pytest.approx(grade)
 
 
-async def test_markers_in_documents_do_not_answer(atlas, make_question, make_trajectory, answered):
+async def test_markers_in_documents_do_not_answer(
+    load_reward, atlas, make_question, make_trajectory, answered
+):
     trajectory = answered(make_trajectory("I think Paris", documents=RIGHT), atlas, "qa")
     assignment = Assignment(id="1-0", question=make_question(), retrieval=True, reason="", step=1)
     group = Group(assignment=assignment, trajectories=(trajectory,))
-    scored = await Rubric.from_options(load("atlas"), atlas).score(group, 1)
+    scored = await Rubric.from_options(load_reward("atlas"), atlas).score(group, 1)
     assert scored.scores[0].correct == 0.0
 
 
-async def test_an_answer_before_a_last_search_does_not_count(score, atlas):
-    assert (await score(load("atlas"), atlas, f"{RIGHT} {SEARCH}")).correct == 0.0
+async def test_an_answer_before_a_last_search_does_not_count(load_reward, score, atlas):
+    assert (await score(load_reward("atlas"), atlas, f"{RIGHT} {SEARCH}")).correct == 0.0
 
 
 async def test_scores_keep_the_order_of_the_trajectories(
-    atlas, make_question, make_trajectory, answered
+    load_reward, atlas, make_question, make_trajectory, answered
 ):
     assignment = Assignment(id="1-0", question=make_question(), retrieval=True, reason="", step=1)
     trajectories = tuple(
         answered(make_trajectory(text), atlas, "qa") for text in (RIGHT, WRONG, RIGHT)
     )
     group = Group(assignment=assignment, trajectories=trajectories)
-    scored = await Rubric.from_options(load("atlas"), atlas).score(group, 1)
+    scored = await Rubric.from_options(load_reward("atlas"), atlas).score(group, 1)
     assert scored.group is group
     assert [score.correct for score in scored.scores] == [1.0, 0.0, 1.0]
 
