@@ -64,7 +64,8 @@ def difficulty_settings(options: DifficultyOptions) -> dict[str, Any]:
 
 
 def _sampling_problems(options: DifficultyOptions) -> Iterator[str]:
-    if options.samples > 1 and options.rollout.sampling.temperature == 0:
+    sampling = options.rollout.sampling
+    if options.samples > 1 and sampling.temperature == 0 and not sampling.temperatures:
         yield (
             f"rollout.sampling.temperature must be above 0: the {options.samples} samples of a "
             "question would be the same, and no measure of its pass rate"

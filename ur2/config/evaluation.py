@@ -17,7 +17,7 @@ from ur2.config.preflight import (
     make_openings,
     own_indexes,
 )
-from ur2.config.problems import length_problems, retrieval_problems
+from ur2.config.problems import eval_sampling_problems, length_problems, retrieval_problems
 from ur2.config.schema import EvaluationOptions
 from ur2.datasets import load_questions
 from ur2.errors import InputError
@@ -29,7 +29,11 @@ def load_benchmarks(options: EvaluationOptions) -> list[Benchmark]:
     Raises:
         InputError: an option, a file or a question is wrong, or a question's prompt is too long.
     """
-    problems = [*length_problems(options), *_search_problems(options)]
+    problems = [
+        *length_problems(options),
+        *eval_sampling_problems(options),
+        *_search_problems(options),
+    ]
     if problems:
         raise InputError("config: " + "; ".join(problems))
     check_inputs_exist(list(_inputs(options)))

@@ -80,6 +80,22 @@ def _sampling_problems(options: RunOptions) -> Iterator[str]:
             "rollout.sampling.top_p must be 1 and top_k 0 in training: the policy's logprobs are "
             "those of the whole distribution (rollout.eval_sampling may cut it)"
         )
+    samples = options.rollout.samples_per_prompt
+    if len(sampling.temperatures) > samples:
+        yield (
+            f"rollout.sampling.temperatures has {len(sampling.temperatures)} values for the "
+            f"{samples} of rollout.samples_per_prompt, so that some would never be used"
+        )
+    yield from eval_sampling_problems(options)
+
+
+def eval_sampling_problems(options: InferenceOptions) -> Iterator[str]:
+    """Faults of how held-out questions are sampled."""
+    if options.rollout.eval_sampling.temperatures:
+        yield (
+            "rollout.eval_sampling.temperatures has no effect, as a held-out question is played "
+            "once; set rollout.eval_sampling.temperature"
+        )
 
 
 def length_problems(options: InferenceOptions) -> Iterator[str]:

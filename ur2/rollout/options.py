@@ -1,6 +1,6 @@
 """Options of the rollouts: the engine, how it samples, and the budgets of an episode."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
@@ -66,6 +66,12 @@ class SamplingOptions(Options):
     temperature: float = Field(1.0, ge=0.0, le=2.0)
     """Logits are divided by it; 0 takes the most likely token. Beyond 0.01 to 2 vllm refuses, or
     samples at another one."""
+    temperatures: tuple[Annotated[float, Field(ge=MIN_TEMPERATURE, le=2.0)], ...] = ()
+    """Temperatures of a group's samples, in turn: sample i is drawn at number i, modulo their
+    count, so that some explore more. Empty draws all at `temperature`. The policy stays the
+    distribution at `temperature`; sampled tokens carry the log-probability that they were drawn
+    with, so that `algorithm.correction` can weigh them by the ratio of the two, and `mismatch/kl`
+    shows how far apart they are. Without a correction the difference is ignored."""
     top_p: float = Field(1.0, gt=0.0, le=1.0)
     """Keep the most likely tokens that hold this much probability; 1 is off."""
     top_k: int = Field(0, ge=0)
@@ -79,6 +85,13 @@ class SamplingOptions(Options):
         if 0.0 < given < MIN_TEMPERATURE:
             raise ValueError(f"must be 0, or {MIN_TEMPERATURE:g} to 2")
         return given
+
+    def of_sample(self, index: int) -> "SamplingOptions":
+        """The distribution of one of a group's samples, counted from 0."""
+        if not self.temperatures:
+            return self
+        own = self.temperatures[index % len(self.temperatures)]
+        return self.model_copy(update={"temperature": own, "temperatures": ()})
 
 
 class RolloutOptions(Options):

@@ -51,7 +51,9 @@ class RolloutWorker:
     async def run_group(
         self, assignment: Assignment, num_samples: int, sampling: SamplingOptions, first: int = 0
     ) -> Group:
-        """Plays the episodes `first`, ..., `first + num_samples - 1` of one question, all at once.
+        """Plays the episodes `first`, ..., `first + num_samples - 1` of one question, at once.
+
+        Each is drawn at its own of `sampling.temperatures`.
 
         Raises:
             InputError: the question's prompt is too long.
@@ -67,7 +69,7 @@ class RolloutWorker:
                 trajectory = await run_episode(
                     self._players,
                     assignment,
-                    sampling,
+                    sampling.of_sample(index),
                     read,
                     trajectory_id=f"{assignment.id}/{index}",
                     seed=self._seed,

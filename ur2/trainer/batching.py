@@ -3,7 +3,8 @@
 Shapes: _B samples, _T tokens of the longest one, _N trained tokens of them all.
 
 The divergence that is taken off a reward is that of the policy that wrote the token: its
-log-probabilities are the sampler's, which are at hand, and need no pass of their own.
+log-probabilities are the sampler's, which are at hand, and need no pass of their own. Only where
+samples are drawn at other temperatures than the policy's is the policy asked for them.
 """
 
 from collections.abc import Sequence
@@ -27,7 +28,10 @@ Arrays = Sequence[NDArray[np.float32]]
 
 
 class SideModels(Protocol):
-    """The models beside the policy."""
+    """The policy and the models beside it."""
+
+    async def logprobs(self, samples: Sequence[Sample]) -> Arrays:
+        """Log-probabilities under the policy, at its own temperature."""
 
     async def reference_logprobs(self, samples: Sequence[Sample]) -> Arrays:
         """Log-probabilities under the model that training started from."""
@@ -38,8 +42,10 @@ class SideModels(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SideOutputs:
-    """Outputs of the models beside the policy; empty where they are not asked."""
+    """Outputs of the models; empty where they are not asked."""
 
+    logprobs: Arrays = ()
+    """The policy's, where they are not the sampler's."""
     reference_logprobs: Arrays = ()
     values: Arrays = ()
 
@@ -55,15 +61,28 @@ class CreditedSample:
 
 
 async def make_batch(
-    groups: Sequence[ScoredGroup], options: AlgorithmOptions, models: SideModels
+    groups: Sequence[ScoredGroup],
+    options: AlgorithmOptions,
+    models: SideModels,
+    *,
+    sampled_as_policy: bool = True,
 ) -> tuple[Batch, dict[str, float]]:
-    """`to_batch`, after the models that its estimator needs have been asked; and their metrics."""
+    """`to_batch`, after the models that its estimator needs have been asked; and their metrics.
+
+    Args:
+        groups: what was played.
+        options: credit, estimator and divergence.
+        models: what is asked.
+        sampled_as_policy: whether tokens were drawn from the policy's own distribution, so that the
+            sampler's log-probabilities are the policy's.
+    """
     rows = _rows(groups, options)
     samples = [row.sample for row in rows]
     asked = any(sample.mask.any() for sample in samples)
-    penalised = options.kl_coef > 0 and options.kl_in == "reward"
+    penalised = asked and options.kl_coef > 0 and options.kl_in == "reward"
     outputs = SideOutputs(
-        reference_logprobs=await models.reference_logprobs(samples) if asked and penalised else (),
+        logprobs=() if sampled_as_policy or not penalised else await models.logprobs(samples),
+        reference_logprobs=await models.reference_logprobs(samples) if penalised else (),
         values=await models.values(samples) if asked and options.has_critic else (),
     )
     estimated = _estimated(rows, options, outputs)
@@ -167,8 +186,8 @@ def _padded(arrays: Sequence[NDArray[np.generic]]) -> Tensor:
 
 def _log_ratios(samples: Sequence[Sample], outputs: SideOutputs) -> list[NDArray[np.float32]]:
     """Log π − log π_ref of each sample, (T,)."""
-    pairs = zip(samples, outputs.reference_logprobs, strict=True)
-    return [sample.sampler_logprobs - reference for sample, reference in pairs]
+    own = outputs.logprobs or [sample.sampler_logprobs for sample in samples]
+    return [mine - its for mine, its in zip(own, outputs.reference_logprobs, strict=True)]
 
 
 def _metrics(samples: Sequence[Sample], outputs: SideOutputs) -> dict[str, float]:

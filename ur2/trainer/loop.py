@@ -119,7 +119,12 @@ class Trainer:
             with phase("sleep"):
                 await self.rollouts.sleep(keep_weights=False)
         with phase("advantage"):
-            batch, metrics = await make_batch(groups.accepted, self.algorithm, self.policy)
+            batch, metrics = await make_batch(
+                groups.accepted,
+                self.algorithm,
+                self.policy,
+                sampled_as_policy=not self.rollout.sampling.temperatures,
+            )
         self._updating = True
         with phase("update"):
             report = metrics | (await self._update(step, batch, scored) if batch.samples else {})

@@ -44,6 +44,27 @@ def test_a_temperature_that_engines_understand_differently_is_refused(key: str) 
     compose([QUICK, f"{key}.temperature=0.01"])
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("rollout.sampling.temperatures=[0, 1]", "greater than or equal to 0.01"),
+        ("rollout.sampling.temperatures=[1, 2.5]", "less than or equal to 2"),
+        (f"rollout.sampling.temperatures={[1.0] * 99}", "99 values for the"),
+        ("rollout.eval_sampling.temperatures=[1]", "a held-out question is played once"),
+    ],
+)
+def test_temperatures_that_no_sample_can_have_are_refused(override: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        check_options(compose([QUICK, override]))
+
+
+def test_the_samples_of_a_question_may_differ_in_temperature() -> None:
+    options = compose(["+experiment=r3rag_qwen7b"])
+    check_options(options)
+    drawn = [options.rollout.sampling.of_sample(index).temperature for index in range(4)]
+    assert drawn == [0.1, 0.4, 0.7, 1.0]
+
+
 def test_the_command_ends_with_one_error_and_code_2(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -21,6 +21,17 @@ async def test_a_group_holds_every_sample_of_its_question_under_its_own_id(game)
     assert group.assignment.id == "3-1"
 
 
+async def test_each_sample_is_drawn_at_its_own_temperature_whoever_plays_it(game):
+    engine = game.ScriptedEngine(lambda _: ANSWER)
+    worker = RolloutWorker(game.make_players(engine), seed=0)
+    sampling = SamplingOptions(temperatures=(0.1, 0.4, 1.0))
+    await worker.run_group(game.assignment(), 4, sampling)
+    assert [request.temperature for request in engine.requests] == [0.1, 0.4, 1.0, 0.1]
+    engine.requests.clear()
+    await worker.run_group(game.assignment(), 2, sampling, first=2)
+    assert [request.temperature for request in engine.requests] == [1.0, 0.1]
+
+
 async def test_the_samples_of_a_group_share_one_prompt(game):
     worker = RolloutWorker(game.make_players(game.ScriptedEngine(lambda _: ANSWER)), seed=0)
     group = await worker.run_group(game.assignment(), 4, SamplingOptions())

@@ -67,9 +67,16 @@ class ScriptedSideModels:
     It reads samples as policy ranks do.
     """
 
-    def __init__(self, *, logprob: float = 0.0, values: Sequence[float] = ()) -> None:
-        self.logprob, self.value_per_sample = logprob, values
+    def __init__(
+        self, *, logprob: float = 0.0, own: float = 0.0, values: Sequence[float] = ()
+    ) -> None:
+        self.logprob, self.own, self.value_per_sample = logprob, own, values
         self.asked: list[str] = []
+
+    async def logprobs(self, samples: Sequence[Sample]) -> list[NDArray[np.float32]]:
+        self.asked.append("policy")
+        collate(samples, torch.device("cpu"))
+        return [np.where(s.mask, self.own, 0.0).astype(np.float32) for s in samples]
 
     async def reference_logprobs(self, samples: Sequence[Sample]) -> list[NDArray[np.float32]]:
         self.asked.append("reference")
@@ -96,6 +103,23 @@ async def test_a_divergence_in_the_reward_is_the_samplers_from_the_reference(gro
     k3 = [math.exp(-x) - 1 + x for x in (0.4, 0.3, 0.2)]
     assert metrics == {"policy/kl_reference": pytest.approx(sum(k3) / 3)}
     assert side_models.asked == ["reference"]
+
+
+async def test_the_divergence_is_the_policys_where_samples_are_drawn_at_other_temperatures(
+    group_of,  # type: ignore[no-untyped-def]
+) -> None:
+    # log π − log π_ref = −.4 + .5 at three tokens: summed .3, times β = .5
+    options = AlgorithmOptions(
+        estimator="reinforce", kl_coef=0.5, kl_in="reward", kl_estimator="k1"
+    )
+    models = ScriptedSideModels(logprob=-0.5, own=-0.4)
+    groups = [group_of((1.0, 0.0))]
+    batch, metrics = await make_batch(groups, options, models, sampled_as_policy=False)
+    np.testing.assert_allclose(batch.samples[0].advantages, [0, 0, *[1 - 0.15] * 3], rtol=1e-6)
+    assert metrics == {"policy/kl_reference": pytest.approx(math.exp(-0.1) - 1 + 0.1, rel=1e-4)}
+    assert models.asked == ["policy", "reference"]
+    drawn = to_batch(groups, options).samples[0].sampler_logprobs
+    np.testing.assert_array_equal(batch.samples[0].sampler_logprobs, drawn)
 
 
 async def test_gae_measures_rewards_against_the_critic(group_of) -> None:  # type: ignore[no-untyped-def]
