@@ -33,13 +33,34 @@ DEFAULT_LEVEL = Level.MEDIUM
 """Evaluation files carry no level."""
 
 
-def _as_tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else (value,)
+def _as_golds(value: Any) -> Any:
+    """One gold or several; a number or a truth value as it is said, `27.0` as 27.
+
+    TriviaQA's object holds a value and its aliases.
+    """
+    if isinstance(value, dict):
+        named = {name.lower(): inner for name, inner in value.items()}
+        value = [named.get("value"), *(named.get("aliases") or ())]
+        value = [gold for gold in value if gold is not None]
+    golds = value if isinstance(value, list) else [value]
+    return tuple(dict.fromkeys(map(_said, golds)) if all(map(_is_plain, golds)) else golds)
+
+
+def _is_plain(gold: Any) -> bool:
+    return isinstance(gold, str | int | float)
+
+
+def _said(gold: Any) -> Any:
+    if isinstance(gold, bool):
+        return "yes" if gold else "no"
+    if isinstance(gold, float) and gold.is_integer():
+        gold = int(gold)
+    return str(gold)
 
 
 NonEmpty = Annotated[str, Field(pattern=r"\S")]
-Golds = Annotated[tuple[NonEmpty, ...], Field(min_length=1), BeforeValidator(_as_tuple)]
-"""One gold or a list of them."""
+Golds = Annotated[tuple[NonEmpty, ...], Field(min_length=1), BeforeValidator(_as_golds)]
+"""One gold or several, without repetitions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +75,8 @@ class Origin:
     """The row's place in its file, from 1."""
     task: Task | None = None
     """The task of rows that do not tell theirs, as the user says."""
+    is_table: bool = False
+    """It is a table (parquet, or a set of the hub), not JSON."""
 
 
 class KeyedRow(BaseModel):
@@ -65,6 +88,7 @@ class KeyedRow(BaseModel):
     id: int | str | None = None
     mongo_id: str | None = Field(None, alias="_id")
     question_id: int | str | None = None
+    qid: int | str | None = None
     data_source: str = ""
     """The set within a union of sets, whose keys are its own."""
 
@@ -87,7 +111,7 @@ class KeyedRow(BaseModel):
         """
         if task == "choice":
             check_choice(answers, len(options))
-        keys = (self.idx, self.id, self.mongo_id, self.question_id)
+        keys = (self.idx, self.id, self.mongo_id, self.question_id, self.qid)
         key = next((key for key in keys if key is not None), origin.number)
         return Question(
             id="-".join(filter(None, (origin.stem, self.data_source, str(key)))),

@@ -10,6 +10,7 @@ from pydantic_core import from_json, to_json
 from ur2.datasets.adapters import Adapt, load_adapter
 from ur2.datasets.fields import Origin
 from ur2.datasets.jsonl import MAX_LINE_BYTES, Problems
+from ur2.datasets.published import check_nothing_lost, reshaped
 from ur2.datasets.rows import SCHEMAS, NativeRow, Row, field_names
 from ur2.datasets.sources import QuestionSource, RawRow, parse_source, read_rows
 from ur2.demonstrations import Demonstration
@@ -52,7 +53,13 @@ def load_questions(path: str, *, task: Task | None = None) -> list[Question]:
         adapt = load_adapter(source.adapter, source.adapter_options, where=path)
 
     def parse(raw: RawRow) -> Question | None:
-        origin = Origin(name=path, stem=source.stem, number=raw.number, task=task or source.task)
+        origin = Origin(
+            name=path,
+            stem=source.stem,
+            number=raw.number,
+            task=task or source.task,
+            is_table=source.on_hub or source.path.endswith(".parquet"),
+        )
         row = _parsed(raw.value)
         if adapt is None:
             return _question(row, origin)
@@ -113,8 +120,10 @@ def _native(fields: Mapping[str, Any]) -> NativeRow:
 
 
 def _question(row: Mapping[str, Any], origin: Origin) -> Question:
+    row = reshaped(row, origin)
     schema = _schema(row)
     known = field_names(schema)
+    check_nothing_lost(row, known)
     kept = {
         name: field
         for name, field in row.items()

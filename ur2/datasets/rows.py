@@ -14,6 +14,7 @@ from ur2.datasets.fields import (
     check_choice,
     task_of_source,
 )
+from ur2.datasets.published import FIELDS_OF_FORMS, PUBLISHED, TASK_FIELDS
 from ur2.types import Level, Question, Task
 
 TASK_OF_FILE: Mapping[str, Task] = {"minerva": "math"}
@@ -31,7 +32,7 @@ class NativeRow(BaseModel):
     id: NonEmpty
     task: Task
     text: NonEmpty
-    answers: Annotated[tuple[NonEmpty, ...], Field(min_length=1)]
+    answers: Golds
     level: Level
     options: tuple[NonEmpty, ...] = ()
     subject: str = ""
@@ -66,17 +67,20 @@ class Ur2Row(KeyedRow):
     answer: Golds
     source: str | None = None
     level: int | str | None = None
+    answer_aliases: Golds = ()
+    aliases: Golds = ()
     solution: str | None = None
     """Present in math rows only."""
     subject: str = ""
 
     def to_question(self, origin: Origin) -> Question:
         """The record; raises ValueError as `KeyedRow.make`, or for an unknown source."""
+        golds = [gold.rpartition(GSM8K_MARK)[2].strip() for gold in self.answer]
         return self.make(
             origin,
             task=self._task(origin),
             text=self.question,
-            answers=tuple(gold.rpartition(GSM8K_MARK)[2].strip() for gold in self.answer),
+            answers=tuple(dict.fromkeys((*golds, *self.answer_aliases, *self.aliases))),
             level=self.level,
             subject=self.subject,
             meta={"source": self.source} if self.source else None,
@@ -96,13 +100,21 @@ class Ur2Row(KeyedRow):
 def _option_texts(value: object) -> object:
     """Options under their letters become a list in letter order."""
     if isinstance(value, list):
-        return tuple(value)
+        return tuple(_without_nulls(value))
     if isinstance(value, dict):
+        present = _without_nulls([value[letter] for letter in sorted(value)])
+        value = dict(zip(sorted(value), present, strict=False))
         letters = "".join(sorted(value))
         if letters != ascii_uppercase[: len(value)]:
             raise ValueError(f"letters must be A, B, C ... without a gap, got {letters}")
         return tuple(value[letter] for letter in letters)
     return value
+
+
+def _without_nulls(texts: list[object]) -> list[object]:
+    """Texts without the nulls at the end: tables give every row as many as the longest."""
+    last = max((place for place, text in enumerate(texts, start=1) if text is not None), default=0)
+    return texts[:last]
 
 
 class ChoiceRow(KeyedRow):
@@ -168,6 +180,8 @@ class MultiHopRow(KeyedRow):
     question: NonEmpty
     answer: Golds
     answer_aliases: tuple[NonEmpty, ...] = ()
+    context: object = None
+    """Paragraphs beside the question, which are left out: the policy searches for its own."""
     level: str | None = None
     type: str = ""
 
@@ -204,11 +218,15 @@ class GoldenAnswersRow(KeyedRow):
 
     question: NonEmpty
     golden_answers: Golds
+    task: Task | None = None
+    level: int | str | None = None
 
     def to_question(self, origin: Origin) -> Question:
         """The record."""
-        task = origin.task or "qa"
-        return self.make(origin, task=task, text=self.question, answers=self.golden_answers)
+        task = self.task or origin.task or "qa"
+        return self.make(
+            origin, task=task, text=self.question, answers=self.golden_answers, level=self.level
+        )
 
 
 class MathRow(KeyedRow):
@@ -272,5 +290,10 @@ def field_names(schema: type[Row]) -> frozenset[str]:
     return frozenset(info.alias or name for name, info in schema.model_fields.items())
 
 
-KNOWN_FIELDS = frozenset(SCHEMAS).union(*(field_names(schema) for schema in SCHEMAS.values()))
+KNOWN_FIELDS = frozenset(SCHEMAS).union(
+    *(field_names(schema) for schema in SCHEMAS.values()),
+    PUBLISHED,
+    TASK_FIELDS,
+    FIELDS_OF_FORMS,
+)
 """All that a table may be cut to before its rows are read."""

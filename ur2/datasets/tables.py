@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from string import ascii_uppercase
 
 from rich.console import Console
 from rich.table import Table
@@ -22,7 +23,10 @@ EXAMPLE_CHARS = 160
 
 
 def show_questions(path: str, questions: Sequence[Question]) -> None:
-    """Prints counts by source, task, subject and level, and how long questions and golds are."""
+    """Prints counts by source, task, subject and level, and how long questions and golds are.
+
+    The first question of each task shows what was understood.
+    """
     console = Console()
     console.print(Text(f"{path}: {len(questions):,} questions", style="bold"), soft_wrap=True)
     console.print(_level_table("source", Counter((_source(q), q.level) for q in questions)))
@@ -30,6 +34,8 @@ def show_questions(path: str, questions: Sequence[Question]) -> None:
     subjects = Counter((q.subject or "none", q.level) for q in questions)
     if 1 < len({name for name, _ in subjects}) <= MAX_SUBJECTS:
         console.print(_level_table("subject", subjects))
+    for task in sorted({q.task for q in questions}):
+        console.print(_first(next(q for q in questions if q.task == task)), soft_wrap=True)
     console.print(_histogram("question, characters", [len(q.text) for q in questions]))
     console.print(_histogram("longest gold, characters", [_longest_gold(q) for q in questions]))
 
@@ -87,6 +93,17 @@ def _level_table(heading: str, counts: Mapping[tuple[str, Level], int]) -> Table
         row = [counts.get((name, level), 0) for level in Level]
         table.add_row(Text(name), *(f"{count:,}" for count in (*row, sum(row))))
     return table
+
+
+def _first(question: Question) -> Text:
+    """What was understood of a question."""
+    lettered = zip(ascii_uppercase, question.options, strict=False)
+    lines = [
+        f"first of {question.task}: {_one_line(question.text)}",
+        *(f"  {letter}. {_one_line(option)}" for letter, option in lettered),
+        f"  answers: {_one_line('; '.join(question.answers))} ({question.level.value})",
+    ]
+    return Text("\n".join(lines))
 
 
 def _histogram(title: str, lengths: Sequence[int]) -> Table:

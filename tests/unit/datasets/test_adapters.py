@@ -2,6 +2,7 @@
 
 import json
 import sys
+import textwrap
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -10,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ur2.datasets import load_questions
+from ur2.datasets import inspect, load_questions
 from ur2.datasets.adapters import AdapterFacts
 from ur2.datasets.sources import parse_source
 from ur2.errors import InputError
@@ -117,3 +118,21 @@ def test_a_name_tells_its_adapter_and_its_options() -> None:
     source = parse_source("hf:a/b#main/dev?adapter=mine:TRIVIA&max_words=3")
     assert (source.path, source.adapter) == ("a/b", "mine:TRIVIA")
     assert source.adapter_options == {"max_words": 3}
+
+
+def test_the_function_of_the_readme_reads_rows_from_a_package_outside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (Path(__file__).parents[3] / "data" / "README.md").read_text()
+    code = text.partition("# my_games/rows.py\n")[2].partition("\n\n")[0]
+    package = tmp_path / "my_games"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "rows.py").write_text(textwrap.dedent(code))
+    monkeypatch.syspath_prepend(tmp_path)
+    file = tmp_path / "trivia.jsonl"
+    file.write_text('{"q": "Capital?", "a": "Paris"}\n')
+    (question,) = load_questions(f"{file}?adapter=my_games.rows:trivia")
+    assert (question.text, question.answers) == ("Capital?", ("Paris",))
+    inspect.main([f"{file}?adapter=my_games.rows:trivia"])
+    assert "first of qa: Capital?\n  answers: Paris (medium)" in capsys.readouterr().out

@@ -31,9 +31,9 @@ MALFORMED: dict[str, tuple[str, bytes, str]] = {
     "an empty array": ("a.json", b"[]", "holds no rows"),
     "a truncated array": ("a.json", b"[" + lines(GOOD), "not a JSON array"),
     "a question that is a number": ("a.jsonl", lines(GOOD | {"question": 5}), "question: must be"),
-    "an answer that is a number": (
+    "an answer that is a list of lists": (
         "a.jsonl",
-        lines(GOOD | {"answer": 5}),
+        lines(GOOD | {"answer": [["x"]]}),
         "answer.0: must be a text",
     ),
     "a blank question": ("a.jsonl", lines(GOOD | {"question": " \t"}), "question: is blank"),
