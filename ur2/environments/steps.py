@@ -5,8 +5,8 @@ each retrieval was worth is judged on the way, and is the turn's own reward; the
 scales it by how the episode ended.
 
 Departures from the published code, unless `as_published`: an answer keeps its last letter, a failed
-search ends the episode as such, and a step's heading is counted in the turn alone, so that no
-document can break the format.
+search ends the episode as such, and a step's heading is counted in the turn alone, so that neither
+a question nor a document can break the format.
 """
 
 import time
@@ -18,16 +18,8 @@ from ur2.demonstrations import DemonstratedTurn
 from ur2.environments.base import Ask, End, Piece, Reply, Services, Turn
 from ur2.environments.search import search_event
 from ur2.options import Options
-from ur2.prompts.steps import (
-    Step,
-    StepAnswer,
-    StepQuery,
-    opened_once,
-    read_step,
-    shown_step,
-    written_step,
-)
-from ur2.retrieval.reading.relevance import RelevanceOptions, make_relevance
+from ur2.prompts.steps import Step, heading, read_step
+from ur2.retrieval.reading.relevance import JudgedStep, RelevanceOptions, make_relevance
 from ur2.types import (
     SEARCH,
     Assignment,
@@ -53,11 +45,13 @@ class StepsOptions(Options):
     max_tokens_per_step: int = Field(512, ge=1)
     """Tokens that the policy may write in a turn."""
     hits: int = Field(2, ge=1)
-    """Passages of each search that are looked at; those seen before are left out."""
+    """Passages of each search that are looked at."""
+    deduplicate: bool = True
+    """Leaves out passages that the episode has seen; they are not replaced."""
     max_documents: int = Field(10, ge=1)
     """Passages that an episode shows."""
-    max_document_chars: int = Field(512, ge=1)
-    """Characters of what one step shows."""
+    max_document_chars: int | None = Field(512, ge=1)
+    """Characters of what one step shows; null for all."""
     as_published: bool = False
     """Repeats the published code's mistakes."""
     relevance: RelevanceOptions = RelevanceOptions()
@@ -76,7 +70,6 @@ class StepsEnvironment:
         self._retrieval = assignment.retrieval
         self._options = options
         self._services = services
-        self._relevance = make_relevance(options.relevance)
         self._history = ""
         self._seen: set[str] = set()
         self._number, self._tries = 1, 0
@@ -92,34 +85,26 @@ class StepsEnvironment:
     async def react(self, turn: Turn) -> Reply:
         """Retrieves for a query, ends with an answer, or asks again for the step."""
         self._tries += 1
-        counted = self._history + turn.text if self._options.as_published else turn.text
-        if not opened_once(counted, self._number):
-            again = self._tries < self._options.max_tries
-            return Reply(then=self.opening()) if again else self._bad_format()
-        match read_step(turn.text, as_published=self._options.as_published):
-            case StepAnswer(text=text):
-                return Reply(then=End(status=Status.ANSWERED, answer=text))
-            case StepQuery(query=query) if not self._retrieval:
-                event = ToolUse(tool=SEARCH, arguments={"query": query}, outcome="refused")
-                return Reply(then=End(status=Status.NO_ANSWER), events=(event,))
-            case StepQuery() as step:
-                return await self._retrieve(step)
-            case _:
-                return self._bad_format()
+        published = self._options.as_published
+        counted = self._question.text + self._history + turn.text if published else turn.text
+        if counted.count(heading(self._number)) != 1 and self._tries < self._options.max_tries:
+            return Reply(then=self.opening())
+        step = read_step(turn.text, as_published=published)
+        if counted.count(heading(self._number)) != 1 or step is None:
+            return Reply(then=End(status=Status.NO_ANSWER), reward=BAD_FORMAT)
+        if step.answer:
+            return Reply(then=End(status=Status.ANSWERED, answer=step.answer))
+        if not self._retrieval:
+            event = ToolUse(tool=SEARCH, arguments={"query": step.query}, outcome="refused")
+            return Reply(then=End(status=Status.NO_ANSWER), events=(event,))
+        return await self._retrieve(step)
 
     def written(self, turn: DemonstratedTurn) -> str:
         """A demonstrated turn as the policy should write it."""
-        step: Step = (
-            StepAnswer(analysis=turn.thought, text=turn.answer or "")
-            if turn.search is None
-            else StepQuery(analysis=turn.thought, query=turn.search)
-        )
-        return written_step(self._number, step)
+        step = Step(analysis=turn.thought, query=turn.search or "", answer=turn.answer or "")
+        return step.written(self._number)
 
-    def _bad_format(self) -> Reply:
-        return Reply(then=End(status=Status.NO_ANSWER), reward=BAD_FORMAT)
-
-    async def _retrieve(self, step: StepQuery) -> Reply:
+    async def _retrieve(self, step: Step) -> Reply:
         lookup = Lookup(
             task=self._question.task,
             question=self._question.text,
@@ -135,13 +120,9 @@ class StepsEnvironment:
         documents = self._documents(finding.outcome)
         worth = 0.0
         if not self._services.demonstrates:
-            worth = await self._relevance.judge(
-                question=self._question.text,
-                analysis=step.analysis,
-                query=step.query,
-                documents=documents,
-            )
-        self._history += shown_step(self._number, step, documents)
+            judged = JudgedStep(self._question.text, step.analysis, step.query, documents)
+            worth = await make_relevance(self._options.relevance)(judged)
+        self._history += step.shown(self._number, documents)
         self._number, self._tries = self._number + 1, 0
         over = self._number > self._options.max_steps
         then = End(status=Status.OUT_OF_TURNS) if over else self.opening()
@@ -155,7 +136,8 @@ class StepsEnvironment:
             return ""
         texts = []
         for passage in found[: self._options.hits]:
-            if passage.id not in self._seen and len(self._seen) < self._options.max_documents:
+            is_repeated = self._options.deduplicate and passage.id in self._seen
+            if not is_repeated and len(self._seen) < self._options.max_documents:
                 self._seen.add(passage.id)
                 texts.append(contents(passage))
         return "\n".join(texts)[: self._options.max_document_chars]

@@ -19,32 +19,30 @@ _LABELS = (ANALYSIS, QUERY, ANSWER, DOCUMENTS, "###")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StepQuery:
-    """The step asks for documents."""
+class Step:
+    """One step, which asks for documents or answers."""
 
     analysis: str
-    query: str
+    query: str = ""
+    answer: str = ""
+    """The final answer; empty where there is a query."""
 
+    def written(self, number: int) -> str:
+        """The turn that the policy should write."""
+        end = f"{QUERY} {self.query}?" if self.query else f"{ANSWER} {self.answer}"
+        return f"{heading(number)}{ANALYSIS} {self.analysis}\n{end}"
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepAnswer:
-    """The step gives the final answer."""
-
-    analysis: str
-    text: str
-
-
-Step = StepQuery | StepAnswer
+    def shown(self, number: int, documents: str) -> str:
+        """The lines of later prompts on a step that found documents."""
+        return (
+            f"\n{heading(number)}{ANALYSIS} {self.analysis}\n{QUERY} {self.query}\n"
+            f"{DOCUMENTS} {documents}"
+        )
 
 
 def heading(number: int) -> str:
-    """The line that begins a step."""
+    """The line that begins a step; a turn has it once."""
     return f"Step {number}:\n"
-
-
-def opened_once(text: str, number: int) -> bool:
-    """Whether a turn begins its step, once."""
-    return text.count(heading(number)) == 1
 
 
 def read_step(text: str, *, as_published: bool = False) -> Step | None:
@@ -55,40 +53,18 @@ def read_step(text: str, *, as_published: bool = False) -> Step | None:
         as_published: strips backslashes and the letter n off both ends of fields, as the published
             code does, which makes "Berli" of "Berlin".
     """
-    strip = str.strip if not as_published else _strip_published
-    _, label, after = _END_OF_TURN.sub("", text).partition(ANALYSIS)
-    analysis = strip(_cut(after, _LABELS))
-    places = {name: after.find(name) for name in (QUERY, ANSWER) if name in after}
-    if not label or not analysis or not places:
-        return None
-    first = min(places, key=places.__getitem__)
-    rest = after[places[first] + len(first) :]
-    content = _cut(rest, (*_LABELS, "\nStep"))
-    if first == QUERY:
-        query = strip(content.partition("?")[0])
-        return StepQuery(analysis=analysis, query=query) if query else None
-    answer = strip(content)
-    return StepAnswer(analysis=analysis, text=answer) if answer else None
-
-
-def shown_step(number: int, step: StepQuery, documents: str) -> str:
-    """A step as later prompts show it."""
-    return (
-        f"\n{heading(number)}{ANALYSIS} {step.analysis}\n{QUERY} {step.query}\n"
-        f"{DOCUMENTS} {documents}"
+    _, _, after = _END_OF_TURN.sub("", text).partition(ANALYSIS)
+    place, label = min(((after.find(x), x) for x in (QUERY, ANSWER) if x in after), default=(0, ""))
+    ends = (*_LABELS, "\nStep", "?") if label == QUERY else (*_LABELS, "\nStep")
+    fields = (_cut(after, _LABELS), _cut(after[place + len(label) :], ends))
+    analysis, content = (
+        field.strip().strip("\\n").strip() if as_published else field.strip() for field in fields
     )
-
-
-def written_step(number: int, step: Step) -> str:
-    """A step as the policy should write it."""
-    end = f"{QUERY} {step.query}?" if isinstance(step, StepQuery) else f"{ANSWER} {step.text}"
-    return f"{heading(number)}{ANALYSIS} {step.analysis}\n{end}"
+    if not (label and analysis and content):
+        return None
+    return Step(analysis=analysis, **{"query" if label == QUERY else "answer": content})
 
 
 def _cut(text: str, ends: tuple[str, ...]) -> str:
     """The text before whichever of `ends` comes first."""
     return re.split("|".join(map(re.escape, ends)), text, maxsplit=1)[0]
-
-
-def _strip_published(text: str) -> str:
-    return text.strip().strip("\\n").strip()

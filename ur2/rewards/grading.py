@@ -15,7 +15,7 @@ from ur2.rewards.judge import AnswerToJudge, Judge
 from ur2.rewards.math import equivalent_to_any
 from ur2.rewards.options import MathOptions, QaOptions, RewardOptions
 from ur2.rewards.qa import cover_exact_match, exact_match, f1
-from ur2.rewards.steps import cased_match
+from ur2.rewards.steps import CasedMatchOptions, cased_match
 from ur2.types import Question, Task
 
 
@@ -199,7 +199,7 @@ def _of_function(
 GRADERS: Mapping[str, GraderFacts] = {
     "exact_match": GraderFacts(grade=_by_words(exact_match), options=QaOptions),
     "cover_exact_match": GraderFacts(grade=_by_words(cover_exact_match), options=QaOptions),
-    "cased_match": GraderFacts(grade=lambda a, q, _: cased_match(a, q)),
+    "cased_match": GraderFacts(grade=cased_match, options=CasedMatchOptions),
     "f1": GraderFacts(grade=_by_words(f1), options=QaOptions),
     "choice": GraderFacts(
         grade=lambda a, q, _: choice_match(a, q.answers, q.options), tasks=("choice",)

@@ -10,7 +10,7 @@ With w the worth of a query step (its turn's own reward), rounded to three digit
 | with a step out of form | w | the turn's own reward |
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 from ur2.options import Options
@@ -29,37 +29,35 @@ class StepsRewardOptions(Options):
     fail_penalty: float = 0.1
 
 
+class CasedMatchOptions(Options):
+    """The answers that count."""
+
+    as_published: bool = False
+    """The first gold alone counts, as in the published training."""
+
+
 def step_rewards(
     trajectory: Trajectory, grade: float, options: StepsRewardOptions
 ) -> Sequence[float]:
     """The reward of each turn."""
     worth = [s.reward for s in trajectory.segments if s.author is Author.POLICY]
     answered, right = trajectory.status is Status.ANSWERED, grade >= 1
-    factor = _FACTORS[options.variant](trajectory.status, right, options)
+    factor = 0.0 if options.variant == "outcome" else 1.0
+    if options.variant == "both" and answered:
+        factor += options.correct_bonus if right else -options.wrong_penalty
+    elif options.variant == "both" and trajectory.status is Status.OUT_OF_TURNS:
+        factor -= options.fail_penalty
+    scaled = [round(factor * w, 3) if w > 0 else w for w in worth]
     if not answered:
-        return [round(factor * w, 3) if w > 0 else w for w in worth]
+        return scaled
     last = options.final if right else 0.0
-    queries = worth[:-1]
     if options.variant == "outcome":
         return [last] * len(worth)
-    return [*(round(factor * w, 3) for w in queries), 0.0 if options.variant == "process" else last]
+    return [*scaled[:-1], 0.0 if options.variant == "process" else last]
 
 
-def cased_match(answer: str, question: Question) -> float:
-    """1 where an answer, in some case and with or without dots, is the first gold to the letter."""
+def cased_match(answer: str, question: Question, options: CasedMatchOptions) -> float:
+    """1 where an answer, in some case and with or without dots, is a gold to the letter."""
     forms = (answer, answer.lower(), answer.upper(), answer.capitalize())
-    golds = {question.answers[0]}
+    golds = question.answers[: 1 if options.as_published else None]
     return float(any(form in golds or form.replace(".", "") in golds for form in forms))
-
-
-def _scaled(status: Status, right: bool, options: StepsRewardOptions) -> float:
-    if status is Status.ANSWERED:
-        return 1.0 + options.correct_bonus if right else 1.0 - options.wrong_penalty
-    return 1.0 - options.fail_penalty if status is Status.OUT_OF_TURNS else 1.0
-
-
-_FACTORS: Mapping[str, Callable[[Status, bool, StepsRewardOptions], float]] = {
-    "both": _scaled,
-    "outcome": lambda status, right, options: 0.0,
-    "process": lambda status, right, options: 1.0,
-}

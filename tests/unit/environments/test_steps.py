@@ -1,6 +1,7 @@
 """R3-RAG's game: each case of NEIGHBOURS, section B, and what may go wrong in it."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -10,22 +11,24 @@ from ur2.environments.base import Ask, End, Services, Turn
 from ur2.environments.steps import BAD_FORMAT, StepsEnvironment, StepsOptions
 from ur2.errors import ComponentError
 from ur2.prompts.options import PromptOptions
-from ur2.prompts.steps import (
-    StepAnswer,
-    StepQuery,
-    opened_once,
-    read_step,
-    written_step,
-)
+from ur2.prompts.steps import Step, heading, read_step
 from ur2.prompts.wording import Wording
 from ur2.retrieval.reading.relevance import (
-    ByEncoder,
-    ByLength,
+    JudgedStep,
     RelevanceOptions,
+    by_encoder,
+    by_length,
     make_relevance,
     read_relevance,
 )
-from ur2.rewards.steps import StepsRewardOptions, cased_match, step_rewards
+from ur2.rewards.grading import Answered, Grading
+from ur2.rewards.options import RewardOptions
+from ur2.rewards.steps import (
+    CasedMatchOptions,
+    StepsRewardOptions,
+    cased_match,
+    step_rewards,
+)
 from ur2.types import (
     Assignment,
     Author,
@@ -81,11 +84,11 @@ class Shelf:
         return Finding(outcome=tuple(Passage(id=str(i), text=f"text {i}") for i in found))
 
 
-def play(*turns, shelf=None, retrieval=True, **options):
+def play(*turns, shelf=None, retrieval=True, question=QUESTION, **options):
     """The replies to turns, of an environment whose judge is the formula by length."""
     tree = {"relevance": {"by": "length"}, **options}
     services = Services(knowledge=shelf or Shelf(), wording=Wording(PROMPT))
-    assignment = Assignment(id="0-0", question=QUESTION, retrieval=retrieval, reason="", step=0)
+    assignment = Assignment(id="0-0", question=question, retrieval=retrieval, reason="", step=0)
     game = StepsEnvironment(assignment, StepsOptions.load(tree, where="test"), services)
     asks, replies = [game.opening()], []
 
@@ -122,9 +125,22 @@ def test_passages_that_were_seen_are_left_out_and_not_replaced():
     assert shown(asks[2]).endswith("The retrieval documents: text 9")
 
 
-def test_documents_are_cut_to_their_characters():
-    asks, _ = play(query(1), answer(2), shelf=Shelf((1, 2)), max_document_chars=9)
-    assert shown(asks[1]).endswith("The retrieval documents: text 1\nte")
+def test_an_evaluation_shows_what_was_seen_before_again():
+    asks, _ = play(
+        query(1), query(2), answer(3), shelf=Shelf((5,), (5, 9, 7)), hits=3, deduplicate=False
+    )
+    assert shown(asks[2]).endswith("The retrieval documents: text 5\ntext 9\ntext 7")
+
+
+def test_an_episode_shows_no_more_passages_than_it_may():
+    asks, _ = play(query(1), query(2), answer(3), shelf=Shelf((1, 2), (3, 4)), max_documents=3)
+    assert shown(asks[2]).endswith("The retrieval documents: text 3")
+
+
+@pytest.mark.parametrize(("chars", "documents"), [(9, "text 1\nte"), (None, "text 1\ntext 2")])
+def test_documents_are_cut_to_their_characters(chars, documents):
+    asks, _ = play(query(1), answer(2), shelf=Shelf((1, 2)), max_document_chars=chars)
+    assert shown(asks[1]).endswith(f"The retrieval documents: {documents}")
 
 
 def test_a_query_in_the_last_step_is_still_made_and_judged():
@@ -165,6 +181,13 @@ def test_no_document_breaks_the_format_unless_as_published():
     assert isinstance(replies[-1].then, Ask)
 
 
+def test_a_question_breaks_the_format_as_published_only():
+    asking = replace(QUESTION, text="What is Step 1:\n in baking?")
+    assert play(answer(1), question=asking)[1][-1].then.status is Status.ANSWERED
+    _, replies = play(answer(1), answer(1), answer(1), question=asking, as_published=True)
+    assert [reply.reward for reply in replies] == [0.0, 0.0, BAD_FORMAT]
+
+
 async def _found(text):
     return Finding(outcome=(Passage(id="p", text=text),))
 
@@ -191,15 +214,15 @@ def test_a_failed_search_is_a_typed_end_and_empty_documents_as_published():
     [
         (
             "The retrieval query: Who wrote Dune? When?",
-            StepQuery(analysis="a", query="Who wrote Dune"),
+            Step(analysis="a", query="Who wrote Dune"),
         ),
-        ("The final answer: Rome\nStep 3:", StepAnswer(analysis="a", text="Rome")),
-        ("The final answer: Rome<|im_end|>", StepAnswer(analysis="a", text="Rome")),
-        ("The retrieval query: y</s>", StepQuery(analysis="a", query="y")),
-        ("The final answer: Rome ### x", StepAnswer(analysis="a", text="Rome")),
-        ("The final answer: X\nThe retrieval query: y", StepAnswer(analysis="a", text="X")),
-        ("The retrieval query: y\nThe final answer: X", StepQuery(analysis="a", query="y")),
-        ("The retrieval query: y\nThe retrieval documents: z", StepQuery(analysis="a", query="y")),
+        ("The final answer: Rome\nStep 3:", Step(analysis="a", answer="Rome")),
+        ("The final answer: Rome<|im_end|>", Step(analysis="a", answer="Rome")),
+        ("The retrieval query: y</s>", Step(analysis="a", query="y")),
+        ("The final answer: Rome ### x", Step(analysis="a", answer="Rome")),
+        ("The final answer: X\nThe retrieval query: y", Step(analysis="a", answer="X")),
+        ("The retrieval query: y\nThe final answer: X", Step(analysis="a", query="y")),
+        ("The retrieval query: y\nThe retrieval documents: z", Step(analysis="a", query="y")),
     ],
 )
 def test_a_field_ends_where_the_next_thing_begins(text, step):
@@ -208,8 +231,8 @@ def test_a_field_ends_where_the_next_thing_begins(text, step):
 
 def test_the_published_code_eats_letters():
     text = "The problem analysis: nation\nThe final answer: Berlin"
-    assert read_step(text) == StepAnswer(analysis="nation", text="Berlin")
-    assert read_step(text, as_published=True) == StepAnswer(analysis="atio", text="Berli")
+    assert read_step(text) == Step(analysis="nation", answer="Berlin")
+    assert read_step(text, as_published=True) == Step(analysis="atio", answer="Berli")
 
 
 WORDS = st.text("abc d.", min_size=1, max_size=20).map(str.strip).filter(bool)
@@ -217,13 +240,9 @@ WORDS = st.text("abc d.", min_size=1, max_size=20).map(str.strip).filter(bool)
 
 @given(number=st.integers(1, 9), analysis=WORDS, content=WORDS, asks=st.booleans())
 def test_a_written_step_is_read_back(number, analysis, content, asks):
-    step = (
-        StepQuery(analysis=analysis, query=content)
-        if asks
-        else StepAnswer(analysis=analysis, text=content)
-    )
-    written = written_step(number, step)
-    assert opened_once(written, number)
+    step = Step(analysis=analysis, **{"query" if asks else "answer": content})
+    written = step.written(number)
+    assert written.count(heading(number)) == 1
     assert read_step(written) == step
 
 
@@ -271,14 +290,23 @@ def test_steps_are_rewarded_by_how_the_episode_ends(status, grade, worth, varian
         ("Tacoma City", 0),
     ],
 )
-def test_an_answer_matches_the_first_gold_to_the_letter_in_some_case(given_, right):
-    assert cased_match(given_, QUESTION) == right
+def test_an_answer_matches_a_gold_to_the_letter_in_some_case(given_, right):
+    assert cased_match(given_, QUESTION, CasedMatchOptions()) == right
+
+
+@pytest.mark.parametrize(("tree", "grade"), [({}, 1.0), ({"qa": {"as_published": True}}, 0.0)])
+def test_the_first_gold_alone_counts_as_published_only(tree, grade):
+    options = RewardOptions.load(
+        {"graders": {"qa": "cased_match"}, "grader_options": tree, "terms": {}}, where="test"
+    )
+    question = replace(QUESTION, answers=("Tacoma, Washington", "Tacoma"))
+    grades = asyncio.run(Grading(options).grade([Answered(question, ("Tacoma",))]))
+    assert grades[0][0].value == grade
 
 
 def test_the_formula_by_length_is_the_published_one():
     def judged(analysis, documents):
-        ask = {"question": "q", "query": "x", "analysis": analysis, "documents": documents}
-        return asyncio.run(ByLength().judge(**ask))
+        return asyncio.run(by_length(JudgedStep("q", analysis, "x", documents)))
 
     assert judged("w " * 16, "d " * 31) == 1.0
     assert judged("w", "d") == pytest.approx(0.15 + 0.24 + 0.3)
@@ -301,28 +329,25 @@ def test_the_last_number_of_a_verdict_counts(text, worth):
 
 
 def test_the_offline_judge_prefers_what_the_query_is_about():
-    judge = ByEncoder()
-
-    async def worth(documents):
-        return await judge.judge(
-            question="q", analysis="a", query="capital of France", documents=documents
-        )
-
     async def compare():
-        return [await worth(d) for d in ("Paris is the capital of France.", "Tea is hot.", "")]
+        steps = (
+            JudgedStep("q", "a", "capital of France", documents)
+            for documents in ("Paris is the capital of France.", "Tea is hot.", "")
+        )
+        return await asyncio.gather(*map(by_encoder, steps))
 
     near, far, none = asyncio.run(compare())
     assert 1 >= near > far >= none == 0.0
 
 
 def test_a_judge_out_of_reach_stops_the_run_unless_length_may_stand_in():
-    ask = {"question": "q", "analysis": "a", "query": "x", "documents": "d"}
+    step = JudgedStep("q", "a", "x", "d")
     endpoint = {"url": "http://127.0.0.1:9/v1", "max_tries": 1, "timeout_s": 0.5}
     for unreached in ("fail", "length"):
         tree = {"by": "model", "endpoint": endpoint, "unreached": unreached}
         judge = make_relevance(RelevanceOptions.load(tree, where="test"))
         if unreached == "length":
-            assert asyncio.run(judge.judge(**ask)) == pytest.approx(0.69)
+            assert asyncio.run(judge(step)) == pytest.approx(0.69)
         else:
             with pytest.raises(ComponentError, match="no verdict"):
-                asyncio.run(judge.judge(**ask))
+                asyncio.run(judge(step))

@@ -3,8 +3,9 @@
 import asyncio
 import functools
 import re
-from collections.abc import Callable, Mapping
-from typing import Literal, Protocol
+import threading
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -20,6 +21,8 @@ Rate from 0 to 1 how relevant the documents are to the query, and how useful que
 are for the problem: 0 for a fatal error in the analysis or nothing relevant, 0.6 for passable, 1
 for all that the step needed. End with a line `Relevance: NUMBER`."""
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+_ENCODING = threading.Lock()
+"""One text at a time, so that episodes do not fight for the processor."""
 
 
 class RelevanceOptions(Options):
@@ -34,66 +37,45 @@ class RelevanceOptions(Options):
     """Without a verdict of the model, past its retries: stop, or, as published, judge by length."""
 
 
-class Relevance(Protocol):
-    """A judge of retrievals."""
+class JudgedStep(NamedTuple):
+    """A step and what it found."""
 
-    async def judge(self, *, question: str, analysis: str, query: str, documents: str) -> float:
-        """The worth of documents to a step, 0 to 1."""
-        ...
-
-
-class ByLength:
-    """The published formula for a judge that cannot be reached."""
-
-    async def judge(self, *, question: str, analysis: str, query: str, documents: str) -> float:
-        """Counts .3 for over 15 words of analysis, .4 for over 30 of documents, .3 for any."""
-        long_analysis = 1.0 if len(analysis.split()) > 15 else 0.5
-        long_documents = 1.0 if len(documents.split()) > 30 else 0.6
-        return round(
-            min(1.0, 0.3 * long_analysis + 0.4 * long_documents + 0.3 * bool(documents)), 3
-        )
+    problem: str
+    analysis: str
+    query: str
+    documents: str
 
 
-class ByEncoder:
+Relevance = Callable[[JudgedStep], Awaitable[float]]
+
+
+async def by_length(step: JudgedStep) -> float:
+    """The published formula: .3 for over 15 words of analysis, .4 for over 30 of documents, ..."""
+    long_analysis = 1.0 if len(step.analysis.split()) > 15 else 0.5
+    long_documents = 1.0 if len(step.documents.split()) > 30 else 0.6
+    return round(0.3 * long_analysis + 0.4 * long_documents + 0.3 * bool(step.documents), 3)
+
+
+async def by_encoder(step: JudgedStep) -> float:
     """The cosine of query and documents under MiniLM, 0 where it is negative."""
-
-    def __init__(self) -> None:
-        self._lock = asyncio.Lock()
-
-    async def judge(self, *, question: str, analysis: str, query: str, documents: str) -> float:
-        """One pass of the encoder in a thread; 0 without documents."""
-        if not documents:
-            return 0.0
-        async with self._lock:
-            query_D, document_D = await asyncio.to_thread(_encode, (query, documents))
-        return round(max(0.0, float(query_D @ document_D)), 3)
+    if not step.documents:
+        return 0.0
+    query_D, document_D = await asyncio.to_thread(_encode, (step.query, step.documents))
+    return round(max(0.0, float(query_D @ document_D)), 3)
 
 
-class ByModel:
+def by_model(options: RelevanceOptions) -> Relevance:
     """A language model's word."""
+    chat = ChatClient(options.endpoint, where=WHERE)
 
-    def __init__(self, options: RelevanceOptions) -> None:
-        self._options = options
-        self._chat = ChatClient(options.endpoint, where=WHERE)
-        self._stand_in = ByLength()
-
-    async def judge(self, *, question: str, analysis: str, query: str, documents: str) -> float:
-        """The last number after `Relevance:`, clamped.
-
-        Raises:
-            ComponentError: there is no verdict, and none may stand in.
-        """
-        data = {"problem": question, "analysis": analysis, "query": query, "documents": documents}
-        reply = await self._chat.ask(
-            INSTRUCTIONS, quoted(data), read_relevance, temperature=1.0, max_tokens=4096
-        )
-        if reply.value is not None:
-            return reply.value
-        if self._options.unreached == "fail":
+    async def judge(step: JudgedStep) -> float:
+        data = quoted(step._asdict())
+        reply = await chat.ask(INSTRUCTIONS, data, read_relevance, temperature=1.0, max_tokens=4096)
+        if reply.value is None and options.unreached == "fail":
             raise ComponentError(f"{WHERE}: no verdict on a step: {reply.failure}")
-        return await self._stand_in.judge(
-            question=question, analysis=analysis, query=query, documents=documents
-        )
+        return await by_length(step) if reply.value is None else reply.value
+
+    return judge
 
 
 def read_relevance(text: str) -> float | None:
@@ -119,11 +101,12 @@ def _encoder() -> Callable[[tuple[str, str]], np.ndarray]:
 
 
 def _encode(texts: tuple[str, str]) -> np.ndarray:
-    return _encoder()(texts)
+    with _ENCODING:
+        return _encoder()(texts)
 
 
 JUDGES: Mapping[str, Callable[[RelevanceOptions], Relevance]] = {
-    "model": ByModel,
-    "encoder": lambda options: ByEncoder(),
-    "length": lambda options: ByLength(),
+    "model": by_model,
+    "encoder": lambda options: by_encoder,
+    "length": lambda options: by_length,
 }
