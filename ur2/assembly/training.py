@@ -51,7 +51,8 @@ class Parts:
         if self.service is None:
             return {}
         figures = await self.service.call("metrics")
-        return {f"retrieval/{k}": figures[k] for k in ("cache_hit_rate", "batch_size_mean")}
+        shown = ("cache_hit_rate", "batch_size_mean", "num_cut", "num_empty")
+        return {f"retrieval/{key}": figures[key] for key in shown}
 
 
 async def start_parts(options: RunOptions, cluster: Cluster, timeline: Timeline) -> Parts:

@@ -60,6 +60,7 @@ def make_retriever(options: InferenceOptions, service: Actor | None) -> Retrieve
         max_retries=retrieval.max_retries,
         breaker_failures=retrieval.breaker_failures,
         breaker_rest_s=retrieval.breaker_rest_s,
+        max_query_chars=retrieval.max_query_chars,
     )
 
 

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ur2.errors import InputError
 from ur2.retrieval.index.options import IndexKind, Quantiser, VectorKind
+from ur2.retrieval.index.words import Language
 from ur2.retrieval.partial import write_atomically, writing
 
 MANIFEST_FILE = "manifest.json"
@@ -46,8 +47,10 @@ class LexicalSpec(_Record):
 
     k1: float = 0.9
     b: float = 0.4
-    language: Literal["english"] = "english"
+    language: Language = "english"
     """The language of the stems and the stop words."""
+    rule: Literal[2]
+    """The rule of `ur2.retrieval.index.words` by which texts became terms."""
 
 
 class IndexSpec(_Record):

@@ -55,6 +55,8 @@ class ServiceOptions(EncoderOptions):
     """The most queries encoded and searched at once."""
     cache_size: Annotated[int, Field(ge=0)] = 100_000
     """Answers kept, by normalised query, least recently used out first; 0 keeps none."""
+    max_query_chars: Count = 4096
+    """Characters of a query that are searched with; the rest is cut off and counted."""
     max_waiting: Count = 4096
     """Queries that may wait for a batch; further ones are told to come back later."""
     reranker: str | None = None
@@ -150,7 +152,5 @@ class ServeOptions(IndexFolders, ServiceOptions):
     """The most passages per query that a request may ask for."""
     max_queries: Count = 1024
     """The most queries in one request."""
-    max_query_chars: Count = 4096
-    """The longest query."""
     max_body_bytes: Count = 32 * 2**20
     """The largest request."""

@@ -91,7 +91,7 @@ def test_recall_of_what_is_nearest(
 def test_bm25_ranks_scifact_as_well_as_published(tmp_path: Path) -> None:
     corpus = rows("corpus.jsonl")
     texts = [f"{row['title']}\n{row['text']}" for row in corpus]
-    build_lexical(LexicalSpec(), texts, len(texts), tmp_path / "words")
+    build_lexical(LexicalSpec(rule=2), texts, len(texts), tmp_path / "words")
     judged: dict[str, set[str]] = {}
     for line in (SCIFACT / "qrels_train.tsv").read_text().splitlines()[1:]:
         query, document, _ = line.split("\t")

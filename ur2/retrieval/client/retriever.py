@@ -75,6 +75,7 @@ class RetrievalClient:
         backoff_s: float = 0.1,
         breaker_failures: int = 10,
         breaker_rest_s: float = 5.0,
+        max_query_chars: int = 4096,
     ) -> None:
         """Asks through `transport`.
 
@@ -85,28 +86,37 @@ class RetrievalClient:
             backoff_s: scale of the random pauses between attempts, doubled after each.
             breaker_failures: searches failed in a row, after which the next fail at once.
             breaker_rest_s: how long they do, until one tries again.
+            max_query_chars: characters of a query that are sent.
         """
         self._transport = transport
         self._deadline_s = deadline_s
         self._max_retries = max_retries
         self._pause = wait_random_exponential(multiplier=backoff_s, max=MAX_BACKOFF_S)
+        self._max_query_chars = max_query_chars
         self._breaker = Breaker(breaker_failures, breaker_rest_s)
         self._stats = QueryStats()
 
     async def search(
         self, queries: Sequence[str], top_k: int, corpus: str | None = None
     ) -> list[Passages | RetrievalFailed]:
-        """One outcome per query: its passages, or why there are none."""
+        """One outcome per query: its passages, or why there are none.
+
+        What a policy writes is no failure of the service: an empty query finds nothing without
+        being sent, and a long one is cut.
+        """
         started_s = time.perf_counter()
+        bounded = [query[: self._max_query_chars] for query in queries]
+        sent = [query for query in bounded if query.strip()]
         outcomes: list[Passages | RetrievalFailed]
         try:
-            outcomes = list(await self._search(queries, top_k, corpus))
+            outcomes = list(await self._search(sent, top_k, corpus)) if sent else []
         except RetrievalError as error:
-            outcomes = [RetrievalFailed(reason=str(error)) for _ in queries]
+            outcomes = [RetrievalFailed(reason=str(error)) for _ in sent]
         latency_s = time.perf_counter() - started_s
         for outcome in outcomes:
             self._stats.add(latency_s, failed=isinstance(outcome, RetrievalFailed))
-        return outcomes
+        answers = iter(outcomes)
+        return [next(answers) if query.strip() else () for query in bounded]
 
     def metrics(self) -> dict[str, float]:
         """Over recent queries: `latency_p50_s`, `latency_p99_s`, `failure_rate`; `num_queries`."""

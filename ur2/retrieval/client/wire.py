@@ -3,9 +3,10 @@
 Passages travel as one string, their contents: `title`, newline, `text`.
 """
 
-from typing import Annotated
+from hashlib import sha256
+from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from ur2.types import Passage
 
@@ -39,12 +40,28 @@ class RetrieveRequest(BaseModel):
 
 
 class Document(BaseModel):
-    """A passage; servers of others may number theirs."""
+    """A passage; servers of others may number theirs, or leave out what follows from the rest.
+
+    Without an id it has one made of its contents, so that the same passage keeps it.
+    """
 
     model_config = ConfigDict(coerce_numbers_to_str=True)
 
-    id: str
+    id: str = ""
     contents: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_contents(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("contents") is None and "text" in given:
+            return {**given, "contents": f"{given.get('title') or ''}\n{given['text']}"}
+        return given
+
+    @model_validator(mode="after")
+    def _has_an_id(self) -> Self:
+        if not self.id:
+            self.id = sha256(self.contents.encode(errors="replace")).hexdigest()[:16]
+        return self
 
 
 class ScoredDocument(BaseModel):

@@ -111,7 +111,7 @@ def convert(names: Paths, options: ReadOptions, out: Path, *, sha256: str) -> No
             shutil.rmtree(folder)  # The files are going to change, so none of it can be kept.
             raise
         if num_blank:
-            console.print(f"{num_blank:,} pages without text are left out")
+            console.print(f"{num_blank:,} rows without text are left out")
         (folder / PASSAGES_FILE).replace(out)
         shutil.rmtree(folder)
 

@@ -28,6 +28,8 @@ class ReadOptions(Options):
     `passage`. A first line of `contents` in quotes is the title."""
     columns: tuple[str, ...] = ()
     """The columns of a CSV or TSV without a header line, e.g. [id,text]."""
+    empty: Literal["refuse", "skip"] = "refuse"
+    """`rows` without text: refused with their line, or left out and counted."""
     passage_words: Annotated[int, Field(ge=1)] = 100
     """The longest passage that `kilt` and `text` are cut to."""
 

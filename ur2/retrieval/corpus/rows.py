@@ -90,6 +90,8 @@ def _rows(row: Row, line: int, context: Context) -> Iterator[Draft]:
         id_ = row[_field(row, options.id_field, ID_FIELDS)]
     text_field = _field(row, options.text_field, TEXT_FIELDS)
     text, title = row[text_field], row.get(options.title_field or TITLE_FIELD)
+    if options.empty == "skip" and (text is None or (isinstance(text, str) and not text.strip())):
+        return
     if title is None and text_field == "contents" and isinstance(text, str):
         title, text = _quoted_title(text)
     yield checked(id_, title, text)

@@ -16,12 +16,12 @@ from typing import Any
 
 import bm25s
 import numpy as np
-import Stemmer
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from ur2.errors import InputError
 from ur2.retrieval.index.fusion import NO_ROW, Rows
+from ur2.retrieval.index.words import STOP_MARK, Language, Terms, stop_words
 from ur2.retrieval.manifest import LexicalSpec
 
 VERSION: str = bm25s.__version__
@@ -41,12 +41,13 @@ Progress = Callable[[str, int, int], None]
 class LexicalIndex:
     """Scores of every term in every passage, memory-mapped; the vocabulary is in memory."""
 
-    def __init__(self, folder: Path) -> None:
-        """Opens what `build_lexical` made.
+    def __init__(self, folder: Path, language: Language = "english") -> None:
+        """Opens what `build_lexical` made in a language.
 
         Raises:
             InputError: it is missing or damaged.
         """
+        self._language = language
         try:
             self._bm25 = bm25s.BM25.load(folder, mmap=True)
             # Plain views of the maps: slices of numpy's own class for maps are slower.
@@ -73,8 +74,9 @@ class LexicalIndex:
         k = min(k, len(self))
         score_QK = np.zeros((len(queries), k), dtype=np.float32)
         row_QK = np.full((len(queries), k), NO_ROW, dtype=np.int64)
-        for number, stems in enumerate(_stems(queries)):
-            terms = self._bm25.get_tokens_ids(stems)
+        reader = Terms(self._language)
+        for number, query in enumerate(queries):
+            terms = self._bm25.get_tokens_ids(reader.of_query(query))
             if not terms:
                 continue
             score_N = self._bm25.get_scores_from_ids(terms)
@@ -105,7 +107,7 @@ def build_lexical(
     """
     folder.mkdir(parents=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        counted = _Counts(Path(scratch))
+        counted = _Counts(Path(scratch), spec.language)
         for batch in _batches(texts):
             counted.add(batch)
             progress("counting words", counted.num_texts, num_texts)
@@ -120,32 +122,33 @@ def build_lexical(
 class _Counts:
     """How often each term is in each text, kept on disk batch by batch."""
 
-    def __init__(self, scratch: Path) -> None:
+    def __init__(self, scratch: Path, language: Language) -> None:
         self._scratch = scratch
-        self._tokenizer = bm25s.tokenization.Tokenizer(stopwords="english", stemmer=_stemmer())
+        self._language = language
+        self._terms = Terms(language)
+        self.terms: dict[str, int] = {}
+        """Term -> its number."""
         self._length_batches: list[NDArray[np.int32]] = []
         self.num_texts = 0
 
-    @property
-    def terms(self) -> dict[str, int]:
-        """Stem -> number of the term."""
-        return self._tokenizer.stem_to_sid  # type: ignore[no-any-return]
-
     def add(self, texts: Sequence[str]) -> None:
-        term_lists = self._tokenizer.tokenize(
-            texts, update_vocab=True, return_as="ids", show_progress=False, allow_empty=False
-        )
-        lengths = np.array([len(terms) for terms in term_lists], dtype=np.int32)
-        text_of = np.repeat(np.arange(len(texts), dtype=np.int64), lengths)
-        term_of = np.fromiter(
-            (term for terms in term_lists for term in terms), np.int64, count=len(text_of)
-        )
+        term_lists = [self._terms.of(text) for text in texts]
+        sizes = np.array([len(terms) for terms in term_lists], dtype=np.int64)
+        text_of = np.repeat(np.arange(len(texts), dtype=np.int64), sizes)
+        numbers = (self.terms.setdefault(t, len(self.terms)) for ts in term_lists for t in ts)
+        term_of = np.fromiter(numbers, np.int64, count=len(text_of))
+        counts_in_length = ~np.isin(term_of, self._stop_numbers())
+        lengths = np.bincount(text_of[counts_in_length], minlength=len(texts)).astype(np.int32)
         entries, counts = np.unique(term_of * len(texts) + text_of, return_counts=True)
         term_E, text_E = np.divmod(entries, len(texts))
         columns = (term_E, text_E + self.num_texts, counts)
         np.save(self._batch(len(self._length_batches)), np.stack(columns).astype(np.int32))
         self._length_batches.append(lengths)
         self.num_texts += len(texts)
+
+    def _stop_numbers(self) -> list[int]:
+        marked = (word + STOP_MARK for word in stop_words(self._language))
+        return [self.terms[term] for term in marked if term in self.terms]
 
     def write_scores(self, spec: LexicalSpec, folder: Path, progress: Progress) -> None:
         length_N = np.concatenate(self._length_batches).astype(np.float32)
@@ -196,17 +199,6 @@ def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
         yield batch
 
 
-def _stems(queries: Sequence[str]) -> list[list[str]]:
-    stems: list[list[str]] = bm25s.tokenize(
-        list(queries),
-        stopwords="english",
-        stemmer=_stemmer(),
-        return_ids=False,
-        show_progress=False,
-    )
-    return stems
-
-
 def _largest(score_N: NDArray[np.float32], k: int) -> Rows:
     rows = np.flatnonzero(score_N)
     if len(rows) > k:
@@ -214,8 +206,3 @@ def _largest(score_N: NDArray[np.float32], k: int) -> Rows:
         rows = rows[score_N[rows] >= least]
     best: Rows = rows[np.lexsort((rows, -score_N[rows]))][:k]
     return best
-
-
-def _stemmer() -> Any:
-    """One for each use: threads cannot share it."""
-    return Stemmer.Stemmer("english")

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from ur2.options import Options
+from ur2.retrieval.index.words import Language
 
 VectorKind = Literal["flat", "hnsw", "ivf", "ivf_pq"]
 IndexKind = Literal["flat", "hnsw", "ivf", "ivf_pq", "lexical", "hybrid"]
@@ -47,6 +48,10 @@ class IndexOptions(Options):
     """How soon another occurrence of a word stops to count."""
     bm25_b: Annotated[float, Field(ge=0, le=1)] = 0.4
     """How much long passages are held back."""
+    language: Language = "english"
+    """The language of words: which endings are cut off, and which words are too common to search
+    with; `none` cuts and drops nothing. Chinese, Japanese and Korean are read in pairs of
+    characters whatever stands here."""
     fusion_k: Annotated[float, Field(ge=0)] = 60.0
     """The constant of reciprocal-rank fusion: a passage at rank r of a list counts 1 / (k + r)."""
     fusion_depth: Count = 100

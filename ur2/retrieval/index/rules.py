@@ -15,6 +15,7 @@ from collections.abc import Mapping
 
 from ur2.errors import InputError
 from ur2.retrieval.index.options import IndexOptions, VectorKind
+from ur2.retrieval.index.words import RULE
 from ur2.retrieval.manifest import IndexSpec, LexicalSpec, SearchSpec, VectorSpec
 
 VECTORS_PER_LIST = 39
@@ -26,7 +27,7 @@ PROBED_SHARE = 16
 def index_spec(options: IndexOptions) -> IndexSpec:
     """The index that `options` ask for."""
     kind = options.index
-    words = LexicalSpec(k1=options.bm25_k1, b=options.bm25_b)
+    words = LexicalSpec(k1=options.bm25_k1, b=options.bm25_b, language=options.language, rule=RULE)
     if kind == "lexical":
         return IndexSpec(kind=kind, lexical=words)
     if kind == "hybrid":

@@ -70,6 +70,8 @@ class RetrievalService:
         self._opening = asyncio.Lock()
         self._closed = False
         self._stats = QueryStats()
+        self._num_cut = 0
+        self._num_empty = 0
         self._num_batches = 0
         self._num_searched = 0
         self._batch_s = 0.0
@@ -95,6 +97,8 @@ class RetrievalService:
     ) -> list[Passages]:
         """The best passages of each query, best first; fewer than `top_k` in a small corpus.
 
+        An empty query has none; one that is too long is cut.
+
         Args:
             queries: what to look for.
             top_k: passages per query.
@@ -109,7 +113,8 @@ class RetrievalService:
             raise RetrievalError("the retrieval service is closed")
         started_s = asyncio.get_running_loop().time()
         index = self.corpora[corpus]
-        keys = [_Key(index, normalise(query), top_k) for query in queries]
+        bounded = [self._bounded(query) for query in queries]
+        keys = [_Key(index, query, top_k) for query in bounded if query]
         outcome, num_hits = "failed", 0
         try:
             self._admit(keys)
@@ -117,7 +122,7 @@ class RetrievalService:
             until_s = math.inf if within_s is None else started_s + within_s
             answers = [self._ask(key, started_s, until_s) for key in keys]
             num_hits = len(keys) - (len(self._waiting) - num_waiting)
-            found = await _settle(answers, within_s)
+            found = iter(await _settle(answers, within_s))
             outcome = "answered"
         except RetrievalUnavailableError as error:
             outcome = OUTCOME_OF.get(type(error), outcome)
@@ -125,7 +130,7 @@ class RetrievalService:
         finally:
             latency_s = asyncio.get_running_loop().time() - started_s
             self._count(index.name, outcome, latency_s, num_hits=num_hits, num=len(keys))
-        return found
+        return [next(found) if query else () for query in bounded]
 
     async def reload(self, corpus: str | None = None) -> OpenIndex:
         """Opens an index folder again and answers from it; what was open serves until then.
@@ -152,11 +157,13 @@ class RetrievalService:
 
         `latency_p50_s`, `latency_p99_s`, `failure_rate`, `cache_hit_rate` (a query that another
         caller was already waiting for counts as a hit), `num_queries`, `num_batches`,
-        `batch_size_mean`.
+        `batch_size_mean`; `num_cut` and `num_empty`, queries that were too long or empty.
         """
         return {
             **self._stats.metrics(),
             "cache_hit_rate": self._stats.cache_hit_rate,
+            "num_cut": float(self._num_cut),
+            "num_empty": float(self._num_empty),
             "num_batches": float(self._num_batches),
             "batch_size_mean": self._num_searched / max(self._num_batches, 1),
         }
@@ -176,6 +183,19 @@ class RetrievalService:
         self._in_flight.clear()
         self._waiting.clear()
         await asyncio.to_thread(self._workers.shutdown)
+
+    def _bounded(self, query: str) -> str:
+        """The query as it is searched with: what a policy writes costs no more than it may."""
+        text, longest = query, self._options.max_query_chars
+        if len(query) > longest:
+            self._num_cut += 1
+            self._meters.bounded.labels("cut").inc()
+            text = query[:longest]
+        text = normalise(text)
+        if not text:
+            self._num_empty += 1
+            self._meters.bounded.labels("empty").inc()
+        return text
 
     def _admit(self, keys: Sequence[_Key]) -> None:
         """Turns queries away that would have to wait where too many do."""

@@ -19,6 +19,12 @@ class Meters:
             ("corpus", "outcome"),
             registry=self.registry,
         )
+        self.bounded = Counter(
+            "ur2_retrieval_bounded_queries_total",
+            "Queries that were cut, as they were too long, or that were empty.",
+            ("reason",),
+            registry=self.registry,
+        )
         self.cache_hits = Counter(
             "ur2_retrieval_cache_hits_total",
             "Queries that cost no search of their own: answered before, or being searched.",

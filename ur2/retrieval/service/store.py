@@ -15,7 +15,7 @@ from ur2.retrieval.corpus.file import Corpus
 from ur2.retrieval.encoder.sentence_encoder import Encoder
 from ur2.retrieval.index import nearest as vectors
 from ur2.retrieval.index.fusion import NO_ROW, Rows, reciprocal_rank_fusion
-from ur2.retrieval.manifest import StoreManifest, load_manifest
+from ur2.retrieval.manifest import LexicalSpec, StoreManifest, load_manifest
 from ur2.types import Passage
 
 if TYPE_CHECKING:
@@ -43,7 +43,9 @@ class PassageStore:
             if spec.vectors
             else None
         )
-        self._lexical = _open_lexical(folder / LEXICAL_FOLDER) if spec.lexical else None
+        self._lexical = (
+            _open_lexical(folder / LEXICAL_FOLDER, spec.lexical) if spec.lexical else None
+        )
         self._check_parts(folder)
 
     def __len__(self) -> int:
@@ -135,7 +137,7 @@ class PassageStore:
             )
 
 
-def _open_lexical(folder: Path) -> "LexicalIndex":
+def _open_lexical(folder: Path, spec: LexicalSpec) -> "LexicalIndex":
     from ur2.retrieval.index.lexical import LexicalIndex  # its imports take 100 MB
 
-    return LexicalIndex(folder)
+    return LexicalIndex(folder, spec.language)

@@ -1,10 +1,14 @@
 """Reading web pages that a search gave: their text, in parts, kept for some days."""
 
 import asyncio
+import re
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import trafilatura
+from trafilatura.utils import decode_file
 
 from ur2.endpoints.cache import DiskCache
 from ur2.endpoints.chat import printable
@@ -12,6 +16,13 @@ from ur2.retrieval.web.fetch import Fetched, FetchError, Resolver, fetch, resolv
 from ur2.retrieval.web.options import BrowseOptions
 from ur2.retrieval.web.search import DAY_S
 from ur2.types import RetrievalFailed, ToolUse
+
+META_BYTES = 1024
+"""A page tells its charset within so many bytes (HTML standard, 13.2.3.2)."""
+_META = re.compile(rb"<meta[^>]{0,200}charset\s*=\s*[\"']?\s*([A-Za-z0-9_-]+)", re.IGNORECASE)
+_MARKS = {BOM_UTF8: "utf-8", BOM_UTF16_LE: "utf-16-le", BOM_UTF16_BE: "utf-16-be"}
+_XML_DECLARATION = re.compile(r"^\s*<\?xml[^>]*\?>")
+"""Its encoding has been applied, and lxml takes no text that names one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +113,7 @@ def extract(page: Fetched) -> tuple[str, str]:
     """Title and main text of a page; empty where there is none."""
     if page.content_type == "text/plain":
         return "", _decode(page).strip()
-    tree = trafilatura.load_html(page.content)
+    tree = trafilatura.load_html(_XML_DECLARATION.sub("", _decode(page), count=1))
     if tree is None:
         return "", ""
     title = tree.findtext(".//title") or ""  # the library's own metadata trip over broken pages
@@ -111,7 +122,14 @@ def extract(page: Fetched) -> tuple[str, str]:
 
 
 def _decode(page: Fetched) -> str:
-    try:
-        return page.content.decode(page.charset or "utf-8", errors="replace")
-    except LookupError:  # a charset that nobody knows
-        return page.content.decode("utf-8", errors="replace")
+    """The text in the charset of the HTTP header, of the mark at its begin, or of the page itself.
+
+    Where none of them is told, or none is known, it is guessed.
+    """
+    marked = next((name for mark, name in _MARKS.items() if page.content.startswith(mark)), None)
+    told = _META.search(page.content[:META_BYTES])
+    for charset in (page.charset, marked, told and told[1].decode("ascii")):
+        with suppress(LookupError):  # a charset that nobody knows
+            if charset:
+                return page.content.decode(charset, errors="replace").removeprefix("\ufeff")
+    return str(decode_file(page.content))

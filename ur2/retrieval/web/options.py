@@ -23,6 +23,8 @@ class WebSearchOptions(ServiceAccessOptions):
     sent."""
     deadline_s: Seconds = 30.0
     """Seconds for all tries of a query."""
+    max_query_chars: Count = 1000
+    """Characters of a query that are sent; providers refuse longer ones than theirs."""
     cache_days: Annotated[float, Field(gt=0)] = 7.0
     """How long a kept answer counts."""
 

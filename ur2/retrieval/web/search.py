@@ -35,6 +35,8 @@ class SearchProvider:
     title: str
     url: str
     text: str
+    trouble: Callable[[Mapping[str, Any]], str] = lambda reply: ""
+    """Why a reply without results is no answer, although its status says so; empty where it is."""
 
 
 class WebRetriever:
@@ -66,7 +68,10 @@ class WebRetriever:
 
     async def _search(self, query: str, top_k: int) -> tuple[Passage, ...] | RetrievalFailed:
         provider = PROVIDERS[self._options.provider]
-        asked = provider.ask(printable(query), top_k)
+        words = printable(query[: self._options.max_query_chars]).strip()
+        if not words:  # which no provider answers, and which is not its failure
+            return ()
+        asked = provider.ask(words, top_k)
         key = content_key([self._options.url, asked])
         kept = await self._cache.get(key)
         if kept is not None:
@@ -91,6 +96,13 @@ def read_results(reply: Any, provider: SearchProvider) -> tuple[Passage, ...]:
     """
     if not isinstance(reply, dict) or provider.sign not in reply:
         raise PassingError(f"the provider sent no reply with '{provider.sign}'")
+    found = _results(reply, provider)
+    if not found and (trouble := provider.trouble(reply)):
+        raise PassingError(f"the provider found nothing, since {trouble}")
+    return found
+
+
+def _results(reply: Mapping[str, Any], provider: SearchProvider) -> tuple[Passage, ...]:
     results: Any = reply
     for key in provider.results:
         if isinstance(results, dict) and key not in results:
@@ -125,6 +137,23 @@ def _passage(result: Any, provider: SearchProvider) -> Passage | None:
     return Passage(id=url, title=title[:MAX_TEXT_CHARS], text=text[:MAX_TEXT_CHARS])
 
 
+def _blocked_engines(reply: Mapping[str, Any]) -> str:
+    """SearxNG asks other engines, and says which of them did not answer."""
+    engines = reply.get("unresponsive_engines")
+    if not isinstance(engines, list) or not engines:
+        return ""
+    names = (str(e[0]) if isinstance(e, list | tuple) and e else str(e) for e in engines)
+    return f"its engines do not answer: {', '.join(names)}"
+
+
+def _errors(reply: Mapping[str, Any]) -> str:
+    """An error that came with a good status."""
+    error = reply.get("errors") or reply.get("error") or reply.get("message")
+    if reply.get("_type") == "ErrorResponse" or error:
+        return f"it reports an error: {str(error)[:200]}"
+    return ""
+
+
 PROVIDERS: Mapping[ProviderName, SearchProvider] = {
     "serper": SearchProvider(
         method="POST",
@@ -135,6 +164,7 @@ PROVIDERS: Mapping[ProviderName, SearchProvider] = {
         title="title",
         url="link",
         text="snippet",
+        trouble=_errors,
     ),
     "bing": SearchProvider(
         method="GET",
@@ -145,6 +175,7 @@ PROVIDERS: Mapping[ProviderName, SearchProvider] = {
         title="name",
         url="url",
         text="snippet",
+        trouble=_errors,
     ),
     "searxng": SearchProvider(
         method="GET",
@@ -155,5 +186,6 @@ PROVIDERS: Mapping[ProviderName, SearchProvider] = {
         title="title",
         url="url",
         text="content",
+        trouble=lambda reply: _blocked_engines(reply) or _errors(reply),
     ),
 }

@@ -17,6 +17,36 @@ FOUND = (Passage(id="a", text="words"),)
 Attempt = Exception | list[tuple[Passage, ...]] | None
 
 
+class EchoingTransport:
+    """Finds the query itself, and notes what it was asked; a service that refuses what is odd."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    async def search(
+        self, queries: Sequence[str], top_k: int, corpus: str | None, within_s: float
+    ) -> list[tuple[Passage, ...]]:
+        self.asked += queries
+        if any(not query.strip() or len(query) > 20 for query in queries):
+            raise RetrievalError("422")
+        return [(Passage(id=query, text=query),) for query in queries]
+
+    async def close(self) -> None: ...
+
+
+async def test_what_a_policy_writes_is_no_failure_of_the_service() -> None:
+    transport = EchoingTransport()
+    retriever = client(transport, max_query_chars=20)
+    found = await retriever.search(["a", "", " \n", "b" * 500, "c"], 1)
+    assert [tuple(p.id for p in passages) for passages in found] == [  # type: ignore[union-attr]
+        ("a",), (), (), ("b" * 20,), ("c",),
+    ]  # fmt: skip
+    assert transport.asked == ["a", "b" * 20, "c"]
+    assert await retriever.search([""], 1) == [()]
+    assert len(transport.asked) == 3
+    assert retriever.metrics()["failure_rate"] == 0.0
+
+
 class ScriptedTransport:
     """Goes through its script, an attempt at a time; None never answers."""
 

@@ -124,6 +124,26 @@ def test_all_that_is_wrong_is_told_at_once_by_file_and_line(tmp_path: Path) -> N
     assert not list(tmp_path.glob(".*"))
 
 
+def test_rows_without_text_are_refused_or_left_out_and_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        {"id": "a", "text": "one"}, {"id": "b", "text": ""}, {"id": "c", "text": None},
+        {"id": "d", "text": " \n"}, {"id": "e", "text": "two", "title": "T"},
+    ]  # fmt: skip
+    source, out = tmp_path / "rows.jsonl", tmp_path / "corpus.arrow"
+    source.write_bytes(jsonl(rows))
+    with pytest.raises(InputError, match=r"3 bad row\(s\)"):
+        make(asked(source, out))
+    make(asked(source, out, empty="skip"))
+    corpus = Corpus(out)
+    assert [corpus.id_of(row) for row in range(len(corpus))] == ["a", "e"]
+    assert "3 rows without text are left out" in capsys.readouterr().err
+    source.write_bytes(jsonl([{"id": "a", "text": 5}]))
+    with pytest.raises(InputError, match="text must be a string"):
+        make(asked(source, out, empty="skip"))
+
+
 @pytest.mark.parametrize(
     ("content", "count", "tail"),
     [

@@ -1,10 +1,12 @@
 import random
 from pathlib import Path
+from typing import Any
 
 import bm25s
 import numpy as np
 import pytest
 import Stemmer
+from pydantic import ValidationError
 
 from ur2.errors import InputError
 from ur2.retrieval.index import lexical
@@ -16,14 +18,18 @@ WORDS = ["running", "cats", "dogs", "ran", "houses", "housing", "queen", "queens
 WORDS += ["river", "banking", "bank", "stone"]
 
 
+def spec_of(**parts: Any) -> LexicalSpec:
+    return LexicalSpec(rule=2, **parts)
+
+
 def random_texts(num: int) -> list[str]:
     rng = random.Random(0)
     return [" ".join(rng.choices(WORDS, k=rng.randint(3, 30))) for _ in range(num)]
 
 
 def index_of(texts: list[str], folder: Path, spec: LexicalSpec | None = None) -> LexicalIndex:
-    build_lexical(spec or LexicalSpec(), texts, len(texts), folder)
-    return LexicalIndex(folder)
+    build_lexical(spec or spec_of(), texts, len(texts), folder)
+    return LexicalIndex(folder, spec.language if spec else "english")
 
 
 @pytest.mark.parametrize(("k1", "b"), [(0.9, 0.4), (1.5, 0.75)])
@@ -32,7 +38,7 @@ def test_scores_equal_those_of_bm25s_however_the_texts_are_batched(
 ) -> None:
     monkeypatch.setattr(lexical, "TEXTS_PER_ROUND", 17)
     texts, queries = random_texts(100), ["the running queen", "stones", "bank banks house"]
-    score_QK, row_QK = index_of(texts, tmp_path / "l", LexicalSpec(k1=k1, b=b)).search(queries, 100)
+    score_QK, row_QK = index_of(texts, tmp_path / "l", spec_of(k1=k1, b=b)).search(queries, 100)
     stemmer = Stemmer.Stemmer("english")
     reference = bm25s.BM25(k1=k1, b=b, method="lucene")
     reference.index(
@@ -56,6 +62,73 @@ def test_a_score_is_as_by_hand(tmp_path: Path) -> None:
     assert score_QK[0, 0] == pytest.approx(idf * 2 / (2 + 0.9 * (1 - 0.4 + 0.4 * 3 / 2)))
 
 
+def found(texts: list[str], query: str, folder: Path, **spec: Any) -> list[int]:
+    rows = index_of(texts, folder, spec_of(**spec)).search([query], len(texts))[1][0]
+    return [int(row) for row in rows if row != NO_ROW]
+
+
+@pytest.mark.parametrize(
+    ("query", "rows"),
+    [
+        ("vitamin K", [1, 0]),
+        ("X", [2]),
+        ("It", [3]),
+        ("the who", [4]),
+        ("The Who!", [4]),
+        ("c", [0]),
+        ("the queen", [5]),  # a stop word beside another word is dropped
+        ("queens", [5]),
+    ],
+)
+def test_single_characters_are_words_and_stop_words_are_found_alone(
+    tmp_path: Path, query: str, rows: list[int]
+) -> None:
+    texts = ["vitamin C", "vitamin K", "Malcolm X", "It is", "the Who band", "a queen"]
+    assert found(texts, query, tmp_path / "l") == rows
+
+
+def test_stop_words_count_in_no_length(tmp_path: Path) -> None:
+    texts = ["queen of the river", "queen river", "stone"]
+    score_QK, _ = index_of(texts, tmp_path / "l").search(["queen"], 2)
+    assert score_QK[0, 0] == score_QK[0, 1] > 0
+
+
+@pytest.mark.parametrize(
+    ("query", "row"),
+    [
+        ("東京", 0),
+        ("京都", 1),
+        ("東京の首都", 0),
+        ("서울", 2),
+        ("水", 3),
+        ("\uff34\uff4f\uff4b\uff59\uff4f", 4),
+        ("tokyo", 4),
+    ],
+)
+def test_text_without_spaces_is_read_in_pairs_of_characters(
+    tmp_path: Path, query: str, row: int
+) -> None:
+    texts = ["東京は日本の首都です", "京都の寺", "서울은 수도이다", "水 です", "Tokyo 東北"]
+    assert found(texts, query, tmp_path / "l")[0] == row
+
+
+def test_the_language_decides_on_stems_and_stop_words(tmp_path: Path) -> None:
+    texts = ["die Häuser am Fluss", "der Berg", "running"]
+    assert found(texts, "Haus", tmp_path / "de", language="german") == [0]
+    assert found(texts, "die Berge", tmp_path / "de2", language="german") == [1]
+    assert found(texts, "Haus", tmp_path / "en") == []
+    assert found(texts, "run", tmp_path / "en2") == [2]
+    assert found(texts, "run", tmp_path / "none", language="none") == []
+    assert found(texts, "die", tmp_path / "none2", language="none") == [0]
+
+
+def test_an_index_of_another_rule_is_refused() -> None:
+    with pytest.raises(ValidationError):
+        LexicalSpec.model_validate({"k1": 0.9, "b": 0.4})
+    with pytest.raises(ValidationError):
+        LexicalSpec.model_validate({"rule": 1})
+
+
 def test_the_best_come_first_and_of_equals_the_earlier(tmp_path: Path) -> None:
     texts = ["river stone", *["river"] * 8, "river river queen"]
     score_QK, row_QK = index_of(texts, tmp_path / "l").search(["river"], 4)
@@ -63,7 +136,7 @@ def test_the_best_come_first_and_of_equals_the_earlier(tmp_path: Path) -> None:
     assert (np.diff(score_QK) <= 0).all()
 
 
-@pytest.mark.parametrize("query", ["", "the of", "unheardof", "?!"])
+@pytest.mark.parametrize("query", ["", "of it", "unheardof", "?!"])
 def test_a_query_without_known_words_finds_nothing(tmp_path: Path, query: str) -> None:
     score_QK, row_QK = index_of(["queen", "river", "the"], tmp_path / "l").search([query], 2)
     assert row_QK.tolist() == [[NO_ROW, NO_ROW]]
@@ -94,7 +167,7 @@ def test_room_is_taken_before_anything_is_written_to_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", ["missing", "empty", "cut", "header", "mixed", "vocabulary"])
 def test_a_missing_or_damaged_index_says_to_build_again(tmp_path: Path, damage: str) -> None:
     folder = tmp_path / "l"
-    build_lexical(LexicalSpec(), random_texts(30), 30, folder)
+    build_lexical(spec_of(), random_texts(30), 30, folder)
     data = folder / lexical.DATA_FILE
     match damage:
         case "missing":

@@ -74,6 +74,39 @@ async def test_the_text_of_a_page_comes_without_its_menus(site):
     assert server.sent[0].headers["accept-encoding"] == "identity"
 
 
+WORDS = "Müller wohnt in Zürich, größer als Bern. " * 12
+PAGE = (
+    "<html><head>{meta}<title>Zürich</title></head>"
+    "<body><article><p>{text}</p></article></body></html>"
+)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "header", "meta", "mark"),
+    [
+        ("latin-1", "text/html; charset=iso-8859-1", "", b""),
+        ("latin-1", "text/html; charset=iso-8859-1", '<meta charset="utf-8">', b""),
+        ("latin-1", "text/html", '<meta charset="iso-8859-1">', b""),
+        ("cp1252", "text/html; charset=nonsense", '<meta charset="windows-1252">', b""),
+        ("utf-8", "text/html", "", b"\xef\xbb\xbf"),
+        ("utf-8", "text/html", "", b""),
+        ("utf-16-le", "text/html", "", b"\xff\xfe"),
+        ("latin-1", "text/plain; charset=latin-1", "", b""),
+        ("utf-8", "text/plain", "", b""),
+    ],
+)
+async def test_the_charset_of_the_header_counts_then_the_mark_then_the_page(
+    site, http_answer, encoding, header, meta, mark
+):
+    text = WORDS if "plain" in header else PAGE.format(meta=meta, text=WORDS)
+    body = mark + text.encode(encoding)
+    answer = http_answer(body=body, headers={"Content-Type": header})
+    read, _, _ = site({"/p": lambda: answer})
+    page = await read("/p")
+    assert "Müller wohnt in Zürich, größer als Bern." in page.text
+    assert page.title in ("Zürich", "")
+
+
 async def test_only_addresses_that_a_search_gave_are_fetched(site):
     _, server, resolver = site({"/p": HTML})
     browser = Browser(BrowseOptions(allow_private_hosts=("pages.test",)), resolver=resolver)

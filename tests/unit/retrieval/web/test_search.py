@@ -60,6 +60,41 @@ async def test_no_results_are_found_and_not_a_failure(search, provider):
     assert (await search(as_sent_by(provider), provider=provider))[0] == ()
 
 
+BLOCKED = {"query": "x", "results": [], "unresponsive_engines": [["google", "CAPTCHA"]]}
+
+
+@pytest.mark.parametrize(
+    ("provider", "reply"),
+    [
+        ("searxng", BLOCKED),
+        ("searxng", {"query": "x", "results": [], "error": "rate limit"}),
+        ("bing", {"_type": "ErrorResponse", "errors": [{"code": "InsufficientAuthorization"}]}),
+        ("serper", {"searchParameters": {"q": "x"}, "message": "Not enough credits"}),
+    ],
+)
+async def test_nothing_found_by_engines_that_did_not_answer_is_a_passing_failure(
+    search, tmp_path, provider, reply
+):
+    kept = {"provider": provider, "cache": str(tmp_path)}
+    found, server = await search(reply, **kept)
+    assert isinstance(found, RetrievalFailed)
+    assert len(server.sent) == 2, "tried again"
+    found, server = await search(as_sent_by(provider, ONE, TWO), **kept)
+    assert found == PASSAGES, "nothing was kept"
+
+
+async def test_results_count_though_some_engines_did_not_answer(search):
+    reply = {**as_sent_by("searxng", ONE, TWO), "unresponsive_engines": [["google", "timeout"]]}
+    assert (await search(reply, provider="searxng"))[0] == PASSAGES
+
+
+async def test_an_empty_query_is_not_sent_and_a_long_one_is_cut(search):
+    found, server = await search(as_sent_by("serper", ONE), query=" \n")
+    assert (found, server.sent) == ((), [])
+    _, server = await search(as_sent_by("serper", ONE), query="a" * 5000, max_query_chars=50)
+    assert server.sent[0].json["q"] == "a" * 50
+
+
 async def test_a_reply_without_the_list_is_one_without_results(search):
     assert (await search({"searchParameters": {}}, provider="serper"))[0] == ()
     assert (await search({"_type": "SearchResponse"}, provider="bing"))[0] == ()
