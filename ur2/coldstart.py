@@ -1,4 +1,10 @@
-"""`python -m ur2.coldstart +experiment=NAME`: supervised training on demonstrations, before RL."""
+"""`python -m ur2.coldstart +experiment=NAME`: supervised training on demonstrations, before RL.
+
+Where `coldstart.teacher` is given, that model first plays the experiment's environment, and its
+episodes that the experiment's graders call right become demonstrations. `dry_run=true` tells what
+would be asked of it, and what it may cost at most; `coldstart.teacher.KEY=VALUE` changes that, and
+the same command continues what was interrupted.
+"""
 
 import asyncio
 import json
@@ -12,10 +18,12 @@ from statistics import fmean
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
+from ur2.benchmarks.attempts import total
 from ur2.config.load import run_composed
 from ur2.config.schema import RunOptions
+from ur2.config.teacher import attempts_file, load_taught, teacher_run, teacher_settings
 from ur2.datasets import load_demonstrations
-from ur2.demonstrations import Demonstration
+from ur2.demonstrations import Demonstration, RecordedContext
 from ur2.environments.game import Game
 from ur2.errors import InputError, run_entry
 from ur2.policy.model.scratch import make_model
@@ -24,6 +32,7 @@ from ur2.trainer.cluster.ray_cluster import Cluster
 from ur2.trainer.coldstart import fingerprint, steps_of, to_samples, train_phase
 from ur2.trainer.interrupt import stop_on_signals, unless_stopped
 from ur2.trainer.options import ColdstartOptions
+from ur2.trainer.teacher_options import TeacherOptions
 from ur2.types import Sample
 
 RECORD = "coldstart.json"
@@ -42,6 +51,10 @@ def coldstart(options: RunOptions) -> None:
     cold = options.coldstart
     if cold is None:
         raise InputError(f"experiment '{options.experiment}' has no cold start; drop this command")
+    if cold.teacher is not None:
+        _teach(options, cold.teacher, console)
+        if not cold.phases or options.dry_run:
+            return
     if not cold.phases:
         raise InputError("coldstart.phases: there are none, so that nothing would be trained")
     demonstrations = [_read(phase.demonstrations) for phase in cold.phases]
@@ -73,10 +86,40 @@ def coldstart(options: RunOptions) -> None:
     console.print(f"cold start: {out} made in {record['seconds']:.0f} s")
 
 
+def _teach(options: RunOptions, teacher: TeacherOptions, console: Console) -> None:
+    """Has the teacher play what is left to play, or tells what that would be."""
+    run = teacher_run(options, teacher)
+    questions = load_taught(run)
+    file, settings = attempts_file(run), teacher_settings(run, teacher)
+    file.check(settings)
+    spent = total(file.read())
+    retrieval = "with" if teacher.retrieval else "without"
+    console.print(
+        f"teacher: {teacher.model} ({teacher.engine.name}) gets {len(questions)} questions of "
+        f"{run.dataset.train}, up to {teacher.attempts} attempts each, {retrieval} retrieval, and "
+        f"at most {_bound(teacher)} in all, of which {spent.calls} calls and {spent.tokens} tokens "
+        f"are spent; results in {teacher.out}",
+        soft_wrap=True,
+        highlight=False,
+    )
+    if options.dry_run:
+        return
+    file.open(settings)
+    from ur2.assembly.teaching import teach  # loads ray and torch: only after all checks
+
+    teach(run, teacher, questions, console)
+
+
+def _bound(teacher: TeacherOptions) -> str:
+    bounds = {"calls": teacher.max_calls, "tokens read and written": teacher.max_tokens}
+    told = [f"{bound} {what}" for what, bound in bounds.items() if bound is not None]
+    return " and ".join(told) or "any number of calls and tokens"
+
+
 async def _train(
     options: RunOptions,
     cold: ColdstartOptions,
-    demonstrations: list[list[Demonstration]],
+    demonstrations: list[list[Demonstration | RecordedContext]],
     staged: Path,
     console: Console,
 ) -> list[list[float]]:
@@ -170,7 +213,7 @@ def _strings(file: str) -> Iterator[str]:
     yield from walk(rows)
 
 
-def _read(file: str) -> list[Demonstration]:
+def _read(file: str) -> list[Demonstration | RecordedContext]:
     if not Path(file).exists():
         raise InputError(f"coldstart: '{file}' does not exist; make it first")
     return load_demonstrations(file)

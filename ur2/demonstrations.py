@@ -1,6 +1,7 @@
 """The records of the cold start: worked examples, before they are rendered."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from ur2.types import Passage, Question
 
@@ -27,3 +28,23 @@ class Demonstration:
     question: Question
     retrieval: bool
     turns: tuple[DemonstratedTurn, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedPart:
+    """A stretch of a context by one author."""
+
+    author: Literal["policy", "environment"]
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedContext:
+    """One context of an episode that a teacher played, as text that any tokenizer can render."""
+
+    id: str
+    """Of the question, the attempt and the context in it."""
+    message: str
+    """The user's message that begins it."""
+    parts: tuple[RecordedPart, ...]
+    """The turns, and what was read between them."""

@@ -13,13 +13,14 @@ from ur2.datasets.jsonl import MAX_LINE_BYTES, Problems
 from ur2.datasets.published import check_nothing_lost, reshaped
 from ur2.datasets.rows import SCHEMAS, NativeRow, Row, field_names
 from ur2.datasets.sources import QuestionSource, RawRow, parse_source, read_rows
-from ur2.demonstrations import Demonstration
+from ur2.demonstrations import Demonstration, RecordedContext
 from ur2.errors import InputError
 from ur2.types import Question, Task
 
 RecordT = TypeVar("RecordT")
 
 _DEMONSTRATION = TypeAdapter(Demonstration)
+_RECORDED = TypeAdapter(RecordedContext)
 
 _ADVICE: Mapping[str, str] = {
     "missing": "is missing; add it",
@@ -69,15 +70,18 @@ def load_questions(path: str, *, task: Task | None = None) -> list[Question]:
     return _load(source, parse, lambda question: question.id)
 
 
-def load_demonstrations(path: str) -> list[Demonstration]:
-    """Reads worked examples; several may share one question.
+def load_demonstrations(path: str) -> list[Demonstration | RecordedContext]:
+    """Reads worked examples, or contexts of a teacher; several may share one question.
 
     Raises:
         InputError: as `load_questions`.
     """
 
-    def parse(raw: RawRow) -> Demonstration:
-        return _DEMONSTRATION.validate_json(to_json(_parsed(raw.value)), strict=False)
+    def parse(raw: RawRow) -> Demonstration | RecordedContext:
+        row = _parsed(raw.value)
+        adapter: TypeAdapter[Any] = _RECORDED if "message" in row else _DEMONSTRATION
+        found: Demonstration | RecordedContext = adapter.validate_json(to_json(row), strict=False)
+        return found
 
     return _load(parse_source(path), parse, None)
 

@@ -69,9 +69,10 @@ class PromptRenderer:
         """Ids that end a turn of the model."""
         self.end_of_turn: str = tokenizer.eos_token or ""
         """The text of the token that ends a turn."""
-        stop_texts = tuple(t.content for id, t in added.items() if id in self.stop_token_ids)
+        self.stop_texts = tuple(t.content for id, t in added.items() if id in self.stop_token_ids)
+        """Their texts."""
         self._between = functools.cache(
-            lambda num_replies: between(self._probing(), stop_texts, num_replies)
+            lambda num_replies: between(self._probing(), self.stop_texts, num_replies)
         )
         self._chat("?")
 
@@ -99,6 +100,10 @@ class PromptRenderer:
         """A text for a user's message, with nothing in it that could forge a turn of the chat."""
         forging = tuple(s for s in self._added if s not in self._markers)
         return neutralise(text, forging)
+
+    def unforged(self, turn: str) -> str:
+        """A turn that another model wrote, without this one's special tokens."""
+        return neutralise(turn, tuple(s for s in self._special if s not in self._markers))
 
     def piece(
         self,

@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from ur2.algorithms.options import AlgorithmOptions
-from ur2.demonstrations import Demonstration
+from ur2.demonstrations import Demonstration, RecordedContext
 from ur2.environments.game import Game
 from ur2.options import Options
 from ur2.policy.group import PolicyGroup
 from ur2.prompts.render import PromptRenderer
 from ur2.rollout.demonstrated import demonstrated
+from ur2.rollout.recorded import rendered
 from ur2.trainer.cluster.actors import PolicyProcess
 from ur2.trainer.cluster.ray_cluster import Cluster
 from ur2.trainer.options import ColdstartOptions, PhaseOptions
@@ -68,16 +69,18 @@ async def train_phase(
 
 
 def to_samples(
-    demonstrations: Sequence[Demonstration],
+    demonstrations: Sequence[Demonstration | RecordedContext],
     renderer: PromptRenderer,
     game: Game,
 ) -> list[Sample]:
     """Demonstrations as training sequences, one per context; those without loss are left out."""
-    samples = [
-        to_sample(f"{demonstration.question.id}#{position}.{number}", segments)
-        for position, demonstration in enumerate(demonstrations)
-        for number, segments in enumerate(demonstrated(renderer, game, demonstration))
-    ]
+    samples = []
+    for position, each in enumerate(demonstrations):
+        if isinstance(each, RecordedContext):
+            samples.append(to_sample(each.id, rendered(renderer, each)))
+            continue
+        for number, segments in enumerate(demonstrated(renderer, game, each)):
+            samples.append(to_sample(f"{each.question.id}#{position}.{number}", segments))
     return [sample for sample in samples if sample.mask.any()]
 
 
@@ -115,8 +118,11 @@ def batches(
 
 
 def fingerprint(options: ColdstartOptions, *others: Options) -> str:
-    """A hash of all that a cold start depends on: options, among them others', and files."""
-    told = "".join(each.model_dump_json() for each in (options, *others))
+    """A hash of all that a cold start depends on: options, among them others', and files.
+
+    A teacher counts by its demonstrations.
+    """
+    told = "".join(each.model_dump_json(exclude={"teacher"}) for each in (options, *others))
     digest = hashlib.sha256(told.encode())
     files = [*(phase.demonstrations for phase in options.phases), *options.scratch_texts]
     for file in files:

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from ur2.options import Options
 from ur2.policy.model.scratch import ScratchOptions
 from ur2.policy.options import PolicyOptions
+from ur2.trainer.teacher_options import TeacherOptions
 
 
 class ShapeOptions(Options):
@@ -176,8 +177,10 @@ class ColdstartOptions(Options):
     """Further texts for it, such as the labels of an environment; each counts a thousand times."""
     base: str | None = None
     """A Hugging Face name or folder to start from."""
+    teacher: TeacherOptions | None = None
+    """A model whose episodes are demonstrations; it plays before the phases are trained."""
     phases: tuple[PhaseOptions, ...]
-    """Run one after another."""
+    """Run one after another; none, with a teacher, makes its demonstrations alone."""
 
 
 class PrepareOptions(Options):

@@ -9,7 +9,12 @@ from pydantic_core import to_json
 
 from ur2.datasets import load_demonstrations, load_questions
 from ur2.datasets.jsonl import MAX_PROBLEMS_SHOWN, write_jsonl
-from ur2.demonstrations import DemonstratedTurn, Demonstration
+from ur2.demonstrations import (
+    DemonstratedTurn,
+    Demonstration,
+    RecordedContext,
+    RecordedPart,
+)
 from ur2.errors import InputError
 from ur2.types import Level, Passage, Question
 
@@ -59,6 +64,13 @@ def test_demonstrations_survive_writing_and_reading(tmp_path: Path) -> None:
     path = str(tmp_path / "d.jsonl")
     write_jsonl(path, [demonstration, demonstration])
     assert load_demonstrations(path) == [demonstration, demonstration]
+
+
+def test_contexts_of_a_teacher_survive_writing_and_reading(tmp_path: Path) -> None:
+    parts = (RecordedPart(author="policy", text="t"), RecordedPart(author="environment", text="d"))
+    context = RecordedContext(id="q#0", message="m", parts=parts)
+    write_jsonl(path := str(tmp_path / "d.jsonl"), [context])
+    assert load_demonstrations(path) == [context]
 
 
 def test_ur2_rows_map_source_to_task_and_keep_their_level(tmp_path: Path) -> None:
