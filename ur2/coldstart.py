@@ -63,7 +63,7 @@ def coldstart(options: RunOptions) -> None:
         fingerprint(cold, options.prompt, Game.load(options.environment).options),
     )
     if _fingerprint_of(out) == wanted:
-        console.print(f"cold start: {out} is up to date")
+        console.print(f"cold start: {out} is up to date", soft_wrap=True)
         return
     if out.exists() and _fingerprint_of(out) is None:
         raise InputError(f"coldstart.out: {out} exists and no cold start made it; name another")
