@@ -360,6 +360,8 @@ class Sample:
     """(T,) 0 where mask is False."""
     values: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
     """(T,) the critic's, from which advantages were computed; empty without a critic."""
+    returns: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
+    """(T,) the return that the critic learns to expect; empty where it is advantage plus value."""
     role: str = "policy"
     """The role that was asked in the context that the sample is of."""
     allowed: Mapping[int, tuple[int, ...]] = field(default_factory=dict)

@@ -14,8 +14,8 @@ Departures from the papers:
 3. A group of one has no group-relative signal in GRPO and Dr. GRPO (advantage 0); where the
    baseline is a mean of others (RLOO) or the result is whitened over the batch
    (REINFORCE++-baseline), its baseline is 0.
-4. Whitening divides by the standard deviation over n tokens, not n − 1; GAE's advantages are not
-   whitened, so that advantage plus value is the return.
+4. Whitening divides by the standard deviation over n tokens, not n − 1; GAE's advantages are
+   whitened only where `algorithm.whiten` says so, after the critic's returns were taken of them.
 5. A trajectory may be several sequences, one per context. In a group's mean and standard deviation
    it counts once: its n sequences weigh 1/n each, and RLOO leaves all of them out.
 """
@@ -83,7 +83,7 @@ class EstimatorFacts:
     """The measure of a reward: the other samples of its group (equal rewards then teach
     nothing), the tokens of the batch, a critic's values, or nothing."""
     uses: frozenset[str] = frozenset()
-    """Options of `algorithm` that change its result: `gamma`, `lam`, `value_clip`."""
+    """Options of `algorithm` that change its result: `gamma`, `lam`, `value_clip`, `whiten`."""
 
 
 def estimate(
@@ -215,14 +215,14 @@ def reinforce(signals: Signals) -> Tensor:
 def reinforce_pp(signals: Signals) -> Tensor:
     """A = whiten(G), G_t = Σ_{k≥t} γ^(policy tokens from t to k) r_k. Hu 2025, eq. 4-7. (B, T)."""
     return_BT = _discounted_sum(signals.token_reward_BT, signals.mask_BT, signals.gamma)
-    return _whiten(return_BT, signals.mask_BT)
+    return whiten(return_BT, signals.mask_BT)
 
 
 def reinforce_pp_baseline(signals: Signals) -> Tensor:
     """A = whiten(r − mean_g), mean 0 for groups of one. Hu 2025, `-baseline` variant. (B, T)."""
     group = signals.comparison
     shaped_B = torch.where(group.size_B > 1, group.centred_B, signals.net_reward_B)
-    return _whiten(_broadcast(shaped_B, signals.mask_BT), signals.mask_BT)
+    return whiten(_broadcast(shaped_B, signals.mask_BT), signals.mask_BT)
 
 
 def gae(signals: Signals) -> Tensor:
@@ -279,7 +279,7 @@ def _in_place(value_BL: Tensor, taken_BL: Tensor, mask_BT: Tensor) -> Tensor:
     return value_BT
 
 
-def _whiten(value_BT: Tensor, mask_BT: Tensor) -> Tensor:
+def whiten(value_BT: Tensor, mask_BT: Tensor) -> Tensor:
     """(v − mean) / sqrt(variance + 1e-8) over the policy tokens of the batch. (B, T) -> (B, T)."""
     value_N = value_BT[mask_BT]
     if not value_N.numel():
@@ -294,7 +294,7 @@ def _whiten(value_BT: Tensor, mask_BT: Tensor) -> Tensor:
 ESTIMATORS: Mapping[str, EstimatorFacts] = {
     "dr_grpo": EstimatorFacts(compute=dr_grpo, compares="group"),
     "gae": EstimatorFacts(
-        compute=gae, compares="critic", uses=frozenset({"gamma", "lam", "value_clip"})
+        compute=gae, compares="critic", uses=frozenset({"gamma", "lam", "value_clip", "whiten"})
     ),
     "grpo": EstimatorFacts(compute=grpo, compares="group"),
     "reinforce": EstimatorFacts(compute=reinforce),

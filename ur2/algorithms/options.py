@@ -19,7 +19,7 @@ NEEDS: Mapping[str, tuple[str, frozenset[str]]] = {
     "correction_floor": ("correction", BOUNDED),
 }
 """Option -> (the choice it belongs to, with which it does something)."""
-OF_ESTIMATOR = ("gamma", "lam", "value_clip")
+OF_ESTIMATOR = ("gamma", "lam", "value_clip", "whiten")
 OF_LOSS = ("clip_low", "clip_high", "dual_clip")
 
 
@@ -49,6 +49,9 @@ class AlgorithmOptions(Options):
     value_clip: float | None = Field(default=0.2, gt=0.0)
     """`gae`: how far values may move in the updates of one rollout before they stop learning; null
     for no bound."""
+    whiten: bool = False
+    """`gae`: give the advantages of a batch's policy tokens mean 0 and standard deviation 1, as
+    most PPO does; else they are in units of the reward. The critic learns the same either way."""
     loss: str = "ppo_clip"
     """`ppo_clip` bounds each update by token, `gspo` by sequence; `cispo` bounds how much a token
     weighs and silences none; `reinforce` is plain policy gradient; or

@@ -3,10 +3,12 @@
 Shapes: _N trained tokens of a microbatch.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ur2.algorithms.options import AlgorithmOptions
@@ -15,6 +17,7 @@ from ur2.policy.batch.microbatch import collate
 from ur2.policy.batch.packing import Microbatch, RankStep
 from ur2.policy.loss import Report, critic_loss
 from ur2.policy.options import PolicyOptions
+from ur2.types import Sample
 
 if TYPE_CHECKING:
     from ur2.policy.engine import TrainEngine
@@ -53,15 +56,21 @@ class Critic:
         for number, microbatch in enumerate(step.microbatches, start=1):
             inputs = collate(microbatch, self.engine.device)
             value_N = self.engine.forward(inputs.row, inputs.position_N)
+            old_value_N = self._carried([s.values[s.mask] for s in microbatch])
+            return_N = self._carried([_returns(s)[s.mask] for s in microbatch])
             loss, report = critic_loss(
-                value_N, self._old_values(microbatch), inputs, self.algorithm, denominators
+                value_N, old_value_N, return_N, inputs, self.algorithm, denominators
             )
             self.engine.backward(loss, last=number == len(step.microbatches))
             reports.append(report)
         norm, applied = self.engine.step(learning_rate_factor)
         return reports, norm, applied
 
-    def _old_values(self, microbatch: Microbatch) -> Tensor:
-        """Those that the samples carry; 0 for the one token of an idle rank."""
-        values = [s.values[s.mask] for s in microbatch] or [np.zeros(1, dtype=np.float32)]
-        return torch.from_numpy(np.concatenate(values)).to(self.engine.device)
+    def _carried(self, arrays: Sequence[NDArray[np.float32]]) -> Tensor:
+        """Numbers that the samples carry, (N,); 0 for the one token of an idle rank."""
+        given = np.concatenate(arrays) if arrays else np.zeros(1, dtype=np.float32)
+        return torch.from_numpy(given).to(self.engine.device)
+
+
+def _returns(sample: Sample) -> NDArray[np.float32]:
+    return sample.returns if len(sample.returns) else sample.advantages + sample.values

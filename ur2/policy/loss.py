@@ -93,6 +93,7 @@ def microbatch_loss(
 def critic_loss(
     value_N: Tensor,
     old_value_N: Tensor,
+    return_N: Tensor,
     inputs: MicrobatchInputs,
     options: AlgorithmOptions,
     denominators: Denominators,
@@ -102,11 +103,11 @@ def critic_loss(
     Args:
         value_N: of the critic being trained, with gradient.
         old_value_N: those that the advantages were computed from.
-        inputs: the microbatch; a token's return is its advantage and old value.
+        return_N: what came, measured from those.
+        inputs: the microbatch.
         options: how far values may move.
         denominators: counts over the whole step, all ranks and microbatches.
     """
-    return_N = inputs.advantage_N + old_value_N
     loss_N, clipped_N = clipped_value(value_N, old_value_N, return_N, options.value_clip)
     per_token = {"critic/clip_fraction": clipped_N.float(), "critic/value_mean": value_N.detach()}
     return _reduced("critic/loss", loss_N, per_token, inputs, token_mean, denominators)

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from ur2.algorithms import estimate
+from ur2.algorithms.advantages import whiten
 from ur2.algorithms.kl import KL_ESTIMATORS, k3
 from ur2.algorithms.options import AlgorithmOptions
 from ur2.trainer.credit import Credited, at_tokens, credited
@@ -169,14 +170,26 @@ def _estimated(
         earned_BT=_padded(earned),
         trajectory_B=torch.tensor([row.trajectory for row in rows]),
     )
+    learned_BT = advantage_BT
+    if options.whiten:
+        mask_BT = _padded([sample.mask for sample in samples])
+        learned_BT = whiten(advantage_BT.double(), mask_BT).float()
     return [
         replace(
             sample,
-            advantages=advantage_T[: len(sample.mask)].numpy().copy(),
+            advantages=_row(learned_BT, place, sample),
             values=outputs.values[place] if outputs.values else sample.values,
+            returns=_row(advantage_BT, place, sample) + outputs.values[place]
+            if outputs.values
+            else sample.returns,
         )
-        for place, (sample, advantage_T) in enumerate(zip(samples, advantage_BT, strict=True))
+        for place, sample in enumerate(samples)
     ]
+
+
+def _row(value_BT: Tensor, place: int, sample: Sample) -> NDArray[np.float32]:
+    """A sample's own row without padding, (T,)."""
+    return value_BT[place, : len(sample.mask)].numpy().copy()
 
 
 def _padded(arrays: Sequence[NDArray[np.generic]]) -> Tensor:
@@ -202,8 +215,9 @@ def _metrics(samples: Sequence[Sample], outputs: SideOutputs) -> dict[str, float
         log_ratio_N = chosen(_log_ratios(samples, outputs))
         metrics["policy/kl_reference"] = float(k3(torch.from_numpy(log_ratio_N)).mean())
     if outputs.values:
-        advantage_N = chosen([sample.advantages for sample in samples])
-        spread = np.var(advantage_N + chosen(outputs.values))
-        explained = 1.0 - float(np.var(advantage_N) / spread) if spread > 0 else 0.0
+        return_N = chosen([sample.returns for sample in samples])
+        spread = np.var(return_N)
+        left = np.var(return_N - chosen(outputs.values))
+        explained = 1.0 - float(left / spread) if spread > 0 else 0.0
         metrics["critic/explained_variance"] = explained
     return metrics

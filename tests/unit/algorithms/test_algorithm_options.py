@@ -28,6 +28,7 @@ def test_every_name_of_the_maths_is_an_option(field: str, registry: dict[str, ob
     [
         ({"estimator": "grpo", "gamma": 0.9}, r"gamma.*no effect with estimator 'grpo'"),
         ({"estimator": "rloo", "lam": 0.9}, r"lam.*no effect with estimator 'rloo'"),
+        ({"whiten": True}, r"whiten.*no effect with estimator 'grpo'"),
         ({"value_clip": None}, r"value_clip.*no effect with estimator 'grpo'"),
         ({"kl_in": "reward"}, r"kl_in.*no effect while kl_coef is 0"),
         ({"kl_estimator": "k1"}, r"kl_estimator.*no effect while kl_coef is 0"),
@@ -50,6 +51,7 @@ def test_a_value_without_effect_is_refused(options: dict[str, object], message: 
     [
         {"estimator": "reinforce_pp", "gamma": 0.9},
         {"loss": "cispo", "clip_low": 1.0, "clip_high": 4.0},
+        {"estimator": "gae", "whiten": True},
         {"estimator": "gae", "gamma": 0.99, "lam": 0.95, "value_clip": None},
         {"kl_coef": 0.01, "kl_in": "reward", "kl_estimator": "k1"},
         {"dual_clip": 3.0},

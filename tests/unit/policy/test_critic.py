@@ -1,6 +1,7 @@
 """The critic reads packed rows like the policy, and looks at nothing that is yet to come."""
 
 from dataclasses import replace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -8,11 +9,13 @@ import torch
 from torch import Tensor
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from ur2.algorithms.options import AlgorithmOptions
 from ur2.policy.batch.microbatch import collate
-from ur2.policy.critic import critic_options
+from ur2.policy.batch.packing import plan
+from ur2.policy.critic import Critic, critic_options
 from ur2.policy.model.models import CriticModel
 from ur2.policy.options import PolicyOptions
-from ur2.types import Sample
+from ur2.types import Batch, Sample
 
 
 def make_model() -> CriticModel:
@@ -81,3 +84,37 @@ def test_it_learns_at_its_own_rate_and_always_with_adamw() -> None:
         PolicyOptions(learning_rate=1e-6, critic_learning_rate=3e-5, optimizer="muon")
     )
     assert (options.learning_rate, options.optimizer) == (3e-5, "adamw")
+
+
+class ZeroEngine:
+    """Expects nothing of any token, and notes what it is to learn."""
+
+    device = torch.device("cpu")
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+
+    def forward(self, row: object, position_N: Tensor) -> Tensor:
+        return torch.zeros(len(position_N), requires_grad=True)
+
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        self.losses.append(loss.item())
+
+    def step(self, factor: float) -> tuple[float, bool]:
+        return 0.0, True
+
+
+@pytest.mark.parametrize(("carried", "expected"), [(True, 0.5 * 2.0**2), (False, 0.5 * 3.0**2)])
+def test_it_learns_the_return_and_not_a_whitened_advantage(carried: bool, expected: float) -> None:
+    ones = np.ones(4, dtype=np.float32)
+    sample = replace(make_sample(".ppp", 1), advantages=3 * ones, values=0 * ones)
+    if carried:
+        sample = replace(sample, returns=2 * ones)
+    (step,) = (
+        plan(Batch(samples=(sample,)), num_updates=1, num_ranks=1, max_tokens_per_microbatch=64)
+        .for_rank(0)
+        .steps
+    )
+    engine = ZeroEngine()
+    Critic(cast(Any, engine), AlgorithmOptions(estimator="gae", value_clip=None)).step(step, 1.0)
+    assert sum(engine.losses) == pytest.approx(expected)

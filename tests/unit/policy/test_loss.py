@@ -178,7 +178,7 @@ def test_an_idle_rank_adds_nothing_to_metrics() -> None:
     one = torch.tensor([-3.0])
     options = AlgorithmOptions(kl_coef=0.1, correction="icepop", loss="gspo")
     _, report = microbatch_loss(one, one, inputs, None, options, COUNTS, one - 1)
-    _, critic = critic_loss(one, one, inputs, AlgorithmOptions(estimator="gae"), COUNTS)
+    _, critic = critic_loss(one, one, one, inputs, AlgorithmOptions(estimator="gae"), COUNTS)
     for idle in (report, critic):
         added = {**idle.losses, **idle.sums, **idle.maxima}
         assert len(added) >= 3
@@ -236,11 +236,10 @@ def test_the_critics_loss_by_hand() -> None:
     # returns 1.5 and 0; both values moved by more than .2: the first towards its return, so that
     # it stops learning, the second away from it
     inputs = collate([make_sample("x", ".pp")], CPU)
-    inputs.advantage_N.copy_(torch.tensor([1.0, -1.0]))
-    old_N = torch.tensor([0.5, 1.0])
+    old_N, return_N = torch.tensor([0.5, 1.0]), torch.tensor([1.5, 0.0])
     value_N = torch.tensor([0.9, 1.5], requires_grad=True)
     options = AlgorithmOptions(estimator="gae", value_clip=0.2)
-    loss, report = critic_loss(value_N, old_N, inputs, options, COUNTS)
+    loss, report = critic_loss(value_N, old_N, return_N, inputs, options, COUNTS)
     # first: max(.6², .8²) = .64, clipped and without gradient; second: max(1.5², 1.2²) = 2.25
     assert loss.item() == pytest.approx(0.5 * (0.64 + 2.25) / 10)
     (gradient_N,) = torch.autograd.grad(loss, value_N)

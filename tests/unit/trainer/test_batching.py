@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from ur2.algorithms.options import AlgorithmOptions
 from ur2.policy.batch.microbatch import collate
 from ur2.trainer.batching import make_batch, to_batch
-from ur2.types import Sample, Status
+from ur2.types import Batch, Sample, Status
 
 ENDED, FAILED = Status.ANSWERED, Status.TOOL_FAILED
 
@@ -132,6 +132,27 @@ async def test_gae_measures_rewards_against_the_critic(group_of) -> None:  # typ
     np.testing.assert_allclose(good.values, [0, 0, 0.25, 0.25, 0.25])
     assert metrics == {"critic/explained_variance": pytest.approx(0.0)}, "a constant"
     assert side_models.asked == ["critic"]
+
+
+async def test_whitening_changes_what_the_policy_learns_and_not_what_the_critic_does(
+    group_of,  # type: ignore[no-untyped-def]
+) -> None:
+    groups = [group_of((1.0, 0.0)), group_of((0.5, -2.0))]
+
+    async def made(**options) -> tuple[Batch, dict[str, float]]:  # type: ignore[no-untyped-def]
+        models = ScriptedSideModels(values=(0.25, 0.5, 0.0, -0.5))
+        return await make_batch(groups, AlgorithmOptions(estimator="gae", **options), models)
+
+    (plain, plain_metrics), (white, white_metrics) = await made(), await made(whiten=True)
+    learned = np.concatenate([s.advantages[s.mask] for s in white.samples])
+    earned = np.concatenate([s.advantages[s.mask] for s in plain.samples])
+    np.testing.assert_allclose([learned.mean(), learned.std()], [0, 1], atol=1e-6)
+    np.testing.assert_allclose(learned, (earned - earned.mean()) / earned.std(), rtol=1e-5)
+    for one, other in zip(plain.samples, white.samples, strict=True):
+        np.testing.assert_array_equal(one.returns, other.returns)
+        np.testing.assert_allclose(one.returns, one.advantages + one.values)
+        assert not other.advantages[~other.mask].any()
+    assert plain_metrics == white_metrics
 
 
 async def test_a_critic_that_is_half_right_explains_three_quarters(group_of) -> None:  # type: ignore[no-untyped-def]
