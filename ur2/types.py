@@ -3,7 +3,7 @@
 Shapes: a trajectory is a flat list of T tokens, cut into segments by author.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from itertools import chain, groupby
@@ -322,17 +322,23 @@ class ScoredGroup:
 
     def without(self, statuses: Collection[Status]) -> "ScoredGroup":
         """The group as if no trajectory had been played that ended so; it may have none left."""
+        return self._where(lambda t: t.status not in statuses)
+
+    @property
+    def of_policy(self) -> "ScoredGroup":
+        """The trajectories that are the policy's own from begin to end: what it is judged by.
+
+        Left out are those whose tools failed, and branches that an explorer began.
+        """
+        return self._where(lambda t: t.status is not Status.TOOL_FAILED and not t.parent)
+
+    def _where(self, keeps: Callable[[Trajectory], bool]) -> "ScoredGroup":
         pairs = zip(self.group.trajectories, self.scores, strict=True)
-        kept = [(t, score) for t, score in pairs if t.status not in statuses]
+        kept = [(t, score) for t, score in pairs if keeps(t)]
         return ScoredGroup(
             group=replace(self.group, trajectories=tuple(t for t, _ in kept)),
             scores=tuple(score for _, score in kept),
         )
-
-    @property
-    def of_policy(self) -> "ScoredGroup":
-        """The trajectories whose end the policy caused: what it is judged by."""
-        return self.without((Status.TOOL_FAILED,))
 
 
 def allowed_positions(segments: Iterable[Segment]) -> dict[int, tuple[int, ...]]:
@@ -343,6 +349,22 @@ def allowed_positions(segments: Iterable[Segment]) -> dict[int, tuple[int, ...]]
         found |= {start + place: ids for place, ids in enumerate(segment.allowed) if ids}
         start += len(segment.token_ids)
     return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Explored:
+    """The place of a sample in a group that an explorer added to."""
+
+    is_branch: bool
+    """It is of a branch."""
+    injected: NDArray[np.bool_]
+    """(T,) True at tokens that an explorer put in."""
+    num_prompt_tokens: int
+    """Tokens before the response."""
+    share_branched: float
+    """Branches among the group's trajectories."""
+    share_wrong: float
+    """Wrong ones among the policy's own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -366,6 +388,8 @@ class Sample:
     """The role that was asked in the context that the sample is of."""
     allowed: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     """By position, the ids that its token was drawn among; all others are drawn among all."""
+    explored: Explored | None = None
+    """None in a group without branches."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

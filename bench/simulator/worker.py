@@ -96,7 +96,12 @@ class Worker:
     async def start(self) -> None: ...
 
     async def run_group(
-        self, assignment: Assignment, num_samples: int, sampling: SamplingOptions, first: int = 0
+        self,
+        assignment: Assignment,
+        num_samples: int,
+        sampling: SamplingOptions,
+        first: int = 0,
+        branches: object = (),
     ) -> Group:
         scenario = self._scenario
         self._mark(1)

@@ -22,7 +22,9 @@ from ur2.errors import Ur2Error, refused
 from ur2.policy.group import PolicyGroup
 from ur2.prompts.dialect import Dialect
 from ur2.rewards.rubric import Rubric
+from ur2.rollout.exploration import Exploration, ExplorerKind
 from ur2.rollout.pool.rollout_pool import RolloutPool
+from ur2.rollout.worker import make_renderer
 from ur2.trainer.checkpoint import Checkpoints, LoopState
 from ur2.trainer.cluster.actors import Actor, PolicyProcess, RetrievalProcess, RolloutProcess
 from ur2.trainer.cluster.ray_cluster import Cluster, Seats
@@ -115,6 +117,20 @@ def make_curriculum(options: RunOptions, inputs: RunInputs) -> Curriculum:
     )
 
 
+def make_exploration(options: RunOptions) -> Exploration | None:
+    """What is played beside the policy's own samples; None where nothing is.
+
+    Raises:
+        InputError: there is no such explorer, or its options do not fit.
+    """
+    kind = ExplorerKind.load(options.exploration)
+    if kind is None:
+        return None
+    model = options.model
+    renderer = make_renderer(options.rollout, options.prompt, model.path, model.revision)
+    return Exploration(kind, renderer, options.seed)
+
+
 def make_trainer(
     options: RunOptions,
     inputs: RunInputs,
@@ -141,6 +157,7 @@ def make_trainer(
         rollouts=parts.rollouts,
         rubrics=rubrics,
         policy=parts.policy,
+        exploration=make_exploration(options),
         questions=inputs.drawn,
         held_out=inputs.held_out,
         service_metrics=parts.service_metrics,

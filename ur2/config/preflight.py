@@ -23,6 +23,7 @@ from ur2.retrieval.manifest import load_manifest
 from ur2.rewards.options import RewardOptions
 from ur2.rewards.rubric import Rubric
 from ur2.rollout.engines.factory import check_installed
+from ur2.rollout.exploration import ExplorerKind
 from ur2.rollout.openings import NoKnowledge, Openings, check_observations, make_services
 from ur2.rollout.worker import make_renderer
 from ur2.trainer.cluster.placement import Demand
@@ -54,6 +55,7 @@ def check_options(options: RunOptions) -> None:
     _refuse(option_problems(options))
     _refuse(role_problems(options, Game.load(options.environment).roles))
     credit_rule(options.algorithm.credit)
+    ExplorerKind.load(options.exploration)
     for reward in (options.reward, *options.rewards.values()):
         Rubric.from_options(reward, Dialect(options.prompt.protocol))
     check_installed(options.rollout.engine)

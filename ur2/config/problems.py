@@ -23,6 +23,7 @@ def option_problems(options: RunOptions) -> Iterator[str]:
     yield from retrieval_problems(options, may_search=_may_search(options))
     yield from _stage_problems(options)
     yield from _placement_problems(options)
+    yield from _exploration_problems(options)
     yield from _transfer_problems(options)
 
 
@@ -39,6 +40,21 @@ def weight_transfer(options: RunOptions) -> Literal["files"] | ChannelName:
         on_gpu=min(cluster.num_gpus_per_policy_rank, cluster.num_gpus_per_rollout_worker) > 0,
         colocated=cluster.placement == "colocated",
     )
+
+
+def _exploration_problems(options: RunOptions) -> Iterator[str]:
+    if options.exploration.name == "none":
+        return
+    if options.algorithm.correction == "none":
+        yield (
+            "exploration trains on tokens that the policy did not draw, which algorithm.correction "
+            "has to weigh: set it to tis, icepop or sequence_mask"
+        )
+    if options.trainer.staleness or options.cluster.placement == "colocated":
+        yield (
+            "exploration asks the policy while groups are played: set trainer.mode=sync and "
+            "cluster.placement=disaggregated"
+        )
 
 
 def _batch_problems(options: RunOptions) -> Iterator[str]:

@@ -13,6 +13,7 @@ from ur2.policy.options import PolicyOptions
 from ur2.prompts.options import PromptOptions
 from ur2.retrieval.options import RetrievalOptions
 from ur2.rewards.options import JudgeOptions, RewardOptions
+from ur2.rollout.exploration import ExplorationOptions
 from ur2.rollout.options import RolloutOptions
 from ur2.trainer.options import (
     ClusterOptions,
@@ -56,6 +57,7 @@ class RunOptions(InferenceOptions):
     reward: RewardOptions
     rewards: dict[str, RewardOptions] = Field(default_factory=dict)
     """Further rewards by name, for stages of the curriculum that have one of their own."""
+    exploration: ExplorationOptions
     algorithm: AlgorithmOptions
     policy: PolicyOptions
     trainer: TrainerOptions

@@ -108,10 +108,11 @@ class Environment(Protocol):
     """One episode's other side: made for it, and used once.
 
     An episode whose turn ran out of tokens is over, as TRUNCATED. An environment that sets
-    `reads_cut_turns = True` gets to react to such turns, too. One that keeps state which a branch
-    of the episode must start from has `fork() -> Environment`; one that cold starts can use has
-    `written(turn) -> str`, the text of a demonstrated turn. One that asks other roles than `policy`
-    names all that it asks: `roles = ("rewriter", "generator")`.
+    `reads_cut_turns = True` gets to react to such turns, too. One that keeps nothing between turns,
+    as a `Turn` holds all that it needs, says `is_stateless = True`; where an explorer goes on from
+    the middle of an episode, the others are shown the turns before once more. One that cold starts
+    can use has `written(turn) -> str`, the text of a demonstrated turn. One that asks other roles
+    than `policy` names all that it asks: `roles = ("rewriter", "generator")`.
     """
 
     Options: ClassVar[Any]

@@ -55,6 +55,7 @@ class SearchEnvironment:
     Options: ClassVar = SearchOptions
     reads_cut_turns = True
     """For the answer that a turn gave before its tokens ran out."""
+    is_stateless = True
 
     def __init__(self, assignment: Assignment, options: SearchOptions, services: Services) -> None:
         self._question = assignment.question

@@ -93,7 +93,7 @@ class PromptRenderer:
             role: the part that is asked to play.
         """
         text = self._chat(message, tools)
-        token_ids = self._encode(text)
+        token_ids = self.encode(text)
         return Segment(author=Author.PROMPT, token_ids=token_ids, text=text, turn=turn, role=role)
 
     def harmless(self, text: str) -> str:
@@ -133,7 +133,7 @@ class PromptRenderer:
 
         def segment(max_chars: int | None) -> Segment:
             whole = f"{before}{body[:max_chars].rstrip()}{after}"
-            return Segment(author=author, token_ids=self._encode(whole), text=whole, turn=turn)
+            return Segment(author=author, token_ids=self.encode(whole), text=whole, turn=turn)
 
         fitting = segment(None)
         max_chars = len(fitting.text)
@@ -230,7 +230,16 @@ class PromptRenderer:
             )
         )
 
-    def _encode(self, text: str) -> tuple[int, ...]:
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of ids, special tokens included."""
+        return str(
+            self._tokenizer.decode(
+                token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
+            )
+        )
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """The ids of a text that continues a context."""
         # The chat template writes the special tokens itself: adding them would double the BOS.
         return tuple(self._tokenizer.encode(text, add_special_tokens=False))
 

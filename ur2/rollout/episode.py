@@ -3,9 +3,10 @@
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Protocol
 
-from ur2.environments.base import Ask, Branch, End, Services
+from ur2.environments.base import Ask, Branch, End, Environment, Services, Turn
 from ur2.environments.game import Game
 from ur2.environments.toolbox.box import Toolbox
 from ur2.environments.toolbox.options import ToolboxOptions
@@ -17,7 +18,7 @@ from ur2.rollout.engines.base import Engine, Generation, GenerationRequest
 from ur2.rollout.options import RolloutOptions, SamplingOptions
 from ur2.rollout.record import EpisodeRecord
 from ur2.rollout.timeouts import PausableTimeouts
-from ur2.types import Assignment, Author, Segment, Status, Trajectory
+from ur2.types import Assignment, Author, Segment, Status, ToolUse, Trajectory
 
 Read = Callable[[Ask, int, bool], tuple[Segment, ...]]
 """The segments of what is asked in a turn; see `read_ask`."""
@@ -121,6 +122,7 @@ async def run_episode(
     environment, ask = players.game.opened(assignment, players.services, where=record.where)
     if branch is not None:
         ask = replace(ask, pieces=(branch.inject,), fresh=False)
+        await _catch_up(players, environment, branch, record.where)
     else:
         check_prompt(read(ask, 0, False)[0], assignment, options)
     stop_ids = players.renderer.stop_token_ids
@@ -142,6 +144,29 @@ async def run_episode(
             return record.end(reply.then.status, reply.then.answer)
         ask = reply.then
     return record.end(Status.OUT_OF_TURNS)
+
+
+async def _catch_up(players: Players, environment: Environment, branch: Branch, where: str) -> None:
+    """Shows an environment that keeps state the turns before a branch; its tools are used again.
+
+    A turn that the branch cut is none: nothing follows it in the record.
+    """
+    if getattr(environment, "is_stateless", False):
+        return
+    events: tuple[ToolUse, ...] = ()
+    transcript, number = "", 0
+    for segment, following in pairwise(branch.segments):
+        if segment.author is not Author.PROMPT:
+            transcript += segment.text
+        if segment.author is not Author.POLICY or following.author is Author.POLICY:
+            continue
+        number += 1
+        turn = Turn(text=segment.text, number=number, events=events, transcript=transcript)
+        limit = players.options.react_timeout_s
+        reply = await players.game.reply(
+            environment, turn, segment.role, within_s=limit, where=where
+        )
+        events += reply.events
 
 
 def read_ask(renderer: Renderer, ask: Ask, turn: int, ended: bool = True) -> tuple[Segment, ...]:

@@ -1,10 +1,11 @@
 """A rollout worker: one engine, and the groups that are played on it."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache, partial
 
-from ur2.environments.base import Knowledge
+from ur2.environments.base import Branch, Knowledge
 from ur2.environments.game import Game
 from ur2.environments.options import EnvironmentOptions
 from ur2.environments.toolbox.box import Toolbox
@@ -49,11 +50,17 @@ class RolloutWorker:
         await self._players.engine.start()
 
     async def run_group(
-        self, assignment: Assignment, num_samples: int, sampling: SamplingOptions, first: int = 0
+        self,
+        assignment: Assignment,
+        num_samples: int,
+        sampling: SamplingOptions,
+        first: int = 0,
+        branches: Sequence[Branch] = (),
     ) -> Group:
         """Plays the episodes `first`, ..., `first + num_samples - 1` of one question, at once.
 
-        Each is drawn at its own of `sampling.temperatures`.
+        Each is drawn at its own of `sampling.temperatures`. With `branches`, one per episode, they
+        go on from the records of others, and are named after these.
 
         Raises:
             InputError: the question's prompt is too long.
@@ -65,15 +72,18 @@ class RolloutWorker:
         retried: list[int] = []
 
         async def play(index: int) -> Trajectory:
+            branch = branches[index - first] if branches else None
+            name = f"{branch.parent}+{index}" if branch else f"{assignment.id}/{index}"
             for tries_left in reversed(range(1 + self._players.options.tool_failed_retries)):
                 trajectory = await run_episode(
                     self._players,
                     assignment,
                     sampling.of_sample(index),
                     read,
-                    trajectory_id=f"{assignment.id}/{index}",
+                    trajectory_id=name,
                     seed=self._seed,
                     on_sampled=sampled.append,
+                    branch=branch,
                 )
                 if trajectory.status is not Status.TOOL_FAILED or not tries_left:
                     break

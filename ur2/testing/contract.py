@@ -95,17 +95,20 @@ class _Game:
         again, _ = await self._once(where, replayed(texts), found)
         if again != replies:
             self.referee.note("the same turns led to something else", where)
-        if len(texts) > 1 and hasattr(self.kind, "fork"):
-            forked, _ = await self._once(where, replayed(texts), found, forks=True)
-            if forked != replies:
-                self.referee.note("what a fork played changed its original", where)
+        if len(texts) > 1 and getattr(self.kind, "is_stateless", False):
+            renewed, _ = await self._once(where, replayed(texts), found, renews=True)
+            if renewed != replies:
+                self.referee.note("it says `is_stateless`, and earlier turns change it", where)
         if texts and getattr(self.kind, "reads_cut_turns", False):
             await self._cut(texts[0], where, found)
 
     async def _once(
-        self, where: str, write: Write, found: Found, *, forks: bool = False
+        self, where: str, write: Write, found: Found, *, renews: bool = False
     ) -> tuple[list[Ask | Reply], list[str]]:
-        """The opening and what followed each turn, without its times; and the turns."""
+        """The opening and what followed each turn, without its times; and the turns.
+
+        With `renews` each turn is shown to an environment that saw none before it.
+        """
         opened = self._opened(where, found)
         if opened is None:
             return [], []
@@ -122,14 +125,11 @@ class _Game:
                 return replies, texts
             turn = Turn(text=text, number=number, events=events, transcript=transcript)
             here = f"{where}, turn {number}"
-            twin = None
-            if forks and number > 1:
-                twin = await self._forked(environment, turn, ask.role, here)
+            if renews and (anew := self._opened(where, found)) is not None:
+                environment, _ = anew
             reply = await self._react(environment, turn, ask.role, here)
             if reply is None:
                 return replies, texts
-            if twin is not None and twin != reply:
-                self.referee.note("a fork went on otherwise than its original", here)
             replies.append(reply)
             if isinstance(reply.then, End):
                 return replies, texts
@@ -160,11 +160,6 @@ class _Game:
         if time.perf_counter() - started > TIMEOUT_S:
             self.referee.note(f"react took over {TIMEOUT_S:g} s", where)
         return None if reply is None else _without_times(reply)
-
-    async def _forked(self, environment: Any, turn: Turn, role: str, where: str) -> Reply | None:
-        with self.referee.noting("fork failed", where):
-            return await self._react(environment.fork(), turn, role, f"{where}, a fork")
-        return None
 
     async def _cut(self, text: str, where: str, found: Found) -> None:
         """Lets a first turn run out of tokens."""

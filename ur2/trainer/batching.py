@@ -7,7 +7,7 @@ log-probabilities are the sampler's, which are at hand, and need no pass of thei
 samples are drawn at other temperatures than the policy's is the policy asked for them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -22,7 +22,7 @@ from ur2.algorithms.advantages import whiten
 from ur2.algorithms.kl import KL_ESTIMATORS, k3
 from ur2.algorithms.options import AlgorithmOptions
 from ur2.trainer.credit import Credited, at_tokens, credited
-from ur2.types import Batch, Sample, ScoredGroup, allowed_positions
+from ur2.types import Author, Batch, Explored, Sample, ScoredGroup, Segment, allowed_positions
 
 Arrays = Sequence[NDArray[np.float32]]
 """One array (T,) per sample, 0 at tokens that the policy did not write."""
@@ -67,6 +67,7 @@ async def make_batch(
     models: SideModels,
     *,
     sampled_as_policy: bool = True,
+    behaviour: Callable[[Sample], Sample] = lambda sample: sample,
 ) -> tuple[Batch, dict[str, float]]:
     """`to_batch`, after the models that its estimator needs have been asked; and their metrics.
 
@@ -76,8 +77,12 @@ async def make_batch(
         models: what is asked.
         sampled_as_policy: whether tokens were drawn from the policy's own distribution, so that the
             sampler's log-probabilities are the policy's.
+        behaviour: puts the probabilities of what drew a sample into it, in groups with branches.
     """
-    rows = _rows(groups, options)
+    rows = [
+        replace(row, sample=behaviour(row.sample)) if row.sample.explored else row
+        for row in _rows(groups, options)
+    ]
     samples = [row.sample for row in rows]
     asked = any(sample.mask.any() for sample in samples)
     penalised = asked and options.kl_coef > 0 and options.kl_in == "reward"
@@ -112,6 +117,7 @@ def _rows(groups: Sequence[ScoredGroup], options: AlgorithmOptions) -> list[Cred
         group = played.without(options.mask_statuses)
         if len(group.scores) == 1 < len(played.scores) and options.compares == "group":
             continue  # nobody is left to compare it with
+        shares = _shares(group)
         for trajectory, score in zip(group.group.trajectories, group.scores, strict=True):
             contexts = credited(options.credit, trajectory, score)
             for number, context in enumerate(contexts):
@@ -119,7 +125,7 @@ def _rows(groups: Sequence[ScoredGroup], options: AlgorithmOptions) -> list[Cred
                 group_number = numbers.setdefault((place, context.role), len(numbers))
                 rows.append(
                     CreditedSample(
-                        sample=_sample(name, context),
+                        sample=_sample(name, context, bool(trajectory.parent), shares),
                         group=group_number,
                         trajectory=num_trajectories,
                         credited=context,
@@ -129,7 +135,18 @@ def _rows(groups: Sequence[ScoredGroup], options: AlgorithmOptions) -> list[Cred
     return rows
 
 
-def _sample(name: str, context: Credited) -> Sample:
+def _shares(group: ScoredGroup) -> tuple[float, float] | None:
+    """Branches among the trajectories, and wrong ones among the others; None without branches."""
+    own = [s for t, s in zip(group.group.trajectories, group.scores, strict=True) if not t.parent]
+    if len(own) == len(group.scores):
+        return None
+    wrong = sum(score.correct < 1 for score in own) / max(len(own), 1)
+    return 1 - len(own) / len(group.scores), wrong
+
+
+def _sample(
+    name: str, context: Credited, is_branch: bool, shares: tuple[float, float] | None
+) -> Sample:
     """A context as a training sequence, with advantages of 0."""
     segments = context.segments
     token_ids = np.asarray([t for s in segments for t in s.token_ids], dtype=np.int64)
@@ -143,6 +160,19 @@ def _sample(name: str, context: Credited) -> Sample:
         sampler_logprobs=np.asarray(drawn, dtype=np.float32),
         role=context.role,
         allowed=allowed_positions(segments),
+        explored=None if shares is None else _explored(segments, is_branch, *shares),
+    )
+
+
+def _explored(
+    segments: Sequence[Segment], is_branch: bool, share_branched: float, share_wrong: float
+) -> Explored:
+    return Explored(
+        is_branch=is_branch,
+        injected=np.asarray([s.author is Author.INJECTED for s in segments for _ in s.token_ids]),
+        num_prompt_tokens=len(segments[0].token_ids),
+        share_branched=share_branched,
+        share_wrong=share_wrong,
     )
 
 

@@ -17,6 +17,7 @@ from ur2.curriculum.curriculum import Curriculum
 from ur2.errors import ComponentError, NotFiniteError
 from ur2.policy.group import PolicyGroup
 from ur2.rewards.rubric import Rubric
+from ur2.rollout.exploration import Exploration
 from ur2.rollout.options import RolloutOptions
 from ur2.rollout.pool.rollout_pool import RolloutPool
 from ur2.trainer.batching import make_batch, to_batch
@@ -54,6 +55,8 @@ class Trainer:
     rubrics: Mapping[str | None, Rubric]
     """By name, for the stages that have one of their own; None: the run's."""
     policy: PolicyGroup
+    exploration: Exploration | None = None
+    """Plays branches beside the policy's own samples."""
     questions: Sequence[Question]
     """All that the curriculum may draw."""
     held_out: Sequence[Question]
@@ -124,6 +127,7 @@ class Trainer:
                 self.algorithm,
                 self.policy,
                 sampled_as_policy=not self.rollout.sampling.temperatures,
+                **({"behaviour": self.exploration.behaviour} if self.exploration else {}),
             )
         self._updating = True
         with phase("update"):
@@ -197,13 +201,27 @@ class Trainer:
             assignment, self.rollout.samples_per_prompt, self.rollout.sampling
         )
         stage, start_s = self.curriculum.stage_at(assignment.step), time.time()
+        rubric = self.rubrics[stage.reward]
         try:
-            scored = await self.rubrics[stage.reward].score(group, stage.step)
+            scored = await rubric.score(group, stage.step)
+            if self.exploration is not None:
+                scored = await self._explored(self.exploration, scored, rubric, stage.step)
         except asyncio.CancelledError:
             self.rollouts.write_off(group)
             raise
         self.timeline.add("rewards", assignment.id, start_s, time.time())
         return scored
+
+    async def _explored(
+        self, exploration: Exploration, scored: ScoredGroup, rubric: Rubric, step: int
+    ) -> ScoredGroup:
+        """The group with the branches that its explorer admits."""
+        branches = exploration.branches(scored)
+        if not branches:
+            return scored
+        assignment, sampling = scored.group.assignment, self.rollout.sampling
+        more = await self.rollouts.play(assignment, len(branches), sampling, branches=branches)
+        return await exploration.admit(scored, await rubric.score(more, step), self.policy)
 
     def _drop(self, scored: ScoredGroup) -> None:
         self.rollouts.write_off(scored.group)

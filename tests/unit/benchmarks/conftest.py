@@ -44,7 +44,12 @@ class ScriptedWorker:
     async def take(self, handover: Handover, version: int) -> None: ...
 
     async def run_group(
-        self, assignment: Assignment, num_samples: int, sampling: SamplingOptions, first: int = 0
+        self,
+        assignment: Assignment,
+        num_samples: int,
+        sampling: SamplingOptions,
+        first: int = 0,
+        branches: object = (),
     ) -> Group:
         await asyncio.sleep(0)
         question = assignment.question

@@ -46,7 +46,7 @@ class ScriptedWorker:
 
     async def take(self, handover, version) -> None: ...
 
-    async def run_group(self, assignment, num_samples, sampling, first=0) -> Group:
+    async def run_group(self, assignment, num_samples, sampling, first=0, branches=()) -> Group:
         if len(self.played) >= self.stops_after:
             raise ComponentError("the engine is gone")
         self.played.append(assignment.id)

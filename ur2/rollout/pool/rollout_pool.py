@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import chain, pairwise
 
+from ur2.environments.base import Branch
 from ur2.errors import ComponentError
 from ur2.rollout.options import RolloutOptions, SamplingOptions
 from ur2.rollout.pool.seating import Loss, PlayAccount, Seating
@@ -56,7 +57,12 @@ class RolloutPool:
         await self._supervisor.start()
 
     async def play(
-        self, assignment: Assignment, num_samples: int, sampling: SamplingOptions
+        self,
+        assignment: Assignment,
+        num_samples: int,
+        sampling: SamplingOptions,
+        *,
+        branches: Sequence[Branch] = (),
     ) -> Group:
         """Plays one group as soon as there is a place for it.
 
@@ -64,6 +70,7 @@ class RolloutPool:
             assignment: the question, and whether retrieval is on.
             num_samples: trajectories.
             sampling: how tokens are drawn.
+            branches: one per trajectory, where these go on from the records of others.
 
         Raises:
             ComponentError: a worker died or hangs, and there is no further restart.
@@ -73,7 +80,7 @@ class RolloutPool:
         done: list[Group] = []
         try:
             parts = await gather_or_cancel(
-                self._play(assignment, first, last - first, sampling, done)
+                self._play(assignment, first, last - first, sampling, done, branches[first:last])
                 for first, last in pairwise(starts)
             )
         except BaseException:  # a cancellation too
@@ -162,6 +169,7 @@ class RolloutPool:
         num_samples: int,
         sampling: SamplingOptions,
         done: list[Group],
+        branches: Sequence[Branch],
     ) -> Group:
         """Plays one part of a group, and adds it to `done`."""
         while True:
@@ -172,7 +180,7 @@ class RolloutPool:
                 try:
                     group = await within(
                         self._options.group_timeout_s,
-                        worker.run_group(assignment, num_samples, sampling, first),
+                        worker.run_group(assignment, num_samples, sampling, first, branches),
                         name_of(index, f"group '{assignment.id}'"),
                         limit=self._supervisor.timeouts.limit,
                     )

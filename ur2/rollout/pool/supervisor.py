@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
+from ur2.environments.base import Branch
 from ur2.errors import ComponentError
 from ur2.rollout.options import RolloutOptions, SamplingOptions
 from ur2.rollout.pool.receiver import TakesWeights, WorkerReceiver
@@ -33,9 +34,14 @@ class Worker(TakesWeights, Protocol):
         ...
 
     def run_group(
-        self, assignment: Assignment, num_samples: int, sampling: SamplingOptions, first: int = 0
+        self,
+        assignment: Assignment,
+        num_samples: int,
+        sampling: SamplingOptions,
+        first: int = 0,
+        branches: Sequence[Branch] = (),
     ) -> Coroutine[Any, Any, Group]:
-        """Plays the samples `first`, ..., `first + num_samples - 1` of a group."""
+        """Plays the samples `first`, ..., `first + num_samples - 1` of a group, or its branches."""
         ...
 
     def take_lost_tokens(self) -> Coroutine[Any, Any, int]:

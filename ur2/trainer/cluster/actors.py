@@ -12,6 +12,7 @@ import ray
 import torch
 from ray.exceptions import RayError, RayTaskError
 
+from ur2.environments.base import Branch
 from ur2.errors import ComponentError, RetrievalError, Ur2Error
 from ur2.policy.weight_sender import free_port
 from ur2.policy.worker import PolicyWorker
@@ -223,10 +224,16 @@ class RemoteRollouts:
         await self._call("start")
 
     async def run_group(
-        self, assignment: Assignment, num_samples: int, sampling: SamplingOptions, first: int = 0
+        self,
+        assignment: Assignment,
+        num_samples: int,
+        sampling: SamplingOptions,
+        first: int = 0,
+        branches: Sequence[Branch] = (),
     ) -> Group:
-        """Plays a part of a group."""
-        group: Group = await self._call("run_group", assignment, num_samples, sampling, first)
+        """Plays a part of a group, or branches of it."""
+        asked = (assignment, num_samples, sampling, first, tuple(branches))
+        group: Group = await self._call("run_group", *asked)
         return group
 
     async def take_lost_tokens(self) -> int:

@@ -51,6 +51,7 @@ def step_metrics(groups: Sequence[ScoredGroup], *, version: int) -> dict[str, fl
         "rollout/turns_mean": fmean(len(t.policy_texts) for t in trajectories),
         "rollout/staleness_mean": _staleness(trajectories, version),
         **_by_role(groups),
+        **_explored(groups),
     }
 
 
@@ -144,6 +145,19 @@ def _by_role(groups: Sequence[ScoredGroup]) -> dict[str, float]:
         metrics[f"role/{role}/policy_tokens_mean"] = sum(n for n, _ in of_role) / num_trajectories
         metrics[f"role/{role}/turn_reward_mean"] = fmean(reward for _, reward in of_role)
     return metrics
+
+
+def _explored(groups: Sequence[ScoredGroup]) -> dict[str, float]:
+    """Branches that explorers added, per group, and how well they ended; nothing without any."""
+    pairs = [p for g in groups for p in zip(g.group.trajectories, g.scores, strict=True)]
+    branches = [score for trajectory, score in pairs if trajectory.parent]
+    if not branches:
+        return {}
+    return {
+        "explore/branches_per_group": len(branches) / len(groups),
+        "explore/accuracy": fmean(score.correct for score in branches),
+        "explore/reward_mean": fmean(score.total for score in branches),
+    }
 
 
 def _staleness(trajectories: Iterable[Trajectory], version: int) -> float:

@@ -29,7 +29,7 @@ class FakeWorker:
     async def start(self):
         self.calls.append("start")
 
-    async def run_group(self, assignment, num_samples, sampling, first=0):
+    async def run_group(self, assignment, num_samples, sampling, first=0, branches=()):
         self.in_play += 1
         self.most_in_play = max(self.most_in_play, self.in_play)
         try:

@@ -26,7 +26,7 @@ class Worker:
     def __init__(self):
         self.may_end = {}
 
-    async def run_group(self, assignment, num_samples, sampling, first=0):
+    async def run_group(self, assignment, num_samples, sampling, first=0, branches=()):
         await self.may_end.setdefault(assignment.id, asyncio.Event()).wait()
         (one,) = (
             Trajectory(id="t", segments=(), events=SEARCHES, status=Status.ANSWERED)
@@ -71,7 +71,7 @@ async def test_searches_are_known_until_the_oldest_group_in_play_began(game):
 class Dies(Worker):
     """Dies at once when it is to play."""
 
-    async def run_group(self, assignment, num_samples, sampling, first=0):
+    async def run_group(self, assignment, num_samples, sampling, first=0, branches=()):
         raise ComponentError("died")
 
 
@@ -79,9 +79,9 @@ class StartsSlowly(Worker):
     async def start(self):
         await asyncio.sleep(0.2)
 
-    async def run_group(self, assignment, num_samples, sampling, first=0):
+    async def run_group(self, assignment, num_samples, sampling, first=0, branches=()):
         self.may_end.setdefault(assignment.id, asyncio.Event()).set()
-        return await super().run_group(assignment, num_samples, sampling, first)
+        return await super().run_group(assignment, num_samples, sampling, first, branches)
 
 
 async def test_a_worker_that_starts_again_plays_nothing_meanwhile_and_the_timeline_shows_both(game):
@@ -129,7 +129,7 @@ async def test_searches_lie_within_their_group_though_the_clock_of_its_node_is_a
     spans = []
 
     class Elsewhere(Worker):
-        async def run_group(self, assignment, num_samples, sampling, first=0):
+        async def run_group(self, assignment, num_samples, sampling, first=0, branches=()):
             await asyncio.sleep(0.1)
             now_s = time.time() + ahead_s
             searches = (
