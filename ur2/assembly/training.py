@@ -118,7 +118,7 @@ def make_curriculum(options: RunOptions, inputs: RunInputs) -> Curriculum:
 
 
 def make_exploration(options: RunOptions) -> Exploration | None:
-    """What is played beside the policy's own samples; None where nothing is.
+    """The explorer of the run; None where nothing is explored.
 
     Raises:
         InputError: there is no such explorer, or its options do not fit.

@@ -1,4 +1,4 @@
-"""What a run that goes on must find as it was: the options, and what stands behind their names.
+"""A run that goes on must find its objective as it was: options, and what their names stand for.
 
 An option is *free* (it decides nothing that is learned), *warned* of (a change that a user may
 want), or *refused* (the objective would be another one, and no curve would show it). Files are

@@ -259,7 +259,7 @@ class MathRow(KeyedRow):
 
 
 def last_boxed(text: str) -> str:
-    r"""What the last `\boxed{...}` of `text` holds, braces balanced; empty without one."""
+    r"""The inside of the last `\boxed{...}` of `text`, braces balanced; empty without one."""
     opening = "\\boxed{"
     start = text.rfind(opening)
     depth = 1

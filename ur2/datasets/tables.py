@@ -96,7 +96,7 @@ def _level_table(heading: str, counts: Mapping[tuple[str, Level], int]) -> Table
 
 
 def _first(question: Question) -> Text:
-    """What was understood of a question."""
+    """Shows how a question was understood."""
     lettered = zip(ascii_uppercase, question.options, strict=False)
     lines = [
         f"first of {question.task}: {_one_line(question.text)}",

@@ -54,7 +54,7 @@ class Between:
 
 
 def between(render: Render, stop_texts: Sequence[str], num_replies: int) -> Between:
-    """What a template writes after a turn that `num_replies` replies of tools follow.
+    """The text that a template writes after a turn that `num_replies` replies of tools follow.
 
     Args:
         render: the template, told of tools.

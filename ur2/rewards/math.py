@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from ur2.errors import ComponentError
-from ur2.rewards.math_shape import PercentRule, decide
+from ur2.rewards.math_compare import PercentRule, decide
 from ur2.rewards.math_text import canonical
 
 TIMEOUT_S, CPU_S = 5.0, 0.4

@@ -82,7 +82,7 @@ def canonical(expression: str) -> str:
 
 
 def _symbols(text: str) -> str:
-    """What is no text, in LaTeX."""
+    """LaTeX for a part that is no text."""
     text = _VULGAR.sub(_fraction, text)
     text = _RAISED.sub(lambda power: f"^{{{unicodedata.normalize('NFKC', power[0])}}}", text)
     text = _LOWERED.sub(lambda index: f"_{{{unicodedata.normalize('NFKC', index[0])}}}", text)

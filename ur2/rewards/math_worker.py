@@ -15,7 +15,7 @@ import sys
 from os import _exit, fork
 
 from ur2.rewards.math_algebra import have_one_value
-from ur2.rewards.math_shape import PercentRule, decide
+from ur2.rewards.math_compare import PercentRule, decide
 from ur2.rewards.math_text import canonical
 
 MAX_MEMORY_BYTES = 2 * 2**30

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field, JsonValue, model_validator
 from ur2.endpoints.options import EndpointOptions, Seconds
 from ur2.options import Options
 from ur2.rewards.math import CPU_S, TIMEOUT_S
-from ur2.rewards.math_shape import PercentRule
+from ur2.rewards.math_compare import PercentRule
 from ur2.rewards.qa import Normalise
 from ur2.types import Level, Task
 

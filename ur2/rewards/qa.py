@@ -65,7 +65,7 @@ def read(text: str) -> str:
 
 
 def _content(command: re.Match[str]) -> str:
-    """What a command encloses; a space stands for one that encloses nothing."""
+    """The text inside a command; a space stands for one that encloses nothing."""
     if command[1] is not None:
         return command[1]
     return "" if command[0] == "\\" else " "

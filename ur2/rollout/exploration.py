@@ -42,7 +42,7 @@ class Policy(Protocol):
     """The policy's own word on tokens."""
 
     async def logprobs(self, samples: Sequence[Sample]) -> list[NDArray[np.float32]]:
-        """Of every trained token, one array (T,) per sample, 0 elsewhere."""
+        """One array (T,) per sample, 0 at tokens that are not trained."""
 
 
 class Explorer(Protocol):
@@ -55,7 +55,7 @@ class Explorer(Protocol):
         """Takes its options and the policy's tokenizer."""
 
     def branches(self, scored: ScoredGroup, rng: np.random.Generator) -> list[Branch]:
-        """What is to be played from a group; none, mostly.
+        """The branches to play from a group; none, mostly.
 
         Args:
             scored: the policy's own samples.
@@ -84,7 +84,7 @@ class Explorer(Protocol):
 
 
 class ExplorationOptions(Options):
-    """What is played beside the policy's own samples."""
+    """The explorer, and the options of each."""
 
     name: str = "none"
     """`none`, `rex_rag`, or `package.module:Name` of an explorer of your own."""
