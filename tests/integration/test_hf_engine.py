@@ -60,7 +60,7 @@ def model(tiny_model):
 def reference(model, request, sampled):
     with torch.no_grad():
         logits = model(torch.tensor([[*request.token_ids, *sampled]])).logits[0].float()
-    logprobs = torch.log_softmax(logits, -1)[len(request.token_ids) - 1 : -1]
+    logprobs = torch.log_softmax(logits / request.temperature, -1)[len(request.token_ids) - 1 : -1]
     return logprobs[range(len(sampled)), sampled]
 
 
@@ -72,6 +72,18 @@ async def test_rows_that_join_and_leave_sample_as_if_alone(engine, model):
         assert torch.allclose(
             torch.tensor(drawn.logprobs), reference(model, request, drawn.token_ids), atol=1e-4
         )
+
+
+async def test_samples_at_different_temperatures_share_a_batch_and_keep_their_own_logprobs(
+    engine, model
+):
+    requests = [
+        dataclasses.replace(REQUESTS[0], temperature=t, seed=7) for t in (0.1, 0.4, 0.7, 1.0)
+    ]
+    drawn = await asyncio.gather(*map(engine.generate, requests))
+    for request, made in zip(requests, drawn, strict=True):
+        expected = reference(model, request, made.token_ids)
+        assert torch.allclose(torch.tensor(made.logprobs), expected, atol=1e-3)
 
 
 async def test_a_cancelled_request_frees_its_place(engine):

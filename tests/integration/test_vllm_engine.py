@@ -120,6 +120,17 @@ async def test_logprobs_are_those_of_the_sampling_distribution(engine, model, te
     assert await largest_gap(engine, model, temperature=temperature) < 1e-4
 
 
+async def test_samples_at_different_temperatures_share_a_batch_and_keep_their_own_logprobs(
+    engine, model
+):
+    temperatures = (0.1, 0.4, 0.7, 1.0)
+    gaps = await asyncio.gather(
+        *(largest_gap(engine, model, temperature=temperature) for temperature in temperatures)
+    )
+    # a logit's error grows as it is divided
+    assert all(gap < 1e-4 / t for gap, t in zip(gaps, temperatures, strict=True)), gaps
+
+
 def kept(probs, *, top_p=1.0, top_k=0):
     """The likeliest of the `top_k` likeliest tokens that hold `top_p` of what these hold."""
     likely = probs.argsort(descending=True)[: top_k or None].tolist()

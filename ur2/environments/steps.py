@@ -26,7 +26,6 @@ from ur2.types import (
     Author,
     Facts,
     Lookup,
-    Passage,
     RetrievalFailed,
     Status,
     ToolUse,
@@ -139,10 +138,6 @@ class StepsEnvironment:
             is_repeated = self._options.deduplicate and passage.id in self._seen
             if not is_repeated and len(self._seen) < self._options.max_documents:
                 self._seen.add(passage.id)
-                texts.append(contents(passage))
+                titled = f"{passage.title}\n{passage.text}"  # as the published index has them
+                texts.append(titled if passage.title else passage.text)
         return "\n".join(texts)[: self._options.max_document_chars]
-
-
-def contents(passage: Passage) -> str:
-    """Title and text, as the published index has them."""
-    return f"{passage.title}\n{passage.text}" if passage.title else passage.text

@@ -299,3 +299,25 @@ def test_the_value_loss_takes_the_worse_of_free_and_held_values() -> None:
     free_N, none_N = clipped_value(value_N, old_N, return_N, None)
     torch.testing.assert_close(free_N, torch.tensor([0.5**2, 0.9**2, 0.5**2]) / 2)
     assert not none_N.any()
+
+
+@pytest.mark.parametrize("temperature", [0.4, 0.7, 1.6])
+def test_samples_of_another_temperature_teach_the_policys_own_gradient_once_corrected(
+    temperature: float,
+) -> None:
+    # the mean over draws at the temperature, with each token of the vocabulary as often as it comes
+    logit_V = torch.tensor([1.0, 0.0, -1.0, 0.5], requires_grad=True)
+    worth_V = torch.tensor([0.3, -1.0, 2.0, 0.7])
+    policy_V = torch.log_softmax(logit_V, -1)
+    drawn_V = torch.log_softmax(logit_V.detach() / temperature, -1)
+    ones = Sequences(sequence_N=torch.arange(4), length_B=torch.ones(4, dtype=torch.int64))
+
+    def gradient(correction: str) -> Tensor:
+        delta_V = (policy_V - drawn_V).detach()
+        weight_V = CORRECTIONS[correction](delta_V, ones, Bounds(cap=1e6))
+        objective = (drawn_V.exp() * weight_V * worth_V * policy_V).sum()
+        return torch.autograd.grad(objective, logit_V, retain_graph=True)[0]
+
+    (own,) = torch.autograd.grad((policy_V.exp() * worth_V).sum(), logit_V, retain_graph=True)
+    torch.testing.assert_close(gradient("tis"), own)
+    assert (gradient("none") - own).abs().max() > 0.05

@@ -120,6 +120,17 @@ def test_the_history_stands_in_the_message_of_a_context_of_its_own():
     assert [event.query for event in replies[0].events] == ["Who wrote Dune"]
 
 
+async def titled(lookup):
+    return Finding(outcome=(Passage(id="1", title="Dune", text="A novel."),))
+
+
+def test_a_passages_title_stands_above_its_text():
+    shelf = Shelf()
+    shelf.look_up = titled
+    asks, _ = play(query(1), answer(2), shelf=shelf)
+    assert shown(asks[1]).endswith("The retrieval documents: Dune\nA novel.")
+
+
 def test_passages_that_were_seen_are_left_out_and_not_replaced():
     asks, _ = play(query(1), query(2), answer(3), shelf=Shelf((5,), (5, 9, 7)))
     assert shown(asks[2]).endswith("The retrieval documents: text 9")

@@ -18,7 +18,8 @@ from ur2.prompts.options import PromptOptions
 from ur2.prompts.render import PromptRenderer
 from ur2.rollout.demonstrated import demonstrated
 from ur2.rollout.engines.text import generation_eos
-from ur2.types import Level, Passage, Question, Segment
+from ur2.rollout.recorded import opened_message, record, rendered
+from ur2.types import Author, Level, Passage, Question, Segment, Status, Trajectory
 
 CHATML = (
     "{%- for message in messages %}{%- if not (loop.first and message.role == 'system') %}"
@@ -246,6 +247,27 @@ def test_the_dialects_markers_are_plain_text_that_is_read_back(name, shipped):
     assert read == [Search("capital"), Answer("Paris")]
     if dialect.answer_form("qa").form != "tags":
         assert answer.token_ids[-1] == tokenizer.eos_token_id
+
+
+@pytest.mark.parametrize("learner", FAMILIES)
+def test_one_family_learns_from_what_another_played(name, learner, ur2):
+    teacher, student = renderer(name, ur2), renderer(learner, ur2)
+    said = f"So it is.{teacher.end_of_turn}"
+    message = "Where is it?\nIt is in France."
+    turn = teacher.piece("", before=said, author=Author.POLICY)
+    played = Trajectory(
+        id="t",
+        segments=(teacher.opening(message), turn),
+        events=(),
+        status=Status.ANSWERED,
+    )
+    message_of = opened_message(teacher, as_messages=False)
+    (context,) = record(played, message_of, teacher.stop_texts)
+    assert context.message == message
+    prompted, learned = rendered(student, context)
+    assert prompted == student.opening(message)
+    assert learned.text == f"So it is.{student.end_of_turn}"
+    assert learned.token_ids[-1] == TOKENIZERS[learner].eos_token_id
 
 
 def with_kwargs(options: PromptOptions, **kwargs) -> PromptOptions:
