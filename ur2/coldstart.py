@@ -51,22 +51,22 @@ def coldstart(options: RunOptions) -> None:
     cold = options.coldstart
     if cold is None:
         raise InputError(f"experiment '{options.experiment}' has no cold start; drop this command")
-    if cold.teacher is not None:
+    out = Path(cold.out)
+    if out.exists() and _fingerprint_of(out) is None:
+        raise InputError(f"coldstart.out: {out} exists and no cold start made it; name another")
+    if cold.phases and cold.scratch is None and cold.base is None:
+        raise InputError("coldstart: give `scratch` (a model from nothing) or `base`")
+    if cold.teacher is not None:  # after all that could make its work useless
         _teach(options, cold.teacher, console)
         if not cold.phases or options.dry_run:
             return
     if not cold.phases:
         raise InputError("coldstart.phases: there are none, so that nothing would be trained")
     demonstrations = [_read(phase.demonstrations) for phase in cold.phases]
-    out, wanted = (
-        Path(cold.out),
-        fingerprint(cold, options.prompt, Game.load(options.environment).options),
-    )
+    wanted = fingerprint(cold, options.prompt, Game.load(options.environment).options)
     if _fingerprint_of(out) == wanted:
         console.print(f"cold start: {out} is up to date", soft_wrap=True)
         return
-    if out.exists() and _fingerprint_of(out) is None:
-        raise InputError(f"coldstart.out: {out} exists and no cold start made it; name another")
     if options.dry_run:
         for phase, examples in zip(cold.phases, demonstrations, strict=True):
             console.print(f"{phase.demonstrations}: {len(examples)} demonstrations", soft_wrap=True)
@@ -183,9 +183,7 @@ async def _watch(
 def _base(cold: ColdstartOptions, staged: Path) -> str:
     """The model that the first phase trains."""
     if cold.scratch is None:
-        if cold.base is None:
-            raise InputError("coldstart: give `scratch` (a model from nothing) or `base`")
-        return cold.base
+        return str(cold.base)
     texts = (text for file in cold.scratch_texts for text in _strings(file))
     lines = chain.from_iterable(repeat(line, LINE_COUNT) for line in cold.scratch_lines)
     make_model(cold.scratch, chain(texts, lines), str(staged / "scratch"), cold.seed)

@@ -52,7 +52,8 @@ class TeacherOptions(Options):
     """Episodes with a longer context are not kept; see `max_tokens` for what a token is."""
     max_calls: int | None = Field(10_000, ge=1)
     """Turns that the teacher may write in all, earlier runs included; null for no bound. An attempt
-    begins only if it and those under way fit in, each counted as the longest so far."""
+    begins only if it and those under way fit in, each counted as the longest so far. Attempts that
+    a failure or a kill cut off, and requests that were tried again, are not counted."""
     max_tokens: int | None = Field(None, ge=1)
     """The same for tokens, read and written; those of a chat endpoint are counted as a token for
     four characters."""

@@ -303,6 +303,32 @@ def test_a_dry_run_tells_what_would_be_asked_and_asks_nothing(
     assert not (tmp_path / "taught").exists()
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("coldstart.out={taken}", "exists and no cold start made it"),
+        ("coldstart.scratch=null", "give `scratch`"),
+    ],
+)
+def test_what_would_make_its_work_useless_is_found_before_a_teacher_is_asked(
+    override, message, serve_http, tmp_path
+):
+    endpoint = Teacher(serve_http, lambda n, attempt: "Paris")
+    (taken := tmp_path / "taken").mkdir()
+    options = compose(
+        [
+            "+experiment=r3rag_tiny",
+            f"+coldstart.teacher={{out: {tmp_path / 'taught'}, model: m}}",
+            f"+coldstart.teacher.engine.remote.url={endpoint.url}",
+            override.format(taken=taken),
+        ]
+    )
+    with pytest.raises(InputError, match=message):
+        coldstart(options)
+    assert endpoint.bodies == []
+    assert not (tmp_path / "taught").exists()
+
+
 def test_an_environment_that_calls_tools_is_refused(serve_http, settings_of):
     endpoint = Teacher(serve_http, lambda n, attempt: "Paris")
     run, _ = settings_of(endpoint, "environment.name=tools")
