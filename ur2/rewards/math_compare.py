@@ -45,6 +45,7 @@ _NUMBER = re.compile(
     rf"|(?P<plain>{_DIGITS})?(?P<power>(?:(?:\\times|\\cdot|\*)\s*)?10\s*\^\s*"
     rf"(?:\{{(?P<exponent>[-+]?\d+)\}}|(?P<digit>\d)))?)"
 )
+_REPEATING = re.compile(r"(-?\d*)\.(\d*)\\(?:overline|bar|dot)\s*\{?(\d+)\}?")
 _BASED = re.compile(r"([0-9A-Fa-f]+)\s*_\s*(?:\{?\s*(?:\\text\s*\{)?\s*(\d+)\s*\}?\s*\}?)")
 _NAMED = re.compile(
     r"((?:[a-zA-Z]|\\(?:theta|alpha|beta|gamma|lambda|mu|phi|omega|sigma|rho|tau))"
@@ -96,6 +97,8 @@ def decide(
 @functools.lru_cache(maxsize=4096)
 def number(text: str) -> tuple[Fraction, bool] | None:
     """The value of a numeral or a fraction of numerals, and whether it is a decimal."""
+    if repeating := _REPEATING.fullmatch(text):
+        return _repeated(repeating), False
     found = _NUMBER.fullmatch(text.replace("{,}", ""))
     if found is None or not text.strip("+- "):
         return None
@@ -110,6 +113,14 @@ def number(text: str) -> tuple[Fraction, bool] | None:
         top = part.get("plain", part.get("above", part.get("over", Fraction(0))))
         value = part.get("whole", part.get("mixed", Fraction(0))) + top / below
     return (-value if found["sign"] == "-" else value), "." in text
+
+
+def _repeated(decimal: re.Match[str]) -> Fraction:
+    """The value of a decimal whose last digits repeat."""
+    whole, once, again = decimal[1] or "0", decimal[2], decimal[3]
+    rest = Fraction(int(again), 10 ** len(again) - 1) / 10 ** len(once)
+    value = Fraction(int(once or 0), 10 ** len(once)) + rest
+    return int(whole) - value if whole.startswith("-") else int(whole) + value
 
 
 def close(first: Fraction, second: Fraction) -> bool:

@@ -31,6 +31,8 @@ _THOUSANDS = re.compile(r"[-+]?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
 _MATRIX = re.compile(
     r"\\begin\s*\{([pbB]?matrix|array)\}(?:\{[lcr| ]+\})?(.*)\\end\s*\{\1\}", re.DOTALL
 )
+_REALS = re.compile(r"\\mathbb\s*\{?\s*R\s*\}?|all (?:the )?real(?: number)?s", re.IGNORECASE)
+_BUILDER = re.compile(r"\\\{\s*(?:[a-zA-Z]|\\[a-z]+)\s*(?:\||:|\\mid)\s*(.+)\\\}")
 _INFINITE = re.compile(r"[-+]?\\infty")
 _SIGNS = re.compile(r"\\pm(?![a-zA-Z])")
 
@@ -51,6 +53,10 @@ class Shape:
 @functools.lru_cache(maxsize=4096)
 def structure(text: str) -> Shape | None:
     """The shape of a canonical text; None of a single value."""
+    if _REALS.fullmatch(text):
+        return Shape("brackets", (r"-\infty", r"\infty"), "(", ")", is_interval=True)
+    if builder := _BUILDER.fullmatch(text):
+        return structure(canonical(builder[1]))
     if member := _MEMBER.fullmatch(text):
         inner = structure(canonical(member[2]))
         return None if inner is None else replace(inner, variable=member[1])

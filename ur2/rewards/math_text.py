@@ -19,7 +19,7 @@ COMMANDS = {
     "varnothing": "emptyset", "lbrace": "{", "rbrace": "}", "textbf": "text", "textit": "text",
     "textrm": "text", "textsf": "text", "texttt": "text", "textnormal": "text", "emph": "text",
     "mathrm": "text", "mathbf": "text", "mathit": "text", "mathsf": "text", "mathtt": "text",
-    "mbox": "text", "hbox": "text", "lor": "vee",
+    "mbox": "text", "hbox": "text", "lor": "vee", "langle": "(", "rangle": ")",
 }  # fmt: skip
 """LaTeX commands that say what another one says."""
 NAMES = {
@@ -48,7 +48,7 @@ _SPACED_THOUSANDS = re.compile(r"([-+]?\d{1,3})((?: \d{3})+(?:\.\d+)?)")
 _SPACING = re.compile(r"(?<!\\)\\[,!;:> ]|~|\\q?quad(?![a-zA-Z])|\\displaystyle")
 _SHORT_FRACTION = re.compile(r"\\frac\s*(\d|\{[^{}]*\})\s*(\d|\{[^{}]*\})")
 _SHORT_ROOT = re.compile(r"(?:\\sqrt\s*|√\s*)(\d+|\\pi|[a-zA-Z](?![a-zA-Z]))")
-_TRAILING_POINT = re.compile(r"(?<=\d)\.(?![\d.])")
+_TRAILING_POINT = re.compile(r"(?<=\d)\.(?![\d.]|\\(?:overline|bar|dot)\b)")
 _LEADING_POINT = re.compile(r"(?<![\d.])\.(?=\d)")
 _LONG_POWER = re.compile(r"\^\s*(-\s*\d+|\d{2,}|-\s*[a-zA-Z](?![a-zA-Z]))")
 _CALL = re.compile(r"(\\sqrt|√|\\exp|\^)\s*\(")
@@ -71,7 +71,7 @@ def canonical(expression: str) -> str:
     text = " ".join(text[before.end() if before else 0 : end].split())
     if number := _SCIENTIFIC.fullmatch(text):
         return rf"{number[1]}\times 10^{{{number[2]}}}"
-    text = _COMMAND.sub(lambda command: "\\" + COMMANDS[command[1]], _SIZES.sub("", text))
+    text = _COMMAND.sub(_same_command, _SIZES.sub("", text))
     text = _GROUPED.sub("", text)
     if thousands := _SPACED_THOUSANDS.fullmatch(text):
         text = thousands[1] + thousands[2].replace(" ", "")
@@ -97,6 +97,11 @@ def _symbols(text: str) -> str:
         inner = text[call.end() : end]
         text = f"{text[: call.start()]}{command}{{{inner}}}{text[end + 1 :]}"
     return text
+
+
+def _same_command(command: re.Match[str]) -> str:
+    known = COMMANDS[command[1]]
+    return known if known in "()" else "\\" + known
 
 
 def _fraction(sign: re.Match[str]) -> str:

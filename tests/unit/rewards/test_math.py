@@ -108,6 +108,9 @@ def both_ways(prediction: str, gold: str) -> list[bool | None]:
         (r"10^{30}", r"10^{30}+1", False),
         ("3.141593", r"\pi", True),
         ("3.14", r"\pi", False),
+        (r"0.\overline{3}", r"\frac13", True),
+        (r"-1.1\overline{6}", r"-\frac76", True),
+        (r"0.\overline{3}", "0.3", False),
     ],
 )
 def test_numbers_are_compared_relative_to_their_size_and_exact_ones_exactly(one, other, same):
@@ -163,6 +166,11 @@ def test_the_base_is_part_of_a_number_unless_the_gold_has_none(prediction, gold,
         (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix}2\\1\end{pmatrix}", False),
         (r"\begin{pmatrix}1&2\end{pmatrix}", r"\begin{pmatrix}1\\2\end{pmatrix}", False),
         ("x=1", "y=1", False),
+        (r"\mathbb{R}", r"(-\infty,\infty)", True),
+        ("all real numbers", r"\mathbb{R}", True),
+        (r"\{x \mid x>2\}", r"(2,\infty)", True),
+        (r"\langle 1,2\rangle", "(1,2)", True),
+        (r"\langle 1,2\rangle", "(2,1)", False),
     ],
 )
 def test_sets_tuples_intervals_and_lists_are_different_kinds(one, other, same):
