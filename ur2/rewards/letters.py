@@ -18,8 +18,8 @@ _WIDE = "".join(chr(ord(character) - 0x20 + 0xFF00) for character in _ASCII)
 _CYRILLIC = "\u0410\u0412\u0421\u0415\u041d\u0406\u0408\u041a\u041c\u041e\u0420\u0422\u0425\u0405"
 _GREEK = "\u0391\u0392\u0395\u0396\u0397\u0399\u039a\u039c\u039d\u039f\u03a1\u03a4\u03a5\u03a7"
 LOOK_ALIKES = str.maketrans(
-    _WIDE + _CYRILLIC + _GREEK + "\u2018\u2019\u201c\u201d",
-    _ASCII + "ABCEHIJKMOPTXS" + "ABEZHIKMNOPTYX" + "''\"\"",
+    _WIDE + _CYRILLIC + _GREEK + "\u2018\u2019\u201c\u201d\u3010\u3011\u3001\u3002",
+    _ASCII + "ABCEHIJKMOPTXS" + "ABEZHIKMNOPTYX" + "''\"\"[],.",
 )
 """Full-width forms, Cyrillic and Greek capitals, curly quotes: one character for one."""
 
@@ -40,10 +40,11 @@ SPECIES = frozenset(
 
 _EMPHASIS = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|boxed)\s*\{([^{}]*)\}")
 _MARKS = re.compile(r"\\[()\[\]]|[*_`$\"']+|\\(?=\s)")
-_BULLET = re.compile(r"\s*(?:[-+\u2022\u00b7>#]+\s+)*")
+_BULLET = re.compile(r"[^\w(\[{]*(?:\d+[.)]\s+)?")
+_ORNAMENT = re.compile(r"[^\w)\]}.,;:!?/&'-]+$")
 _CUE = re.compile(
-    r"\b(?:option|choice|answer|letter|choose|chose|select(?:ed)?|pick|with|is|be|its)\b[\s:=]*"
-    r"(?=\S)",
+    r"\b(?:option|choice|answer|ans|letter|choose|chose|select(?:ed)?|pick|with|is|be|its)\b[\s:=]*"
+    r"(?=\S)|:\s+(?=[A-Z]\W*$)",
     re.IGNORECASE,
 )
 _BRACKETED = re.compile(r"[(\[{]\s*([A-Za-z])\s*\.?\s*[)\]}]")
@@ -54,7 +55,7 @@ _BARE = re.compile(
     r"|(?<![AI])\s+[A-Z0-9][\w-]*)"
 )
 _VERDICT = re.compile(r"\b([A-Z])\s+is\s+(?:the\s+)?(?:correct|right|best|answer|most)\b")
-_ALSO = re.compile(r"(?:[^A-Za-z]|\b(?:and|or|nor|not|no|option|[A-Z])\b)*?\b([A-Z])\W*")
+_ALSO = re.compile(r"(?:[^A-Za-z]|\b(?:and|or|nor|no|option|[A-Z])\b)*?\b([A-Z])\W*")
 """Nothing but further letters."""
 _NEXT = re.compile(
     r"\W*\b(?:and|or|nor)\s+(?:option\s+)?[(\[]?([A-Z])(?=\s+(?:are|is|both|and|or|as)\b|[,;/)\]&])"
@@ -104,7 +105,7 @@ def _in_line(line: str) -> Iterator[str]:
     if second := _LONE.fullmatch(rest.lstrip(" .,:;")):
         yield second[1]
     yield from (letter for letter in _BRACKETED.findall(rest) if letter.isupper())
-    yield from re.findall(r"\b([A-Z])\)", rest)
+    yield from re.findall(r"(?<!not )\b([A-Z])\)", rest)
     if also := _ALSO.fullmatch(rest) or _NEXT.match(rest):
         yield also[also.lastindex or 0]
     successor = chr(ord(found[1].upper()) + 1)
@@ -133,4 +134,5 @@ def _cleaned(line: str) -> str:
     line = line.translate(LOOK_ALIKES)
     while (plain := _EMPHASIS.sub(r"\1", line)) != line:
         line = plain
-    return _BULLET.sub("", " ".join(_MARKS.sub("", line).split()), count=1)
+    line = _BULLET.sub("", " ".join(_MARKS.sub("", line).split()), count=1)
+    return _ORNAMENT.sub("", line)

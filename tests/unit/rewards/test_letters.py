@@ -22,7 +22,10 @@ NAMED = {
         "B. Vitamin C", "B. E. coli", "B.) Rome", "(B.) Rome", "Final answer: B",
         "Correct answer: (B)", "the answer should be B", "[B] Rome",
         "Answer：B", "B, E. coli", "B, A drug that lowers it",
-        "B and not much else", "B) Factor VIII", "(B) Rome (capital)", "B or so",
+        "B and not much else", "B, not A", "B (not A)", "B is right, not A",
+        "\u3010B\u3011", "B\u3002",
+        "B\u3001Rome", "1. B", "#B", "~B~", "=> B", "\u2192 B", "\u2705 B", "B \u2705", "B\u2026",
+        "ans B", "Final: B", "B) Factor VIII", "(B) Rome (capital)", "B or so",
         "Ｂ", "（Ｂ）", "В", "Β", "The Roman city (B)", "Vitamin K (B)",
     ),
     "A": ("A", "a", "A.", "(A) drug", "A) drug", "A. drug", "A, because", "A: it is", "A\nB is no"),
@@ -38,7 +41,7 @@ NONE = (
     "a drug", "A drug", "A Roman emperor", "an aspirin", "e.g. this", "U.S. law", "E. coli",
     "C. difficile", "S. aureus", "Hepatitis B", "Vitamin B12", "Vitamin K", "B cells",
     "B lymphocytes", "X-linked", "pH 7", "none of the above", "Paris", "option", "the answer is a "
-    "drug", "B, not A", "B and C are correct", "B or C, but not D", "A, C and D",
+    "drug", "B and C are correct", "B or C, but not D", "A, C and D",
     "A/B both fit",
     "Group A streptococcus",
 )  # fmt: skip
