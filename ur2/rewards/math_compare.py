@@ -117,7 +117,7 @@ def number(text: str) -> tuple[Fraction, bool] | None:
 
 def _repeated(decimal: re.Match[str]) -> Fraction:
     """The value of a decimal whose last digits repeat."""
-    whole, once, again = decimal[1] or "0", decimal[2], decimal[3]
+    whole, once, again = str(decimal[1] or "0"), str(decimal[2]), str(decimal[3])
     rest = Fraction(int(again), 10 ** len(again) - 1) / 10 ** len(once)
     value = Fraction(int(once or 0), 10 ** len(once)) + rest
     return int(whole) - value if whole.startswith("-") else int(whole) + value
