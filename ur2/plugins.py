@@ -6,7 +6,6 @@ import importlib.util
 import re
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -117,8 +116,30 @@ def package_files(name: str) -> dict[str, Path]:
     }
 
 
-@contextmanager
-def blaming(what: str) -> Iterator[None]:
+class Blaming:
+    """A context that names what a user brought where that raises; see `blaming`.
+
+    A class, since scoring enters it several times for each trajectory.
+    """
+
+    __slots__ = ("_what",)
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        """Nothing is to be prepared."""
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Raises a PluginError in the place of what is not ours."""
+        if error is None or isinstance(error, Ur2Error):
+            return
+        is_ours = isinstance(error, asyncio.CancelledError) and _is_cancelled()
+        if not is_ours and isinstance(error, Exception | SystemExit | asyncio.CancelledError):
+            raise blame(self._what, error) from error
+
+
+def blaming(what: str) -> Blaming:
     """Names what a user brought where that raises; an error of ours stays as clear as it is.
 
     An exit is a failure, too, and so is a cancellation that nobody asked for.
@@ -126,16 +147,7 @@ def blaming(what: str) -> Iterator[None]:
     Raises:
         PluginError: see `blame`.
     """
-    try:
-        yield
-    except Ur2Error:
-        raise
-    except asyncio.CancelledError as error:
-        if _is_cancelled():
-            raise
-        raise blame(what, error) from error
-    except (Exception, SystemExit) as error:  # someone else's code may raise whatever it likes
-        raise blame(what, error) from error
+    return Blaming(what)
 
 
 def _is_cancelled() -> bool:

@@ -118,8 +118,8 @@ def number(text: str) -> tuple[Fraction, bool] | None:
 def _repeated(decimal: re.Match[str]) -> Fraction:
     """The value of a decimal whose last digits repeat."""
     whole, once, again = str(decimal[1] or "0"), str(decimal[2]), str(decimal[3])
-    rest = Fraction(int(again), 10 ** len(again) - 1) / 10 ** len(once)
-    value = Fraction(int(once or 0), 10 ** len(once)) + rest
+    scale = 10 ** len(once)
+    value = Fraction(int(once or "0"), scale) + Fraction(int(again), (10 ** len(again) - 1) * scale)
     return int(whole) - value if whole.startswith("-") else int(whole) + value
 
 

@@ -89,11 +89,11 @@ class Term:
         what = f"reward term '{self.name}' on trajectory '{outcome.trajectory.id}'"
         with blaming(what):
             found: Any = self.facts.measure(outcome, self.own)
-            values = tuple(map(float, found)) if self.facts.by == "turn" else (float(found),)
+            by_turn = self.facts.by == "turn"
+            values = tuple(map(float, found)) if by_turn else (float(found),)
         if not all(abs(value) <= MAX_VALUE for value in values):  # nan is not
             raise PluginError(f"{what} measured {found!r:.80}, which is not finite or beyond 1e30")
-        num_turns = len(outcome.trajectory.policy_texts)
-        if self.facts.by == "turn" and len(values) != num_turns:
+        if by_turn and len(values) != (num_turns := len(outcome.trajectory.policy_texts)):
             raise PluginError(f"{what} gave {len(values)} values for {num_turns} turns")
         return values
 
@@ -158,13 +158,9 @@ def parts_of(outcome: GradedTrajectory, terms: Sequence[TermAtStep]) -> Weighted
                 f"reward term '{name}' on trajectory '{outcome.trajectory.id}' is {value} by its "
                 "weight, which is not finite or beyond 1e30"
             )
-    return WeightedParts(
-        of_terms=of_terms,
-        of_turns=_by_turn(
-            [weighted[at.term.name] for at in terms if at.term.facts.by == "turn"],
-            len(outcome.trajectory.policy_texts),
-        ),
-    )
+    by_turn = [weighted[at.term.name] for at in terms if at.term.facts.by == "turn"]
+    num_turns = len(outcome.trajectory.policy_texts) if by_turn else 0
+    return WeightedParts(of_terms=of_terms, of_turns=_by_turn(by_turn, num_turns))
 
 
 def _by_turn(of_terms: Sequence[Sequence[float]], num_turns: int) -> tuple[float, ...]:
