@@ -101,7 +101,7 @@ async def test_http_and_in_process_answers_agree(server: str, index: Path) -> No
 
 async def test_a_request_the_server_refuses_is_a_typed_failure(server: str) -> None:
     client = RetrievalClient(HttpTransport(server))
-    (outcome,) = await client.search([" "], 1)
+    (outcome,) = await client.search(["a"], 100_000)
     await client.close()
     assert isinstance(outcome, RetrievalFailed)
     assert "422" in outcome.reason
