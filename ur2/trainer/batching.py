@@ -224,7 +224,8 @@ def _row(value_BT: Tensor, place: int, sample: Sample) -> NDArray[np.float32]:
 
 def _padded(arrays: Sequence[NDArray[np.generic]]) -> Tensor:
     """(B, T)."""
-    return pad_sequence([torch.from_numpy(array) for array in arrays], batch_first=True)
+    copies = [torch.tensor(array) for array in arrays]  # what ray brings must not be written to
+    return pad_sequence(copies, batch_first=True)
 
 
 def _log_ratios(samples: Sequence[Sample], outputs: SideOutputs) -> list[NDArray[np.float32]]:
